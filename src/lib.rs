@@ -1,0 +1,6 @@
+//! token-bucket-operator: token buckets in AMQP queues, refilled on schedule, declared by Kubernetes resources.
+//!
+//! Dependencies between the modules point downwards in this list; nothing below `controller` knows a
+//! Kubernetes client, and only `broker` speaks AMQP.
+
+pub mod schedule;

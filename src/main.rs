@@ -1,0 +1,3 @@
+//! The program: parse, telemetry, supervise; nothing else.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Schedules: cron expressions, time zones and the ticks they give. Pure: `now` is passed in.
