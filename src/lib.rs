@@ -3,4 +3,5 @@
 //! Dependencies between the modules point downwards in this list; nothing below `controller` knows a
 //! Kubernetes client, and only `broker` speaks AMQP.
 
+pub mod api;
 pub mod schedule;
