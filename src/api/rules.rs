@@ -3,7 +3,7 @@
 //! A pair is (rule, message). Rules about one string leave to each other what the other one reports, so that a user
 //! reads one message per mistake. A rule must never refuse what the operator could carry out.
 
-use kube::core::Rule;
+use kube::core::{Message, Rule};
 
 /// `spec.name`
 pub const NAME_SHAPE: (&str, &str) = (
@@ -71,38 +71,42 @@ pub const SECRET_NAME_SHAPE: (&str, &str) = (
     "write the name of a Secret in the same namespace: lower case letters, digits, - and ., for example rabbit-user",
 );
 
-/// `spec.schedule`
-pub const SCHEDULE_HAS_NO_ZONE: (&str, &str) = (
-    "!self.contains('TZ=')",
-    "write the time zone into spec.timeZone instead of the schedule, for example timeZone: Europe/Berlin",
-);
+/// `spec.schedule`: the shape of a cron expression. One rule whose message depends on the mistake, so that a user reads
+/// one message. What a shape cannot tell (a range that runs backwards, a day that never comes) is left to the operator.
+pub fn schedule_shape() -> Rule {
+    let list = |value: &str| {
+        let part = format!("([*?]|({value})(-({value}))?)(/[0-9]*[1-9][0-9]*)?");
+        format!("{part}(,{part})*")
+    };
+    let minute = list("0*[0-5]?[0-9]");
+    let hour = list("0*(1?[0-9]|2[0-3])");
+    let day_of_month = list("0*([1-9]|[12][0-9]|3[01])");
+    let month = list("0*([1-9]|1[0-2])|(?i:JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC)");
+    let day_of_week = list("0*[0-6]|(?i:SUN|MON|TUE|WED|THU|FRI|SAT)");
+    let fields = format!(
+        r"({minute}\\s+)?{minute}\\s+{hour}\\s+{day_of_month}\\s+{month}\\s+[+]?{day_of_week}"
+    );
+    let macros = "@(yearly|annually|monthly|weekly|daily|midnight|hourly)";
+    let every = "@every ([0-9]+([.][0-9]*)?(h|m|s|ms|us|ns))+";
 
-/// `spec.schedule`
-pub const SCHEDULE_MACRO: (&str, &str) = (
-    r"!self.startsWith('@') || self in ['@yearly', '@annually', '@monthly', '@weekly', '@daily', '@midnight', '@hourly'] || self.matches('^@every \\S+$')",
-    "write @hourly, @daily, @weekly, @monthly, @yearly or @every with a duration, for example @every 90s or @every 1h30m",
-);
+    Rule::new(format!(
+        r"self.matches('^\\s*({fields}|{macros}|{every})\\s*$')"
+    ))
+    .message(Message::Expression(SCHEDULE_MESSAGE.trim().to_owned()))
+}
 
-/// `spec.schedule`
-pub const SCHEDULE_FIELD_COUNT: (&str, &str) = (
-    r"self.startsWith('@') || self.contains('TZ=') || self.matches('^\\s*\\S+(\\s+\\S+){4,5}\\s*$')",
-    "write 5 fields (minute, hour, day of month, month, day of week) or 6 with the second in front, for example 0 * * * * for every hour",
-);
-
-/// `spec.schedule`
-pub const SCHEDULE_CHARACTERS: (&str, &str) = (
-    r"self.startsWith('@') || self.contains('TZ=') || self.matches('^[0-9A-Za-z*?,/+\\s-]*$')",
-    "write fields of numbers, names (JAN, MON), *, ranges (1-5), lists (1,15) and steps (*/10), for example */10 8-17 * * MON-FRI",
-);
-
-/// `spec.schedule`
-pub const SCHEDULE_PARTS: (&str, &str) = (
-    r"!self.matches('(^|[\\s,/-])[,/-]|,(\\s|$)')",
-    "a list, range or step has an empty part: write for example 1,15 or 1-5 or */10",
-);
-
-/// `spec.schedule`
-pub const SCHEDULE_SUNDAY: (&str, &str) = (
-    r"self.startsWith('@') || !self.matches('\\s[+]?(\\S*[,-])?7([,/-]\\S*)?\\s*$')",
-    "days of the week are 0-6 from Sunday, or SUN-SAT: write 0 or SUN instead of 7",
-);
+const SCHEDULE_MESSAGE: &str = r"
+self.contains('TZ=')
+? 'write the time zone into spec.timeZone instead of the schedule, for example timeZone: Europe/Berlin'
+: self.matches('^\\s*@')
+? 'write @hourly, @daily, @weekly, @monthly, @yearly or @every with a duration in h, m and s, for example @every 90s or @every 1h30m'
+: !self.matches('^\\s*\\S+(\\s+\\S+){4,5}\\s*$')
+? 'write 5 fields (minute, hour, day of month, month, day of week) or 6 with the second in front, for example 0 * * * * for every hour'
+: !self.matches('^[0-9A-Za-z*?,/+\\s-]*$')
+? 'write fields of numbers, names (JAN, MON), *, ranges (1-5), lists (1,15) and steps (*/10), for example */10 8-17 * * MON-FRI'
+: self.matches('(^|[\\s,/-])[,/-]|[,/-](\\s|$)')
+? 'a list, range or step has an empty part: write for example 1,15 or 1-5 or */10'
+: self.matches('\\s[+]?(\\S*[,-])?0*7([,/-]\\S*)?\\s*$')
+? 'days of the week are 0-6 from Sunday, or SUN-SAT: write 0 or SUN instead of 7'
+: 'a field has a value that it cannot take: second and minute are 0-59, hour 0-23, day of month 1-31, month 1-12 or JAN-DEC, day of week 0-6 or SUN-SAT; a step is 1 or more; + stands in front of the day of week only'
+";

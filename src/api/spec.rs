@@ -93,14 +93,7 @@ pub struct TokenBucketSpec {
     /// a + in front of the day of week both have to. Examples: "0 * * * *" (every hour), "*/5 * * * * *" (every 5
     /// seconds), "0 9 1-7 * +MON" (first Monday of the month at nine), "@every 90s"
     #[schemars(length(max = 200))]
-    #[x_kube(
-        validation = rules::SCHEDULE_HAS_NO_ZONE,
-        validation = rules::SCHEDULE_MACRO,
-        validation = rules::SCHEDULE_FIELD_COUNT,
-        validation = rules::SCHEDULE_CHARACTERS,
-        validation = rules::SCHEDULE_PARTS,
-        validation = rules::SCHEDULE_SUNDAY
-    )]
+    #[x_kube(validation = rules::schedule_shape())]
     pub schedule: String,
 
     /// IANA time zone in which the schedule is read, with its daylight saving time. Default: Etc/UTC. Example:
