@@ -1,0 +1,196 @@
+//! The local dates and times that an expression selects, before any time zone.
+//!
+//! A local time is a number here: the seconds between 1970-01-01 00:00 and it, both read off the same local clock.
+
+use super::set::Set;
+use chrono::{DateTime, Days, NaiveDate, NaiveTime, Utc};
+use std::str::FromStr;
+
+pub(super) const DAY: i64 = 86_400;
+/// The end of all schedules, 2100-01-01: the last year for which clock changes are known is 2099.
+pub(super) const END: i64 = 4_102_444_800;
+
+/// The times of day that are selected. No field is empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TimeOfDay {
+    pub second: Set,
+    pub minute: Set,
+    pub hour: Set,
+}
+
+impl TimeOfDay {
+    fn per_minute(self) -> u64 {
+        u64::from(self.second.len())
+    }
+
+    fn per_hour(self) -> u64 {
+        self.per_minute() * u64::from(self.minute.len())
+    }
+
+    fn per_day(self) -> u64 {
+        self.per_hour() * u64::from(self.hour.len())
+    }
+
+    /// How many selected times come before `second_of_day`.
+    fn before(self, second_of_day: u32) -> u64 {
+        let (hour, minute, second) = (
+            second_of_day / 3600,
+            second_of_day / 60 % 60,
+            second_of_day % 60,
+        );
+        let mut count = u64::from(self.hour.below(hour)) * self.per_hour();
+        if self.hour.contains(hour) {
+            count += u64::from(self.minute.below(minute)) * self.per_minute();
+            if self.minute.contains(minute) {
+                count += u64::from(self.second.below(second));
+            }
+        }
+        count
+    }
+
+    /// The second of the day of the selected time that has `rank` selected times before it.
+    fn nth(self, rank: u64) -> Option<u32> {
+        let part = |set: Set, rank: u64| set.nth(u32::try_from(rank).ok()?);
+        let hour = part(self.hour, rank / self.per_hour())?;
+        let minute = part(self.minute, rank % self.per_hour() / self.per_minute())?;
+        let second = part(self.second, rank % self.per_minute())?;
+        Some(hour * 3600 + minute * 60 + second)
+    }
+}
+
+/// The dates that are selected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Dates {
+    /// A date counts when one of these has it: the enumerator itself only knows day of month *and* day of week.
+    rules: Vec<cron::Schedule>,
+}
+
+impl Dates {
+    /// The fields as numbers of the expression, Sunday is 0. With `either`, day of month *or* day of week is enough.
+    pub fn new(
+        day: Set,
+        month: Set,
+        weekday: Set,
+        either: bool,
+    ) -> Result<Self, cron::error::Error> {
+        let weekday = weekday.shifted(); // the enumerator counts Sunday as 1
+        let rules = if either {
+            vec![
+                format!("0 0 0 {day} {month} *"),
+                format!("0 0 0 * {month} {weekday}"),
+            ]
+        } else {
+            vec![format!("0 0 0 {day} {month} {weekday}")]
+        };
+        let rules = rules
+            .iter()
+            .map(|rule| cron::Schedule::from_str(rule))
+            .collect::<Result<_, _>>()?;
+        Ok(Self { rules })
+    }
+
+    // The years asked for must be from 1969 on: the enumerator reads a negative year as one far ahead.
+
+    /// The first date not before `date`.
+    fn first_from(&self, date: NaiveDate) -> Option<NaiveDate> {
+        let before = noon(date.checked_sub_days(Days::new(1))?);
+        self.rules
+            .iter()
+            .filter_map(|rule| rule.after(&before).next())
+            .min()
+            .map(|found| found.date_naive())
+    }
+
+    /// The last date not after `date`.
+    fn last_until(&self, date: NaiveDate) -> Option<NaiveDate> {
+        let after = noon(date);
+        self.rules
+            .iter()
+            .filter_map(|rule| rule.after(&after).next_back())
+            .max()
+            .map(|found| found.date_naive())
+    }
+}
+
+/// The enumerator gives midnights; asked at noon it need not be trusted with what "after" means.
+fn noon(date: NaiveDate) -> DateTime<Utc> {
+    date.and_time(NaiveTime::MIN).and_utc() + chrono::TimeDelta::hours(12)
+}
+
+/// Dates and times of day together: the local times at which a schedule is due.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Calendar {
+    pub dates: Dates,
+    pub time: TimeOfDay,
+}
+
+impl Calendar {
+    /// The first local time not before `local`.
+    pub fn first_from(&self, local: i64) -> Option<i64> {
+        if local >= END {
+            return None;
+        }
+        let (date, second_of_day) = split(local.max(0))?;
+        let mut found = self.dates.first_from(date)?;
+        if found == date {
+            if let Some(later) = self.time.nth(self.time.before(second_of_day)) {
+                return Some(join(date, later));
+            }
+            found = self.dates.first_from(date.succ_opt()?)?;
+        }
+        Some(join(found, self.time.nth(0)?)).filter(|local| *local < END)
+    }
+
+    /// The last local time before `local`.
+    pub fn last_before(&self, local: i64) -> Option<i64> {
+        if local <= 0 {
+            return None;
+        }
+        let (date, second_of_day) = split(local.min(END))?;
+        let mut found = self.dates.last_until(date)?;
+        if found == date {
+            if let Some(rank) = self.time.before(second_of_day).checked_sub(1) {
+                return Some(join(date, self.time.nth(rank)?));
+            }
+            found = self.dates.last_until(date.pred_opt()?)?;
+        }
+        Some(join(found, self.time.nth(self.time.per_day() - 1)?))
+    }
+
+    /// How many local times there are from `from` on and before `to`. Whole days are counted, not walked.
+    pub fn count(&self, from: i64, to: i64) -> u64 {
+        let (from, to) = (from.max(0), to.min(END));
+        if from >= to {
+            return 0;
+        }
+        let (Some((first, from_second)), Some((last, to_second))) = (split(from), split(to)) else {
+            return 0;
+        };
+        let next = |date: &NaiveDate| self.dates.first_from(date.succ_opt()?);
+        let days = std::iter::successors(self.dates.first_from(first), next);
+        days.take_while(|date| *date <= last)
+            .map(|date| {
+                let end = if date == last {
+                    self.time.before(to_second)
+                } else {
+                    self.time.per_day()
+                };
+                let start = if date == first {
+                    self.time.before(from_second)
+                } else {
+                    0
+                };
+                end - start
+            })
+            .sum()
+    }
+}
+
+fn split(local: i64) -> Option<(NaiveDate, u32)> {
+    let date = DateTime::from_timestamp(local, 0)?.date_naive();
+    Some((date, u32::try_from(local.rem_euclid(DAY)).ok()?))
+}
+
+fn join(date: NaiveDate, second_of_day: u32) -> i64 {
+    date.and_time(NaiveTime::MIN).and_utc().timestamp() + i64::from(second_of_day)
+}

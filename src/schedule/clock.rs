@@ -1,0 +1,89 @@
+//! How the local clock of a time zone runs: stretches of constant offset between clock changes.
+
+use chrono::{DateTime, Offset, TimeZone};
+use chrono_tz::Tz;
+
+/// Seconds. Clock changes of one zone are at least six days apart and none moves the clock by more than one day
+/// (checked by a test), so two looks that are this far apart have at most one change between them.
+const LOOK: i64 = 3 * 86_400;
+
+/// A stretch of time in which the offset of the local clock from UTC stays the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stretch {
+    /// First second, Unix time.
+    pub start: i64,
+    /// The second after the last one, Unix time.
+    pub end: i64,
+    /// Local time minus UTC, in seconds.
+    pub offset: i64,
+    /// The first local time that the clock had not yet reached before `start`. It is before `start + offset` when the
+    /// clock was put forward at `start`, and after it when the clock was put back and repeats some time.
+    pub fresh: i64,
+}
+
+/// The stretches that make up the time from `from` on and before `to` (Unix time), in order.
+pub(super) fn stretches(zone: Tz, from: i64, to: i64) -> Vec<Stretch> {
+    let mut found = Vec::new();
+    // Started earlier, because a change shortly before `from` decides what is fresh at `from`.
+    let mut start = from - LOOK;
+    let mut offset = offset_at(zone, start);
+    let mut fresh = start + offset;
+    let mut look = start;
+    while look < to {
+        let next = look + LOOK;
+        if offset_at(zone, next) == offset {
+            look = next;
+            continue;
+        }
+        let change = first_change(zone, look, next);
+        found.push(Stretch {
+            start,
+            end: change,
+            offset,
+            fresh,
+        });
+        fresh = fresh.max(change + offset);
+        offset = offset_at(zone, change);
+        (start, look) = (change, change);
+    }
+    found.push(Stretch {
+        start,
+        end: to,
+        offset,
+        fresh,
+    });
+    found.retain_mut(|stretch| {
+        stretch.end = stretch.end.min(to);
+        if stretch.start < from {
+            stretch.start = from;
+            stretch.fresh = stretch.fresh.max(from + stretch.offset);
+        }
+        stretch.start < stretch.end
+    });
+    found
+}
+
+/// The only change after `from` and not after `to`, of which there must be one.
+fn first_change(zone: Tz, from: i64, to: i64) -> i64 {
+    let before = offset_at(zone, from);
+    let (mut same, mut changed) = (from, to);
+    while same + 1 < changed {
+        let middle = same + (changed - same) / 2;
+        if offset_at(zone, middle) == before {
+            same = middle
+        } else {
+            changed = middle
+        }
+    }
+    changed
+}
+
+/// Local time minus UTC, in seconds.
+fn offset_at(zone: Tz, unix: i64) -> i64 {
+    let instant = DateTime::from_timestamp(unix, 0).unwrap_or_default();
+    i64::from(
+        zone.offset_from_utc_datetime(&instant.naive_utc())
+            .fix()
+            .local_minus_utc(),
+    )
+}

@@ -1,0 +1,182 @@
+//! A schedule in a time zone: which ticks there are.
+
+use super::calendar::{Calendar, DAY, END};
+use super::clock::{Stretch, stretches};
+use super::parse::{Kind, Schedule};
+use chrono::{DateTime, Utc};
+use chrono_tz::Tz;
+
+/// Seconds that a search looks at in one go. Short, because most searches end in the first minutes.
+const WINDOW: i64 = 3 * DAY;
+
+/// A schedule in a time zone. Ticks are whole seconds, strictly ascending, from 1970 to 2099.
+///
+/// Where the minute or the hour field begins with `*`, the schedule follows elapsed time: a local time that the clock
+/// skips has no tick, one that the clock repeats has two. Any other schedule has one tick for each local time: at the
+/// first instant after the gap if it is skipped, at its first occurrence if it is repeated. `@every` knows no local
+/// time: its ticks are the anchor plus one, two, three… times the duration.
+#[derive(Clone, Debug)]
+pub struct Timetable {
+    schedule: Schedule,
+    zone: Tz,
+    anchor: i64,
+}
+
+impl Timetable {
+    /// `anchor` is where `@every` counts from, cut to whole seconds; other schedules do not use it.
+    pub fn new(schedule: Schedule, zone: Tz, anchor: DateTime<Utc>) -> Self {
+        Self {
+            schedule,
+            zone,
+            anchor: anchor.timestamp(),
+        }
+    }
+
+    /// The first tick strictly after `after`; `None` when there is none before the year 2100.
+    pub fn next(&self, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let from = after.timestamp() + 1;
+        let tick = match &self.schedule.kind {
+            Kind::Every(seconds) => {
+                let number = (after.timestamp() - self.anchor).div_euclid(*seconds) + 1;
+                Some(self.anchor + number.max(1) * seconds)
+            }
+            Kind::Calendar { calendar, elapsed } => self.first_from(calendar, *elapsed, from),
+        };
+        tick.and_then(|tick| DateTime::from_timestamp(tick, 0))
+    }
+
+    /// The newest tick after `since` and not after `now`.
+    pub fn latest(&self, since: DateTime<Utc>, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let (since, now) = (since.timestamp(), now.timestamp());
+        let tick = match &self.schedule.kind {
+            Kind::Every(seconds) => {
+                let number = (now - self.anchor).div_euclid(*seconds);
+                Some(self.anchor + number * seconds).filter(|tick| number >= 1 && *tick > since)
+            }
+            Kind::Calendar { calendar, elapsed } => {
+                self.last_between(calendar, *elapsed, since + 1, now + 1)
+            }
+        };
+        tick.and_then(|tick| DateTime::from_timestamp(tick, 0))
+    }
+
+    /// How many ticks there are after `since` and not after `now`; counting stops at `cap`.
+    pub fn missed(&self, since: DateTime<Utc>, now: DateTime<Utc>, cap: u64) -> u64 {
+        let (since, now) = (since.timestamp(), now.timestamp());
+        let count = match &self.schedule.kind {
+            Kind::Every(seconds) => {
+                let until = |instant: i64| (instant - self.anchor).div_euclid(*seconds).max(0);
+                u64::try_from(until(now) - until(since)).unwrap_or(0)
+            }
+            Kind::Calendar { calendar, elapsed } => {
+                self.count_between(calendar, *elapsed, since + 1, now + 1, cap)
+            }
+        };
+        count.min(cap)
+    }
+
+    /// Text that is equal for two timetables exactly when schedule and zone mean the same, however the schedule is
+    /// written. It says nothing about the anchor. It is stored in the broker, so releases must not change it.
+    pub fn fingerprint(&self) -> String {
+        if self.schedule.is_local() {
+            format!("{} {}", self.schedule, self.zone.name())
+        } else {
+            self.schedule.to_string()
+        }
+    }
+
+    fn first_from(&self, calendar: &Calendar, elapsed: bool, mut from: i64) -> Option<i64> {
+        loop {
+            // No offset is a day or more: a local time comes less than a day after or before its number as Unix time.
+            let first = calendar.first_from(from.saturating_sub(DAY))?;
+            from = from.max(first - DAY);
+            let mut window = stretches(self.zone, from, from + WINDOW).into_iter();
+            if let Some(tick) = window.find_map(|stretch| stretch.first(calendar, elapsed)) {
+                return Some(tick);
+            }
+            from += WINDOW;
+        }
+    }
+
+    fn last_between(
+        &self,
+        calendar: &Calendar,
+        elapsed: bool,
+        from: i64,
+        mut to: i64,
+    ) -> Option<i64> {
+        loop {
+            let last = calendar.last_before(to.saturating_add(DAY))?;
+            to = to.min(last + DAY);
+            if from >= to {
+                return None;
+            }
+            let start = from.max(to - WINDOW);
+            let mut window = stretches(self.zone, start, to).into_iter().rev();
+            if let Some(tick) = window.find_map(|stretch| stretch.last(calendar, elapsed)) {
+                return Some(tick);
+            }
+            to = start;
+        }
+    }
+
+    fn count_between(
+        &self,
+        calendar: &Calendar,
+        elapsed: bool,
+        from: i64,
+        to: i64,
+        cap: u64,
+    ) -> u64 {
+        let (mut from, to) = (from.max(-DAY), to.min(END + DAY));
+        let mut count = 0;
+        while from < to && count < cap {
+            let end = to.min(from + WINDOW);
+            count += stretches(self.zone, from, end)
+                .iter()
+                .map(|stretch| stretch.count(calendar, elapsed))
+                .sum::<u64>();
+            from = end;
+        }
+        count
+    }
+}
+
+/// A local time `n` that belongs to a stretch is due at `n - offset`, but not before the stretch starts: that is where
+/// skipped times go.
+impl Stretch {
+    /// The local times that are due in this stretch begin here…
+    fn local_begin(&self, elapsed: bool) -> i64 {
+        if elapsed {
+            self.start + self.offset
+        } else {
+            self.fresh
+        }
+    }
+
+    /// …and end before this one.
+    fn local_end(&self) -> i64 {
+        self.end + self.offset
+    }
+
+    fn first(&self, calendar: &Calendar, elapsed: bool) -> Option<i64> {
+        let local = calendar.first_from(self.local_begin(elapsed))?;
+        (local < self.local_end()).then(|| self.start.max(local - self.offset))
+    }
+
+    fn last(&self, calendar: &Calendar, elapsed: bool) -> Option<i64> {
+        let local = calendar.last_before(self.local_end())?;
+        (local >= self.local_begin(elapsed)).then(|| self.start.max(local - self.offset))
+    }
+
+    fn count(&self, calendar: &Calendar, elapsed: bool) -> u64 {
+        // What was skipped, and the first second behind the gap, make one tick together.
+        let (begin, behind_gap) = (self.local_begin(elapsed), self.start + self.offset + 1);
+        let skipped = u64::from(
+            calendar
+                .first_from(begin)
+                .is_some_and(|local| local < behind_gap.min(self.local_end())),
+        );
+        skipped + calendar.count(begin.max(behind_gap), self.local_end())
+    }
+}

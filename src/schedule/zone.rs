@@ -1,0 +1,101 @@
+//! Time zones by their IANA names.
+
+use chrono_tz::{TZ_VARIANTS, Tz};
+use thiserror::Error;
+
+/// Why a text is no time zone.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ZoneError {
+    /// No name at all.
+    #[error(
+        "the time zone is empty: write an IANA name such as Europe/Berlin, or leave the field out for UTC"
+    )]
+    Empty,
+    /// `Local`, in any case: every machine would read it differently.
+    #[error("time zone {0:?} depends on the machine: write an IANA name such as Europe/Berlin")]
+    Local(String),
+    /// No such name in the IANA database.
+    #[error("unknown time zone {name:?}: {advice}")]
+    Unknown {
+        /// The text as given.
+        name: String,
+        /// What to write instead.
+        advice: String,
+    },
+}
+
+/// The time zone with this IANA name, such as `Europe/Berlin`. Names are case-sensitive, as in Kubernetes.
+///
+/// # Errors
+/// For every other text, with a suggestion.
+pub fn parse_zone(name: &str) -> Result<Tz, ZoneError> {
+    if name.is_empty() {
+        return Err(ZoneError::Empty);
+    }
+    if name.eq_ignore_ascii_case("local") {
+        return Err(ZoneError::Local(name.into()));
+    }
+    name.parse().map_err(|_| ZoneError::Unknown {
+        name: name.into(),
+        advice: advice(name),
+    })
+}
+
+fn advice(name: &str) -> String {
+    let wanted = simplified(name);
+    let city = |zone: &&Tz| simplified(zone.name()).rsplit('/').next() == Some(&wanted);
+    let spelled = TZ_VARIANTS
+        .iter()
+        .find(|zone| simplified(zone.name()) == wanted);
+    if let Some(zone) = spelled.or_else(|| TZ_VARIANTS.iter().find(city)) {
+        return format!("did you mean {}?", zone.name());
+    }
+    if name.contains(['+', '-']) && name.contains(|c: char| c.is_ascii_digit()) {
+        return "a fixed offset has its sign the other way round in IANA names: two hours ahead of UTC is Etc/GMT-2".into();
+    }
+    "write a name of the IANA time zone database, such as Europe/Berlin, America/New_York or Etc/UTC".into()
+}
+
+/// Without what people vary: case, spaces and surrounding blanks.
+fn simplified(name: &str) -> String {
+    name.trim().to_ascii_lowercase().replace(' ', "_")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn iana_names_are_time_zones() {
+        for name in [
+            "UTC",
+            "Etc/UTC",
+            "Europe/Berlin",
+            "America/Argentina/Buenos_Aires",
+            "Etc/GMT-14",
+        ] {
+            assert_eq!(parse_zone(name).unwrap().name(), name);
+        }
+    }
+
+    #[test]
+    fn other_names_are_refused_with_a_suggestion() {
+        for (name, suggestion) in [
+            ("", "leave the field out for UTC"),
+            ("Local", "depends on the machine"),
+            ("local", "depends on the machine"),
+            ("europe/berlin", "did you mean Europe/Berlin?"),
+            (" Europe/Berlin ", "did you mean Europe/Berlin?"),
+            ("Berlin", "did you mean Europe/Berlin?"),
+            ("new york", "did you mean America/New_York?"),
+            ("America/New York", "did you mean America/New_York?"),
+            ("UTC+2", "Etc/GMT-2"),
+            ("+02:00", "Etc/GMT-2"),
+            ("Mars/Olympus", "such as Europe/Berlin"),
+            ("Zürich", "such as Europe/Berlin"),
+        ] {
+            let message = parse_zone(name).unwrap_err().to_string();
+            assert!(message.contains(suggestion), "{name:?}: {message}");
+        }
+    }
+}
