@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::to_time;
 
-/// Condition types of a bucket.
+/// The bucket is as the spec says and is refilled.
 pub const READY: &str = "Ready";
 /// The operator is still working towards the spec, or waits for the broker.
 pub const RECONCILING: &str = "Reconciling";

@@ -31,9 +31,9 @@ pub fn default_name_is_short() -> Rule {
         .field_path(".spec.name")
 }
 
-/// `spec.initialTokens`
+/// `spec.initialTokens`. A maximum that is out of bounds is reported as such.
 pub fn initial_tokens_fit() -> Rule {
-    Rule::new("self.initialTokens <= self.maximum")
+    Rule::new("self.initialTokens <= self.maximum || self.maximum < 1")
         .message(
             "initialTokens must not be more than maximum: lower initialTokens or raise maximum",
         )
@@ -87,7 +87,7 @@ pub fn schedule_shape() -> Rule {
         r"({minute}\\s+)?{minute}\\s+{hour}\\s+{day_of_month}\\s+{month}\\s+[+]?{day_of_week}"
     );
     let macros = "@(yearly|annually|monthly|weekly|daily|midnight|hourly)";
-    let every = "@every ([0-9]+([.][0-9]*)?(h|m|s|ms|us|ns))+";
+    let every = r"@every\\s+[+]?(([0-9]+[.]?[0-9]*|[.][0-9]+)(h|m|s|ms|us|ns))+";
 
     Rule::new(format!(
         r"self.matches('^\\s*({fields}|{macros}|{every})\\s*$')"

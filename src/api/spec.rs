@@ -79,8 +79,8 @@ use super::{rules, status::TokenBucketStatus};
 )]
 #[x_kube(validation = rules::initial_tokens_fit())]
 pub struct TokenBucketSpec {
-    /// Name of the bucket; its queue at the broker is called token_bucket_<name>. Letters, digits and _, at most 200 of
-    /// them; cannot be changed. Default: metadata.name with every - and . as _. Example: my_api_client
+    /// Name of the bucket. Its queue at the broker is called token_bucket_my_api_client when the name is my_api_client.
+    /// Letters, digits and _, at most 200 of them. Cannot be changed. Default: metadata.name with every - and . as _
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 200))]
     #[x_kube(validation = rules::NAME_SHAPE)]
@@ -88,10 +88,10 @@ pub struct TokenBucketSpec {
 
     /// When refills are due, as a cron expression in timeZone: minute, hour, day of month, month, day of week; with six
     /// fields the first one is the second. Fields take *, numbers, ranges (1-5), lists (1,15), steps (*/10) and names
-    /// (JAN, MON-FRI; days of the week are numbered 0-6 from Sunday). Also @hourly, @daily, @weekly, @monthly, @yearly and
-    /// @every <duration>. When both day of month and day of week are given, one of them has to match, as in a CronJob; with
-    /// a + in front of the day of week both have to. Examples: "0 * * * *" (every hour), "*/5 * * * * *" (every 5
-    /// seconds), "0 9 1-7 * +MON" (first Monday of the month at nine), "@every 90s"
+    /// (JAN, MON-FRI; days of the week are numbered 0-6 from Sunday). Also @hourly, @daily, @weekly, @monthly, @yearly,
+    /// and @every with a duration in h, m and s. When both day of month and day of week are given, one of them has to
+    /// match, as in a CronJob; with a + in front of the day of week both have to. Examples: "0 * * * *" (every hour),
+    /// "*/5 * * * * *" (every 5 seconds), "0 9 1-7 * +MON" (first Monday of the month at nine), "@every 90s"
     #[schemars(length(max = 200))]
     #[x_kube(validation = rules::schedule_shape())]
     pub schedule: String,
