@@ -15,7 +15,7 @@ const WINDOW: i64 = 3 * DAY;
 /// skips has no tick, one that the clock repeats has two. Any other schedule has one tick for each local time: at the
 /// first instant after the gap if it is skipped, at its first occurrence if it is repeated. `@every` knows no local
 /// time: its ticks are the anchor plus one, two, three… times the duration.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Timetable {
     schedule: Schedule,
     zone: Tz,
@@ -30,6 +30,12 @@ impl Timetable {
             zone,
             anchor: anchor.timestamp(),
         }
+    }
+
+    /// The same timetable, where `@every` counts from `anchor`.
+    #[must_use]
+    pub fn anchored(self, anchor: DateTime<Utc>) -> Self {
+        Self::new(self.schedule, self.zone, anchor)
     }
 
     /// The first tick strictly after `after`; `None` when there is none before the year 2100.
