@@ -1,0 +1,9 @@
+//! The behaviour of the operator on a real API server and a real RabbitMQ: one module for each subject.
+
+mod fixture;
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "a kit: not every part is in use at all times"
+)]
+mod support;

@@ -1,0 +1,38 @@
+//! What the tests stand on: one control plane and one broker for the whole run, a vhost and a namespace for each
+//! test, and the operator as a process that can be killed.
+
+mod namespace;
+mod operator;
+mod testbed;
+mod vhost;
+mod wait;
+
+pub use namespace::Namespace;
+pub use operator::Operator;
+pub use testbed::{Testbed, testbed};
+pub use vhost::Vhost;
+pub use wait::eventually;
+
+/// A number that no other test of this or another run has: a part of names.
+fn unique() -> String {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    format!(
+        "{}-{}",
+        std::process::id(),
+        COUNT.fetch_add(1, Ordering::Relaxed)
+    )
+}
+
+/// Runs `work` to its end from a place that cannot await: `Drop`. The caller's own runtime may be the only thread it
+/// has, so another one does the work.
+fn finish(work: impl Future<Output = ()> + Send) {
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            runtime.expect("a runtime starts").block_on(work);
+        });
+    });
+}

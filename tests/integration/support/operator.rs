@@ -1,0 +1,104 @@
+use std::{
+    fs::{self, File},
+    path::PathBuf,
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use tempfile::TempDir;
+use tokio::{
+    process::{Child, Command},
+    time::timeout,
+};
+
+use super::{Namespace, Testbed, Vhost};
+
+/// The operator as users run it: a process. It is killed when dropped; a failing test shows its log.
+pub struct Operator {
+    process: Child,
+    log: PathBuf,
+    _folder: TempDir,
+}
+
+impl Operator {
+    /// Starts `run` for one namespace and one vhost, without leader election, its HTTP listener on any free port.
+    /// `extra` arguments come last.
+    pub async fn start(
+        testbed: &Testbed,
+        namespace: &Namespace<'_>,
+        vhost: &Vhost<'_>,
+        extra: &[&str],
+    ) -> Self {
+        let folder = tempfile::tempdir().expect("a folder for the log");
+        let log = folder.path().join("operator.log");
+        let file = File::create(&log).expect("a log file");
+        // Should the test process be killed, the operator goes too.
+        let process = Command::new("setpriv")
+            .args([
+                "--pdeathsig",
+                "KILL",
+                env!("CARGO_BIN_EXE_token-bucket-operator"),
+                "run",
+            ])
+            .args([
+                "--namespace",
+                namespace.name(),
+                "--amqp-url",
+                &vhost.amqp_url(),
+            ])
+            .args(["--leader-elect=false", "--listen", "127.0.0.1:0"])
+            .args(extra)
+            .env("KUBECONFIG", testbed.kubeconfig())
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().expect("a log file"))
+            .stderr(file)
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the operator starts");
+        Self {
+            process,
+            log,
+            _folder: folder,
+        }
+    }
+
+    /// SIGKILL, and waits until the process is gone.
+    pub async fn kill(&mut self) {
+        self.process.kill().await.expect("the operator was running");
+    }
+
+    /// SIGTERM; panics when the process is still there after half a minute.
+    pub async fn terminate(&mut self) -> ExitStatus {
+        self.signal("TERM").await;
+        let end = timeout(Duration::from_secs(30), self.process.wait()).await;
+        end.expect("the operator ends within 30 s of SIGTERM")
+            .expect("the operator's exit status")
+    }
+
+    /// Sends a signal by its name: `STOP`, `CONT`…
+    pub async fn signal(&self, name: &str) {
+        let pid = self.process.id().expect("the operator is running");
+        let sent = Command::new("bash")
+            .args(["-c", &format!("kill -s {name} {pid}")])
+            .status()
+            .await;
+        assert!(
+            sent.expect("bash runs").success(),
+            "no signal {name} to {pid}"
+        );
+    }
+
+    /// What it has logged until now.
+    pub fn logs(&self) -> String {
+        fs::read_to_string(&self.log).expect("the operator's log")
+    }
+}
+
+impl Drop for Operator {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- log of the operator ---\n{}---", self.logs());
+        }
+    }
+}

@@ -1,0 +1,153 @@
+use std::{
+    collections::HashMap,
+    env, fs,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{ChildStdin, Command, Output, Stdio},
+    sync::OnceLock,
+};
+
+use kube::{
+    Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+
+use super::{Namespace, Vhost};
+
+/// A Kubernetes control plane and a RabbitMQ node, shared by all tests of a run.
+pub struct Testbed {
+    settings: HashMap<String, String>,
+    /// The servers live until this pipe closes, which is when this process ends, however it ends.
+    _alive: Option<ChildStdin>,
+}
+
+/// The testbed, started by the first test that asks. With `TESTBED_DIR`, one that is up already is used: it saves the
+/// ten seconds of the start when a test is run again and again.
+pub async fn testbed() -> &'static Testbed {
+    static TESTBED: OnceLock<Result<Testbed, String>> = OnceLock::new();
+    let started = tokio::task::spawn_blocking(|| TESTBED.get_or_init(Testbed::start)).await;
+    started
+        .expect("no panic at the start")
+        .as_ref()
+        .unwrap_or_else(|error| panic!("no testbed: {error}"))
+}
+
+impl Testbed {
+    fn start() -> Result<Self, String> {
+        let (dir, alive) = match env::var_os("TESTBED_DIR") {
+            Some(dir) => (PathBuf::from(dir), None),
+            None => Self::run()?,
+        };
+        let file = dir.join("env");
+        let text =
+            fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+        let settings = text.lines().filter_map(|line| line.split_once('='));
+        let settings = settings
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
+        let testbed = Self {
+            settings,
+            _alive: alive,
+        };
+        testbed.install_crd()?;
+        Ok(testbed)
+    }
+
+    fn run() -> Result<(PathBuf, Option<ChildStdin>), String> {
+        let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/testbed");
+        let tools = Command::new(scripts.join("tools"))
+            .status()
+            .map_err(|error| error.to_string())?;
+        if !tools.success() {
+            return Err("tests/testbed/tools failed; its output is above".into());
+        }
+        // `testbed run` removes the folder.
+        let dir = tempfile::tempdir()
+            .map_err(|error| error.to_string())?
+            .keep();
+        let mut child = Command::new(scripts.join("testbed"))
+            .arg("run")
+            .arg(&dir)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|error| error.to_string())?;
+        let mut line = String::new();
+        let stdout = child.stdout.take().expect("it is piped");
+        BufReader::new(stdout)
+            .read_line(&mut line)
+            .map_err(|error| error.to_string())?;
+        match line.trim() {
+            "ready" => Ok((dir, child.stdin.take())),
+            _ => Err("tests/testbed/testbed failed; its output is above".into()),
+        }
+    }
+
+    fn install_crd(&self) -> Result<(), String> {
+        let crd = Path::new(env!("CARGO_MANIFEST_DIR")).join("crds/tokenbuckets.yaml");
+        if !crd.exists() {
+            return Ok(());
+        }
+        let crd = crd.to_string_lossy();
+        for arguments in [
+            &["apply", "--server-side", "--force-conflicts", "-f", &crd][..],
+            &[
+                "wait",
+                "--for=condition=Established",
+                "--timeout=30s",
+                "-f",
+                &crd,
+            ],
+        ] {
+            let output = self.kubectl(arguments);
+            if !output.status.success() {
+                return Err(format!(
+                    "kubectl {}: {}",
+                    arguments[0],
+                    String::from_utf8_lossy(&output.stderr)
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// A value of the testbed's `env` file.
+    pub fn setting(&self, name: &str) -> &str {
+        self.settings
+            .get(name)
+            .unwrap_or_else(|| panic!("the testbed's env file has no {name}"))
+    }
+
+    pub fn kubeconfig(&self) -> &Path {
+        Path::new(self.setting("KUBECONFIG"))
+    }
+
+    /// A client with all rights, new each time: it belongs to the runtime of one test.
+    pub async fn client(&self) -> Client {
+        let kubeconfig =
+            Kubeconfig::read_from(self.kubeconfig()).expect("the testbed's kubeconfig");
+        let config =
+            Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
+        Client::try_from(config.expect("a usable kubeconfig")).expect("a client")
+    }
+
+    /// Runs kubectl with all rights and waits for it.
+    pub fn kubectl(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(self.setting("KUBECTL"));
+        command
+            .arg("--kubeconfig")
+            .arg(self.kubeconfig())
+            .args(arguments);
+        command.output().expect("kubectl runs")
+    }
+
+    /// A new vhost, empty.
+    pub async fn vhost(&self) -> Vhost<'_> {
+        Vhost::create(self).await
+    }
+
+    /// A new namespace, empty.
+    pub async fn namespace(&self) -> Namespace<'_> {
+        Namespace::create(self).await
+    }
+}

@@ -1,0 +1,50 @@
+# shellcheck shell=bash
+# What the scripts of this folder share. Sourced, never run.
+
+ETCD_VERSION=3.7.3
+KUBERNETES_VERSION=1.37.2
+
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/token-bucket-operator
+etcd_cache=$cache/etcd-$ETCD_VERSION
+kubernetes_cache=$cache/kubernetes-$KUBERNETES_VERSION
+
+say() { printf '%s\n' "$*" >&2; }
+
+die() {
+    say "error: $*"
+    exit 1
+}
+
+# find_tool NAME: prints its path; KUBEBUILDER_ASSETS and PATH come before what `tools` has built.
+# /usr/sbin is not on the PATH of ordinary users in Debian.
+find_tool() {
+    local dir
+    local -a dirs
+    IFS=: read -ra dirs <<<"${KUBEBUILDER_ASSETS:-}:$PATH:/usr/sbin:$etcd_cache:$kubernetes_cache"
+    for dir in "${dirs[@]}"; do
+        if [[ -n $dir && -f $dir/$1 && -x $dir/$1 ]]; then
+            printf '%s\n' "$dir/$1"
+            return
+        fi
+    done
+    return 1
+}
+
+# with_progress WHAT LOG COMMAND...: runs the command with its output in LOG and prints a line now and then, so
+# that nobody takes a long step for a hanging one; without a terminal too. On failure it shows the end of LOG.
+with_progress() {
+    local what=$1 log=$2 started=$SECONDS pid status=0
+    shift 2
+    say "$what …"
+    "$@" >"$log" 2>&1 </dev/null &
+    pid=$!
+    until timeout 20 tail --pid="$pid" --sleep-interval=0.2 -f /dev/null; do
+        say "$what … $((SECONDS - started)) s"
+    done
+    wait "$pid" || status=$?
+    if ((status != 0)); then
+        tail -n 30 "$log" >&2
+        die "$what: failed with status $status, the end of its output is above"
+    fi
+    say "$what: done in $((SECONDS - started)) s"
+}

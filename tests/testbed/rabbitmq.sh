@@ -1,0 +1,56 @@
+# shellcheck shell=bash
+# A RabbitMQ node with nothing in common with one that the machine may run already: own name, ports, epmd,
+# folders, cookie and users. Sourced by `testbed`.
+
+start_broker() {
+    local data=$dir/rabbitmq server=${tools[rabbitmq-server]}
+    # Debian's command in /usr/sbin changes to the user rabbitmq and its folders; this is what it calls.
+    if [[ $server == /usr/sbin/* && -x /usr/lib/rabbitmq/bin/rabbitmq-server ]]; then
+        server=/usr/lib/rabbitmq/bin/rabbitmq-server
+    fi
+    broker_user=testbed
+    broker_password=$(random_word)
+    broker_node=testbed-${ports[3]}@localhost
+    mkdir -p "$data/home"
+    random_word >"$data/home/.erlang.cookie"
+    chmod 400 "$data/home/.erlang.cookie"
+    echo '[rabbitmq_management].' >"$data/plugins"
+    # A disk alarm would block the publishers on a full machine, and the tests write next to nothing.
+    cat >"$data/rabbitmq.conf" <<CONF
+listeners.tcp.1 = 127.0.0.1:${ports[3]}
+management.tcp.ip = 127.0.0.1
+management.tcp.port = ${ports[4]}
+default_user = $broker_user
+default_pass = $broker_password
+disk_free_limit.absolute = 1MB
+log.console = true
+log.console.level = warning
+log.file = false
+CONF
+
+    start epmd "${tools[epmd]}" -port "${ports[5]}" -address 127.0.0.1
+    # RUNNING_UNDER_SYSTEMD: the script then becomes the Erlang machine, so its pid is the server's.
+    start rabbitmq env HOME="$data/home" RUNNING_UNDER_SYSTEMD=true \
+        RABBITMQ_NODENAME="$broker_node" RABBITMQ_DIST_PORT="${ports[6]}" ERL_EPMD_PORT="${ports[5]}" \
+        RABBITMQ_CONF_ENV_FILE="$data/no-rabbitmq-env.conf" RABBITMQ_CONFIG_FILE="$data/rabbitmq.conf" \
+        RABBITMQ_ADVANCED_CONFIG_FILE="$data/no-advanced.config" RABBITMQ_ENABLED_PLUGINS_FILE="$data/plugins" \
+        RABBITMQ_MNESIA_BASE="$data/mnesia" RABBITMQ_LOG_BASE="$data/log" \
+        RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS='-kernel inet_dist_use_interface {127,0,0,1}' \
+        "$server"
+}
+
+# The AMQP listener is the last thing that a node opens.
+await_broker() {
+    await rabbitmq 120 port_open "${ports[3]}"
+    await rabbitmq 30 management_answers
+}
+
+management_answers() {
+    local status='' fd
+    exec {fd}<>"/dev/tcp/127.0.0.1/${ports[4]}" || return 1
+    printf 'GET /api/whoami HTTP/1.0\r\nAuthorization: Basic %s\r\n\r\n' \
+        "$(printf '%s:%s' "$broker_user" "$broker_password" | base64)" >&"$fd"
+    read -r status <&"$fd"
+    exec {fd}>&-
+    [[ $status == *' 200 '* ]]
+}
