@@ -38,7 +38,7 @@ with_progress() {
     say "$what …"
     "$@" >"$log" 2>&1 </dev/null &
     pid=$!
-    until timeout 20 tail --pid="$pid" --sleep-interval=0.2 -f /dev/null; do
+    until timeout 20 tail --pid="$pid" --sleep-interval=0.2 -f /dev/null >/dev/null; do
         say "$what … $((SECONDS - started)) s"
     done
     wait "$pid" || status=$?

@@ -41,20 +41,17 @@ all_alive() {
     done <"$dir/pids"
 }
 
-# Ends the servers, and nothing else: TERM, ten seconds, KILL.
+# gone_within SECONDS PID: tail looks at its standard output too, and must not find it closed.
+gone_within() { timeout "$1" tail --pid="$2" --sleep-interval=0.05 -f /dev/null >/dev/null; }
+
+# Ends the servers, and nothing else: TERM, and KILL after ten seconds. The last one first: an API server without its
+# etcd does not end.
 stop_all() {
-    local pid born signal
-    local -a left=()
-    for signal in TERM KILL; do
-        left=()
-        while read -r _ pid born; do
-            if alive "$pid" "$born" && kill -s "$signal" "$pid" 2>/dev/null; then
-                left+=("--pid=$pid")
-            fi
-        done <"$dir/pids"
-        ((${#left[@]} > 0)) || return 0
-        for pid in "${left[@]}"; do
-            timeout 10 tail "$pid" --sleep-interval=0.05 -f /dev/null || true
-        done
-    done
+    local pid born
+    while read -r _ pid born; do
+        if alive "$pid" "$born"; then
+            kill -s TERM "$pid" || continue
+            gone_within 10 "$pid" || kill -s KILL "$pid" || continue
+        fi
+    done < <(tac "$dir/pids")
 }

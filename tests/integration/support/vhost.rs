@@ -11,50 +11,58 @@ use tokio::sync::Mutex;
 
 use super::{Testbed, eventually, finish, unique};
 
-/// A RabbitMQ virtual host of one test, seen by AMQP and by the management API, and not through the operator's code. It is
-/// deleted when dropped.
+/// Everything listens on 127.0.0.1 and ends with the run.
+const PASSWORD: &str = "test";
+
+/// A RabbitMQ virtual host and user of one test, seen by AMQP and by the management API, and not through the operator's
+/// code. Both are deleted when dropped.
 pub struct Vhost<'t> {
     testbed: &'t Testbed,
-    /// In the form in which URLs want it.
+    user: String,
+    /// In the form in which URLs want it. It has a slash: a place that forgets to encode it is noticed.
     name: String,
     connection: Mutex<Option<Connection>>,
 }
 
 impl<'t> Vhost<'t> {
     pub(super) async fn create(testbed: &'t Testbed) -> Self {
-        // The slash: a vhost that is not percent-encoded somewhere is noticed.
+        let unique = unique();
         let vhost = Self {
             testbed,
-            name: format!("test%2F{}", unique()),
+            user: format!("test-{unique}"),
+            name: format!("test%2F{unique}"),
             connection: Mutex::default(),
         };
-        vhost.api(Method::PUT, "vhosts", "", None).await;
+        let user = json!({"password": PASSWORD, "tags": ""});
         let all = json!({"configure": ".*", "write": ".*", "read": ".*"});
-        vhost
-            .api(
-                Method::PUT,
-                "permissions",
-                &testbed.setting("RABBITMQ_USER"),
-                Some(all),
-            )
-            .await;
+        vhost.api(Method::PUT, &vhost.user_path(), Some(user)).await;
+        vhost.api(Method::PUT, &vhost.path("vhosts"), None).await;
+        let path = format!("{}/{}", vhost.path("permissions"), vhost.user);
+        vhost.api(Method::PUT, &path, Some(all)).await;
         vhost
     }
 
     /// What the operator connects to.
     pub fn amqp_url(&self) -> String {
-        let (server, _) = self
+        let (_, server) = self
             .testbed
             .setting("AMQP_URL")
-            .rsplit_once('/')
-            .expect("AMQP_URL names a vhost");
-        format!("{server}/{}", self.name)
+            .rsplit_once('@')
+            .expect("a user");
+        let (address, _) = server.split_once('/').expect("a vhost");
+        format!("amqp://{}:{PASSWORD}@{address}/{}", self.user, self.name)
     }
 
     /// The queue as the management API describes it: `type`, `durable`, `arguments`… Its counts lag by seconds:
     /// [`Vhost::depth`] is exact.
     pub async fn queue(&self, name: &str) -> Option<Value> {
-        let answer = self.api(Method::GET, "queues", name, None).await;
+        let answer = self
+            .api(
+                Method::GET,
+                &format!("{}/{name}", self.path("queues")),
+                None,
+            )
+            .await;
         match answer.status() {
             StatusCode::NOT_FOUND => None,
             _ => Some(answer.json().await.expect("a queue in JSON")),
@@ -64,7 +72,7 @@ impl<'t> Vhost<'t> {
     /// The names of all queues, sorted.
     pub async fn queues(&self) -> Vec<String> {
         let queues: Vec<Value> = self
-            .api(Method::GET, "queues", "", None)
+            .api(Method::GET, &self.path("queues"), None)
             .await
             .json()
             .await
@@ -168,74 +176,43 @@ impl<'t> Vhost<'t> {
             .expect("a channel")
     }
 
-    /// Cuts every connection of this vhost, its own too, as an administrator would.
+    /// Cuts every connection of this vhost, the test's own too, as an administrator would.
     pub async fn close_all_connections(&self) {
         let own = self.connection.lock().await.take();
-        for connection in self.connections().await {
-            let name = connection["name"]
-                .as_str()
-                .expect("connections have names")
-                .replace(' ', "%20")
-                .replace('>', "%3E");
-            self.request(Method::DELETE, &format!("connections/{name}"), None)
-                .await;
-        }
+        let path = format!("connections/username/{}", self.user);
+        self.api(Method::DELETE, &path, None).await;
         if let Some(own) = own {
             eventually(
                 "the connection to be cut",
                 Duration::from_secs(10),
-                async || {
-                    if own.status().connected() {
-                        Err("still connected".into())
-                    } else {
-                        Ok(())
-                    }
+                async || match own.status().connected() {
+                    true => Err("still connected".into()),
+                    false => Ok(()),
                 },
             )
             .await;
         }
     }
 
-    /// The open connections as the management API describes them: `name`, `client_properties`…
-    pub async fn connections(&self) -> Vec<Value> {
-        self.api(Method::GET, "vhosts", "connections", None)
-            .await
-            .json()
-            .await
-            .expect("connections in JSON")
+    fn path(&self, kind: &str) -> String {
+        format!("{kind}/{}", self.name)
     }
 
-    /// Calls the management API at `kind/vhost/rest`.
-    async fn api(&self, method: Method, kind: &str, rest: &str, body: Option<Value>) -> Response {
-        self.request(
-            method,
-            format!("{kind}/{}/{rest}", self.name).trim_end_matches('/'),
-            body,
-        )
-        .await
+    fn user_path(&self) -> String {
+        format!("users/{}", self.user)
     }
 
-    /// An answer other than success and "not found" fails the test.
-    async fn request(&self, method: Method, path: &str, body: Option<Value>) -> Response {
-        let url = format!(
-            "{}/api/{path}",
-            self.testbed.setting("RABBITMQ_MANAGEMENT_URL")
-        );
-        let (user, password) = (
-            self.testbed.setting("RABBITMQ_USER"),
-            self.testbed.setting("RABBITMQ_PASSWORD"),
-        );
-        let mut request = Client::new()
-            .request(method, &url)
-            .basic_auth(user, Some(password));
-        if let Some(body) = body {
-            request = request.json(&body);
-        }
+    /// Calls the management API. An answer other than success and "not found" fails the test.
+    async fn api(&self, method: Method, path: &str, body: Option<Value>) -> Response {
+        let [url, user, password] = ["MANAGEMENT_URL", "USER", "PASSWORD"]
+            .map(|name| self.testbed.setting(&format!("RABBITMQ_{name}")));
+        let request = Client::new().request(method, format!("{url}/api/{path}"));
+        let request = request.basic_auth(user, Some(password)).json(&body);
         let answer = request.send().await.expect("the management API answers");
         let status = answer.status();
         assert!(
             status.is_success() || status == StatusCode::NOT_FOUND,
-            "{url}: {status}"
+            "{path}: {status}"
         );
         answer
     }
@@ -244,7 +221,8 @@ impl<'t> Vhost<'t> {
 impl Drop for Vhost<'_> {
     fn drop(&mut self) {
         finish(async {
-            self.api(Method::DELETE, "vhosts", "", None).await;
+            self.api(Method::DELETE, &self.path("vhosts"), None).await;
+            self.api(Method::DELETE, &self.user_path(), None).await;
         });
     }
 }

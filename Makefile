@@ -1,0 +1,32 @@
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-down test check crds tools
+
+scripts := .ci/run demo/up demo/down demo/take tests/testbed/testbed tests/testbed/tools
+
+help: ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+demo: ## run the operator on a real API server and a real RabbitMQ, with the buckets of examples/
+	@demo/up
+
+demo-down: ## stop the demo and remove what it has stored
+	@demo/down
+
+test: tools ## run all tests, on real servers too
+	cargo test --locked
+
+check: ## formatting, lints, generated files, scripts, licences and duplicates of dependencies
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- --deny warnings
+	@cargo run --quiet --locked -- crd | diff -u crds/tokenbuckets.yaml - || { echo "crds/ is out of date: run make crds" >&2; exit 1; }
+	@if command -v shellcheck >/dev/null; then echo shellcheck; shellcheck -x $(scripts); else echo "no shellcheck here: the scripts are not checked"; fi
+	"$$(tests/testbed/tools deny)" --locked check --hide-inclusion-graph bans licenses sources
+
+crds: ## write crds/ from src/api
+	cargo run --quiet --locked -- crd >crds/tokenbuckets.yaml.new
+	mv crds/tokenbuckets.yaml.new crds/tokenbuckets.yaml
+
+tools: ## install the servers that the tests and the demo use, where they are missing
+	@tests/testbed/tools
