@@ -87,3 +87,30 @@ fn offset_at(zone: Tz, unix: i64) -> i64 {
             .local_minus_utc(),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schedule::calendar::{DAY, END};
+    use chrono_tz::TZ_VARIANTS;
+
+    // What `LOOK` and the searches of the timetable rely on, in all of the time that schedules cover.
+    #[test]
+    fn clock_changes_are_days_apart_and_move_the_clock_by_a_day_at_most() {
+        const STEP: i64 = 2 * DAY;
+        for zone in TZ_VARIANTS {
+            let (mut offset, mut changed) = (offset_at(zone, 0), -END);
+            for instant in (0..=END).step_by(STEP as usize) {
+                let now = offset_at(zone, instant);
+                if now != offset {
+                    assert!(instant - changed > LOOK + STEP, "{zone} at {instant}");
+                    assert!(
+                        (now - offset).abs() <= DAY && now.abs() < DAY,
+                        "{zone} at {instant}"
+                    );
+                    (offset, changed) = (now, instant);
+                }
+            }
+        }
+    }
+}

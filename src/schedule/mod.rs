@@ -9,6 +9,8 @@ mod clock;
 mod every;
 mod field;
 mod parse;
+#[cfg(test)]
+mod properties;
 mod set;
 mod timetable;
 mod zone;
