@@ -122,6 +122,8 @@ fn noon(date: NaiveDate) -> DateTime<Utc> {
 pub(super) struct Calendar {
     pub dates: Dates,
     pub time: TimeOfDay,
+    /// Due each time that the clock shows such a local time, instead of once for each.
+    pub elapsed: bool,
 }
 
 impl Calendar {

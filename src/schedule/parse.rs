@@ -102,9 +102,8 @@ pub struct Schedule {
 pub(super) enum Kind {
     /// `@every`, in seconds.
     Every(i64),
-    /// Due at the local times of the calendar. With `elapsed` each time that the local clock shows them, otherwise
-    /// once for each.
-    Calendar { calendar: Calendar, elapsed: bool },
+    /// Local times.
+    Calendar(Calendar),
 }
 
 impl Schedule {
@@ -217,9 +216,10 @@ fn cron(text: &str, fields: [&str; 6]) -> Result<Schedule, ParseError> {
             minute,
             hour,
         },
+        elapsed,
     };
     Ok(Schedule {
-        kind: Kind::Calendar { calendar, elapsed },
+        kind: Kind::Calendar(calendar),
         canonical,
     })
 }

@@ -1,6 +1,6 @@
 //! A schedule in a time zone: which ticks there are.
 
-use super::calendar::{Calendar, DAY, END};
+use super::calendar::{Calendar, DAY};
 use super::clock::{Stretch, stretches};
 use super::parse::{Kind, Schedule};
 use chrono::{DateTime, Utc};
@@ -46,7 +46,7 @@ impl Timetable {
                 let number = (after.timestamp() - self.anchor).div_euclid(*seconds) + 1;
                 Some(self.anchor + number.max(1) * seconds)
             }
-            Kind::Calendar { calendar, elapsed } => self.first_from(calendar, *elapsed, from),
+            Kind::Calendar(calendar) => self.first_from(calendar, from),
         };
         tick.and_then(|tick| DateTime::from_timestamp(tick, 0))
     }
@@ -59,9 +59,7 @@ impl Timetable {
                 let number = (now - self.anchor).div_euclid(*seconds);
                 Some(self.anchor + number * seconds).filter(|tick| number >= 1 && *tick > since)
             }
-            Kind::Calendar { calendar, elapsed } => {
-                self.last_between(calendar, *elapsed, since + 1, now + 1)
-            }
+            Kind::Calendar(calendar) => self.last_between(calendar, since + 1, now + 1),
         };
         tick.and_then(|tick| DateTime::from_timestamp(tick, 0))
     }
@@ -74,9 +72,7 @@ impl Timetable {
                 let until = |instant: i64| (instant - self.anchor).div_euclid(*seconds).max(0);
                 u64::try_from(until(now) - until(since)).unwrap_or(0)
             }
-            Kind::Calendar { calendar, elapsed } => {
-                self.count_between(calendar, *elapsed, since + 1, now + 1, cap)
-            }
+            Kind::Calendar(calendar) => self.count_between(calendar, since + 1, now + 1, cap),
         };
         count.min(cap)
     }
@@ -87,60 +83,54 @@ impl Timetable {
         let schedule = self.schedule.canonical();
         match self.schedule.kind {
             Kind::Every(_) => schedule.into(),
-            Kind::Calendar { .. } => format!("{schedule} {}", self.zone.name()),
+            Kind::Calendar(_) => format!("{schedule} {}", self.zone.name()),
         }
     }
 
-    fn first_from(&self, calendar: &Calendar, elapsed: bool, mut from: i64) -> Option<i64> {
+    fn first_from(&self, calendar: &Calendar, mut from: i64) -> Option<i64> {
         loop {
             // No offset is a day or more: a local time comes less than a day after or before its number as Unix time.
-            let first = calendar.first_from(from.saturating_sub(DAY))?;
+            let first = calendar.first_from(from - DAY)?;
             from = from.max(first - DAY);
             let mut window = stretches(self.zone, from, from + WINDOW).into_iter();
-            if let Some(tick) = window.find_map(|stretch| stretch.first(calendar, elapsed)) {
+            if let Some(tick) = window.find_map(|stretch| stretch.first(calendar)) {
                 return Some(tick);
             }
             from += WINDOW;
         }
     }
 
-    fn last_between(
-        &self,
-        calendar: &Calendar,
-        elapsed: bool,
-        from: i64,
-        mut to: i64,
-    ) -> Option<i64> {
+    fn last_between(&self, calendar: &Calendar, from: i64, mut to: i64) -> Option<i64> {
         loop {
-            let last = calendar.last_before(to.saturating_add(DAY))?;
+            let last = calendar.last_before(to + DAY)?;
             to = to.min(last + DAY);
             if from >= to {
                 return None;
             }
             let start = from.max(to - WINDOW);
             let mut window = stretches(self.zone, start, to).into_iter().rev();
-            if let Some(tick) = window.find_map(|stretch| stretch.last(calendar, elapsed)) {
+            if let Some(tick) = window.find_map(|stretch| stretch.last(calendar)) {
                 return Some(tick);
             }
             to = start;
         }
     }
 
-    fn count_between(
-        &self,
-        calendar: &Calendar,
-        elapsed: bool,
-        from: i64,
-        to: i64,
-        cap: u64,
-    ) -> u64 {
-        let (mut from, to) = (from.max(-DAY), to.min(END + DAY));
+    fn count_between(&self, calendar: &Calendar, mut from: i64, to: i64, cap: u64) -> u64 {
         let mut count = 0;
-        while from < to && count < cap {
+        while count < cap {
+            let Some(first) = calendar.first_from(from - DAY) else {
+                break;
+            };
+            from = from.max(first - DAY);
+            if from >= to {
+                break;
+            }
             let end = to.min(from + WINDOW);
-            count += stretches(self.zone, from, end)
+            let window = stretches(self.zone, from, end);
+            count += window
                 .iter()
-                .map(|stretch| stretch.count(calendar, elapsed))
+                .map(|stretch| stretch.count(calendar))
                 .sum::<u64>();
             from = end;
         }
@@ -152,8 +142,8 @@ impl Timetable {
 /// skipped times go.
 impl Stretch {
     /// The local times that are due in this stretch begin here…
-    fn local_begin(&self, elapsed: bool) -> i64 {
-        if elapsed {
+    fn local_begin(&self, calendar: &Calendar) -> i64 {
+        if calendar.elapsed {
             self.start + self.offset
         } else {
             self.fresh
@@ -165,19 +155,19 @@ impl Stretch {
         self.end + self.offset
     }
 
-    fn first(&self, calendar: &Calendar, elapsed: bool) -> Option<i64> {
-        let local = calendar.first_from(self.local_begin(elapsed))?;
+    fn first(&self, calendar: &Calendar) -> Option<i64> {
+        let local = calendar.first_from(self.local_begin(calendar))?;
         (local < self.local_end()).then(|| self.start.max(local - self.offset))
     }
 
-    fn last(&self, calendar: &Calendar, elapsed: bool) -> Option<i64> {
+    fn last(&self, calendar: &Calendar) -> Option<i64> {
         let local = calendar.last_before(self.local_end())?;
-        (local >= self.local_begin(elapsed)).then(|| self.start.max(local - self.offset))
+        (local >= self.local_begin(calendar)).then(|| self.start.max(local - self.offset))
     }
 
-    fn count(&self, calendar: &Calendar, elapsed: bool) -> u64 {
+    fn count(&self, calendar: &Calendar) -> u64 {
         // What was skipped, and the first second behind the gap, make one tick together.
-        let (begin, behind_gap) = (self.local_begin(elapsed), self.start + self.offset + 1);
+        let (begin, behind_gap) = (self.local_begin(calendar), self.start + self.offset + 1);
         let skipped = u64::from(
             calendar
                 .first_from(begin)
