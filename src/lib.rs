@@ -4,4 +4,5 @@
 //! Kubernetes client, and only `broker` speaks AMQP.
 
 pub mod api;
+pub mod bucket;
 pub mod schedule;

@@ -1,0 +1,47 @@
+//! A bucket for unit tests.
+
+use chrono::{DateTime, Utc};
+
+use super::{Bucket, BucketId, Ledger};
+use crate::api::{MissedRefills, QueueType};
+use crate::schedule::{Timetable, parse_zone};
+
+/// `2026-01-01T00:00:00Z` plus seconds.
+pub(crate) fn at(second: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp(1_767_225_600 + second, 0).unwrap()
+}
+
+/// A bucket of 10 tokens a minute that holds 25, created at second 0.
+pub(crate) fn bucket() -> Bucket {
+    let zone = parse_zone("Etc/UTC").unwrap();
+    Bucket {
+        id: BucketId {
+            namespace: "shop".into(),
+            name: "api".into(),
+        },
+        uid: "uid-1".into(),
+        created: at(0),
+        name: "api".into(),
+        timetable: Timetable::new("* * * * *".parse().unwrap(), zone, at(0)),
+        amount: 10,
+        maximum: 25,
+        initial_tokens: 0,
+        refill_queue: "token_buckets.refill".into(),
+        suspend: false,
+        missed_refills: MissedRefills::Latest,
+        starting_deadline: None,
+        queue_type: QueueType::Classic,
+        refill_request: None,
+    }
+}
+
+/// The ledger of [`bucket`] before anything was added.
+pub(crate) fn ledger() -> Ledger {
+    let bucket = bucket();
+    Ledger::new(
+        &bucket.uid,
+        bucket.created,
+        &bucket.timetable.fingerprint(),
+        0,
+    )
+}

@@ -1,0 +1,94 @@
+//! Pure decisions about buckets: what a refill adds, what the ledger says afterwards, which ticks are missed.
+//! No I/O and no clock: the broker's answers and the time are passed in.
+
+#[cfg(test)]
+pub(crate) mod fixture;
+mod ledger;
+mod missed;
+mod refill;
+
+use std::fmt;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use crate::api::{BUCKET_QUEUE_PREFIX, LEDGER_QUEUE_SUFFIX, MissedRefills, QueueType};
+use crate::schedule::Timetable;
+
+pub use ledger::{Ledger, Refill, VERSION as LEDGER_VERSION};
+pub use missed::{Due, due, overdue};
+pub use refill::{Cause, Refusal, accept};
+
+/// Names a bucket towards people: `namespace/name` of its resource, or the file it was read from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BucketId {
+    /// Namespace of the resource.
+    pub namespace: String,
+    /// Name of the resource.
+    pub name: String,
+}
+
+impl fmt::Display for BucketId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// A bucket as it should be: validated, its schedule parsed, its defaults filled in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bucket {
+    /// Whose bucket it is.
+    pub id: BucketId,
+    /// UID of the resource.
+    pub uid: String,
+    /// When the resource was created: ticks before that were never due.
+    pub created: DateTime<Utc>,
+    /// Name of the bucket, as refill requests name it; its queue is `token_bucket_<name>`.
+    pub name: String,
+    /// When refills are due. Its anchor is replaced by what the ledger says.
+    pub timetable: Timetable,
+    /// Tokens that one refill adds.
+    pub amount: u64,
+    /// Tokens that the bucket can hold.
+    pub maximum: u64,
+    /// Tokens in the bucket when its queue is created.
+    pub initial_tokens: u64,
+    /// Queue of its refill requests.
+    pub refill_queue: String,
+    /// No scheduled refills while true.
+    pub suspend: bool,
+    /// What to do about ticks that passed while nobody could refill.
+    pub missed_refills: MissedRefills,
+    /// A tick older than this is not run.
+    pub starting_deadline: Option<Duration>,
+    /// Type of the bucket's and the ledger's queue.
+    pub queue_type: QueueType,
+    /// Value of the refill annotation.
+    pub refill_request: Option<String>,
+}
+
+impl Bucket {
+    /// The queue that holds the tokens.
+    #[must_use]
+    pub fn queue(&self) -> String {
+        queue_name(&self.name)
+    }
+
+    /// The queue that holds the ledger.
+    #[must_use]
+    pub fn ledger_queue(&self) -> String {
+        ledger_queue_name(&self.name)
+    }
+}
+
+/// The queue of the bucket `name`, by the wire contract.
+#[must_use]
+pub fn queue_name(name: &str) -> String {
+    format!("{BUCKET_QUEUE_PREFIX}{name}")
+}
+
+/// The ledger's queue of the bucket `name`, by the wire contract.
+#[must_use]
+pub fn ledger_queue_name(name: &str) -> String {
+    format!("{BUCKET_QUEUE_PREFIX}{name}{LEDGER_QUEUE_SUFFIX}")
+}
