@@ -1,5 +1,6 @@
 //! The behaviour of the operator on a real API server and a real RabbitMQ: one module for each subject.
 
+mod admission;
 mod fixture;
 #[allow(
     dead_code,
