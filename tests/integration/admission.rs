@@ -1,11 +1,11 @@
-//! What the API server lets through, and what it says about the rest: tables of manifests beside this file.
+//! What the API server lets through, and what it says about the rest: tables of manifests in `admission/`.
+
+mod table;
 
 use kube::{
     Api, ResourceExt,
     api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams},
-    core::Status,
 };
-use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use token_bucket_operator::{
     api::{
@@ -15,77 +15,10 @@ use token_bucket_operator::{
     schedule::Schedule,
 };
 
+use self::table::{
+    Case, Change, answer, assert_none, create, manifest, misjudged, no_change, table,
+};
 use crate::support::{Namespace, testbed};
-
-/// One manifest: changes of [`base`], and the answer that is due.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Case {
-    case: String,
-    #[serde(default)]
-    metadata: Value,
-    #[serde(default = "no_change")]
-    spec: Value,
-    field: Option<String>,
-    says: Option<String>,
-}
-
-/// One change of a resource that exists.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Change {
-    case: String,
-    before: Value,
-    after: Value,
-    field: Option<String>,
-    says: Option<String>,
-}
-
-fn no_change() -> Value {
-    json!({})
-}
-
-fn table<T: DeserializeOwned>(yaml: &str) -> Vec<T> {
-    serde_yaml::from_str(yaml).expect("the table is well-formed")
-}
-
-/// The smallest good manifest, changed as a merge patch would.
-fn manifest(metadata: &Value, spec: &Value) -> DynamicObject {
-    let mut manifest = json!({
-        "apiVersion": "tokenbucket.dev/v1alpha1",
-        "kind": "TokenBucket",
-        "metadata": {"name": "base-one"},
-        "spec": {"schedule": "0 * * * *", "amount": 10, "maximum": 100},
-    });
-    merge(&mut manifest["metadata"], metadata);
-    if spec.is_null() {
-        manifest.as_object_mut().expect("an object").remove("spec");
-    } else {
-        merge(&mut manifest["spec"], spec);
-    }
-    serde_json::from_value(manifest).expect("an object of Kubernetes")
-}
-
-/// `null` is kept where the manifest has no such field, to show what the API server makes of it.
-fn merge(target: &mut Value, changes: &Value) {
-    for (name, value) in changes.as_object().into_iter().flatten() {
-        if value.is_null() && target.get(name).is_some() {
-            target.as_object_mut().expect("an object").remove(name);
-        } else {
-            target[name] = expand(value);
-        }
-    }
-}
-
-/// `{repeat: [x, 3]}` is `xxx`.
-fn expand(value: &Value) -> Value {
-    match (&value["repeat"][0], &value["repeat"][1]) {
-        (Value::String(text), Value::Number(times)) => text
-            .repeat(times.as_u64().unwrap_or_default() as usize)
-            .into(),
-        _ => value.clone(),
-    }
-}
 
 async fn buckets(namespace: &Namespace<'_>) -> Api<DynamicObject> {
     let client = testbed().await.client().await;
@@ -94,61 +27,6 @@ async fn buckets(namespace: &Namespace<'_>) -> Api<DynamicObject> {
         namespace.name(),
         &ApiResource::erase::<TokenBucket>(&()),
     )
-}
-
-/// Sends the manifest through admission, and no further.
-async fn create(
-    buckets: &Api<DynamicObject>,
-    manifest: &DynamicObject,
-) -> Result<DynamicObject, Box<Status>> {
-    let dry_run = PostParams {
-        dry_run: true,
-        ..Default::default()
-    };
-    answer(buckets.create(&dry_run, manifest).await)
-}
-
-fn answer<T>(result: kube::Result<T>) -> Result<T, Box<Status>> {
-    match result {
-        Ok(object) => Ok(object),
-        Err(kube::Error::Api(status)) => Err(status),
-        Err(error) => panic!("the API server did not answer: {error}"),
-    }
-}
-
-/// What is wrong with an answer, if anything: a mistake is reported once, at its field, in the words of the table.
-fn misjudged<T>(
-    answer: &Result<T, Box<Status>>,
-    field: Option<&str>,
-    says: Option<&str>,
-) -> Option<String> {
-    match (answer, says) {
-        (Ok(_), None) => None,
-        (Ok(_), Some(says)) => Some(format!("accepted, should say {says:?}")),
-        (Err(status), None) => Some(format!("refused: {}", status.message)),
-        (Err(status), Some(says)) => {
-            // Beside a wrong type the API server says that it has not tried the rules.
-            let causes = status.details.iter().flat_map(|details| &details.causes);
-            let causes: Vec<_> = causes.filter(|cause| cause.field != "<nil>").collect();
-            match causes[..] {
-                [cause] if cause.message.contains(says) && Some(cause.field.as_str()) == field => {
-                    None
-                }
-                _ => Some(format!(
-                    "should say {says:?} at {field:?}, says {causes:#?}"
-                )),
-            }
-        }
-    }
-}
-
-fn assert_none(wrong: Vec<String>) {
-    assert!(
-        wrong.is_empty(),
-        "{} misjudged:\n{}",
-        wrong.len(),
-        wrong.join("\n")
-    );
 }
 
 #[tokio::test]
