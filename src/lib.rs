@@ -4,5 +4,6 @@
 //! Kubernetes client, and only `broker` speaks AMQP.
 
 pub mod api;
+pub mod broker;
 pub mod bucket;
 pub mod schedule;

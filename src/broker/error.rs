@@ -1,0 +1,291 @@
+//! What can go wrong between the operator and a broker, in words for the person who has to do something about it.
+
+use lapin::ErrorKind;
+
+use super::endpoint::Endpoint;
+
+/// Why the broker did not do what was asked. No variant carries a secret.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BrokerError {
+    /// No AMQP connection could be made.
+    #[error(
+        "no connection to {endpoint}: {reason}. Is the broker running, and is this its AMQP address?"
+    )]
+    Unreachable {
+        /// The broker, without password.
+        endpoint: String,
+        /// What the network or the broker said.
+        reason: String,
+    },
+    /// User name or password are wrong.
+    #[error(
+        "{endpoint} refused user name or password. Correct the credentials, or create the user"
+    )]
+    AuthenticationRefused {
+        /// The broker, without password.
+        endpoint: String,
+    },
+    /// The virtual host does not exist, or is not open to the user.
+    #[error(
+        "the broker refused virtual host {vhost}: {message}. Create it, or give the user permissions on it"
+    )]
+    VhostRefused {
+        /// The virtual host.
+        vhost: String,
+        /// The broker's own words.
+        message: String,
+    },
+    /// The user lacks a permission.
+    #[error(
+        "the broker's user may not {what}. Give it that permission (rabbitmqctl set_permissions)"
+    )]
+    AccessRefused {
+        /// The permission and its object.
+        what: String,
+    },
+    /// Somebody else consumes the queue.
+    #[error(
+        "queue {queue} is in use by another consumer or connection. Stop it, or give the buckets a refillQueue of their own"
+    )]
+    InUse {
+        /// The queue.
+        queue: String,
+    },
+    /// The queue does not exist.
+    #[error("there is no queue {queue}")]
+    NoQueue {
+        /// The queue.
+        queue: String,
+    },
+    /// The queue exists with other arguments.
+    #[error(
+        "queue {queue} exists with other arguments: {message}. Delete it, or use another queue"
+    )]
+    OtherArguments {
+        /// The queue.
+        queue: String,
+        /// The broker's own words.
+        message: String,
+    },
+    /// The broker did not take responsibility for a message.
+    #[error(
+        "the broker refused a message for queue {queue}; does a policy limit it with reject-publish?"
+    )]
+    MessageRefused {
+        /// The queue.
+        queue: String,
+    },
+    /// A resource alarm is in force; the broker answers nobody who has published.
+    #[error(
+        "the broker accepts nothing at present because it is short of memory or disk space (resource alarm)"
+    )]
+    Blocked,
+    /// The broker did not answer, though its connection is alive. The connection is given up.
+    #[error("the broker did not answer in time: {doing}")]
+    Timeout {
+        /// What was asked.
+        doing: &'static str,
+    },
+    /// The connection is gone.
+    #[error("the connection to the broker is lost: {reason}")]
+    ConnectionLost {
+        /// What ended it.
+        reason: String,
+    },
+    /// The channel is gone, the connection is not.
+    #[error("the broker closed the channel: {reason}")]
+    ChannelClosed {
+        /// What ended it.
+        reason: String,
+    },
+    /// Something that should not happen.
+    #[error("unexpected answer of the broker or of its client library: {message}")]
+    Protocol {
+        /// What it was.
+        message: String,
+    },
+}
+
+impl BrokerError {
+    /// The class of the error: one of a fixed set of names, for metrics and conditions.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Unreachable { .. } => "BrokerUnreachable",
+            Self::AuthenticationRefused { .. } => "AuthenticationRefused",
+            Self::VhostRefused { .. } => "VhostRefused",
+            Self::AccessRefused { .. } => "AccessRefused",
+            Self::InUse { .. } => "QueueInUse",
+            Self::NoQueue { .. } => "NoQueue",
+            Self::OtherArguments { .. } => "QueueArgumentsDiffer",
+            Self::MessageRefused { .. } => "MessageRefused",
+            Self::Blocked => "BrokerBlocked",
+            Self::Timeout { .. } => "BrokerTimeout",
+            Self::ConnectionLost { .. } => "ConnectionLost",
+            Self::ChannelClosed { .. } => "ChannelClosed",
+            Self::Protocol { .. } => "ProtocolError",
+        }
+    }
+
+    /// The connection it happened on is of no use any more.
+    #[must_use]
+    pub fn is_connection_lost(&self) -> bool {
+        matches!(self, Self::ConnectionLost { .. } | Self::Timeout { .. })
+    }
+
+    /// Trying again does not help; a person has to change something first.
+    #[must_use]
+    pub fn needs_person(&self) -> bool {
+        matches!(
+            self,
+            Self::AuthenticationRefused { .. }
+                | Self::VhostRefused { .. }
+                | Self::AccessRefused { .. }
+                | Self::InUse { .. }
+                | Self::OtherArguments { .. }
+        )
+    }
+
+    /// For what happens while connecting.
+    pub(super) fn connecting(endpoint: &Endpoint, error: &lapin::Error) -> Self {
+        let (name, vhost) = (endpoint.to_string(), endpoint.vhost().to_owned());
+        match error.kind() {
+            ErrorKind::ProtocolError(error) => {
+                match (error.get_id(), error.get_message().to_string()) {
+                    (403, _) => Self::AuthenticationRefused { endpoint: name },
+                    (402 | 530, message) => Self::VhostRefused { vhost, message },
+                    (_, reason) => Self::Unreachable {
+                        endpoint: name,
+                        reason,
+                    },
+                }
+            }
+            _ => Self::Unreachable {
+                endpoint: name,
+                reason: error.to_string(),
+            },
+        }
+    }
+
+    /// For what happens to `action`.
+    pub(super) fn doing(action: Action<'_>, error: &lapin::Error) -> Self {
+        let queue = action.queue.to_owned();
+        match error.kind() {
+            ErrorKind::ProtocolError(error) => {
+                match (error.get_id(), error.get_message().to_string()) {
+                    (403, message) if message.contains("exclusive use") => Self::InUse { queue },
+                    (403, message) => Self::AccessRefused {
+                        what: refused(&action, &message),
+                    },
+                    (404, _) => Self::NoQueue { queue },
+                    (405, _) => Self::InUse { queue },
+                    (406, message) => Self::OtherArguments { queue, message },
+                    (_, reason)
+                        if matches!(error.kind(), lapin::protocol::AMQPErrorKind::Hard(_)) =>
+                    {
+                        Self::ConnectionLost { reason }
+                    }
+                    (_, reason) => Self::ChannelClosed { reason },
+                }
+            }
+            ErrorKind::InvalidChannel(_) | ErrorKind::InvalidChannelState(..) => {
+                Self::ChannelClosed {
+                    reason: error.to_string(),
+                }
+            }
+            ErrorKind::ChannelsLimitReached => Self::Protocol {
+                message: error.to_string(),
+            },
+            _ => Self::ConnectionLost {
+                reason: error.to_string(),
+            },
+        }
+    }
+}
+
+/// Something asked of the broker, for error messages.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Action<'a> {
+    /// What is done, as one says it.
+    pub(super) verb: &'static str,
+    /// The permission that it takes.
+    pub(super) needs: &'static str,
+    /// The queue that it is about.
+    pub(super) queue: &'a str,
+}
+
+/// The permission that is missing. Since 3.12 or so the broker's text names it; before that only the object.
+fn refused(action: &Action<'_>, message: &str) -> String {
+    let text = message.strip_prefix("ACCESS_REFUSED - ").unwrap_or(message);
+    let named = ["configure", "write", "read"]
+        .into_iter()
+        .any(|name| text.starts_with(name));
+    if named {
+        format!("{} ({text})", action.verb)
+    } else {
+        format!(
+            "{}: it takes {} permission ({text})",
+            action.verb, action.needs
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lapin::protocol::AMQPError;
+
+    use super::*;
+
+    fn told(code: u16, message: &str) -> BrokerError {
+        let action = Action {
+            verb: "read queue q",
+            needs: "read",
+            queue: "q",
+        };
+        let error = AMQPError::from_id(code, message.into()).unwrap();
+        BrokerError::doing(action, &ErrorKind::ProtocolError(error).into())
+    }
+
+    #[test]
+    fn the_brokers_codes_become_what_a_person_can_act_on() {
+        assert_eq!(
+            told(
+                403,
+                "ACCESS_REFUSED - queue 'q' in vhost '/' in exclusive use"
+            ),
+            BrokerError::InUse { queue: "q".into() }
+        );
+        assert_eq!(
+            told(405, "RESOURCE_LOCKED - cannot obtain exclusive access"),
+            BrokerError::InUse { queue: "q".into() }
+        );
+        assert_eq!(
+            told(404, "NOT_FOUND - no queue 'q' in vhost '/'"),
+            BrokerError::NoQueue { queue: "q".into() }
+        );
+        assert!(
+            told(320, "CONNECTION_FORCED - broker forced connection closure").is_connection_lost()
+        );
+        assert!(told(541, "INTERNAL_ERROR").is_connection_lost());
+        assert_eq!(told(311, "CONTENT_TOO_LARGE").kind(), "ChannelClosed");
+    }
+
+    #[test]
+    fn a_missing_permission_is_named_also_when_the_broker_does_not() {
+        let old = told(
+            403,
+            "ACCESS_REFUSED - access to queue 'q' in vhost '/' refused for user 'u'",
+        )
+        .to_string();
+        assert!(old.contains("it takes read permission"), "{old}");
+        let new = told(
+            403,
+            "ACCESS_REFUSED - read access to queue 'q' in vhost '/' refused for user 'u'",
+        )
+        .to_string();
+        assert!(
+            !new.contains("it takes") && new.contains("read access to queue 'q'"),
+            "{new}"
+        );
+    }
+}

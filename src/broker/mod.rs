@@ -1,0 +1,22 @@
+//! The only code that speaks AMQP: connections, queues, ledgers, refill requests, and the transaction that refills.
+
+mod connection;
+mod endpoint;
+mod error;
+mod pool;
+mod publisher;
+mod queues;
+mod refill_channel;
+mod request;
+mod socket;
+mod transaction;
+mod wire;
+
+pub use connection::Broker;
+pub use endpoint::{Endpoint, EndpointError};
+pub use error::BrokerError;
+pub use publisher::RequestPublisher;
+pub use queues::{Declared, DeleteIf, Deleted, LedgerRead};
+pub use refill_channel::RefillChannel;
+pub use request::{Origin, REFILL_TASK, RefillRequest, Rejection};
+pub use transaction::{Delivery, Forward, REJECTED_REASON, Transaction};

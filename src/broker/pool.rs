@@ -1,0 +1,75 @@
+//! A few channels for queue verbs. Each carries one verb at a time: when the broker answers with 404, 406 or 403 it
+//! closes the channel, and nobody else's verb may go with it.
+
+use std::ops::Deref;
+use std::sync::{Mutex, PoisonError};
+
+use lapin::{Channel, Connection};
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+/// More channels than this make nothing faster.
+const CHANNELS: usize = 16;
+
+/// Channels of one connection, opened when needed.
+pub(super) struct Pool {
+    permits: Semaphore,
+    idle: Mutex<Vec<Channel>>,
+}
+
+impl Pool {
+    pub(super) fn new() -> Self {
+        Self {
+            permits: Semaphore::new(CHANNELS),
+            idle: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// A channel for one verb.
+    pub(super) async fn lease(&self, connection: &Connection) -> lapin::Result<Lease<'_>> {
+        let Ok(permit) = self.permits.acquire().await else {
+            unreachable!("the semaphore is never closed")
+        };
+        let idle = self
+            .idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop();
+        let channel = match idle {
+            Some(channel) => channel,
+            None => connection.create_channel().await?,
+        };
+        Ok(Lease {
+            pool: self,
+            channel,
+            _permit: permit,
+        })
+    }
+}
+
+/// A channel on loan. Dropped without [`Lease::put_back`] it is closed: an answer may still be on its way to it.
+pub(super) struct Lease<'a> {
+    pool: &'a Pool,
+    channel: Channel,
+    _permit: SemaphorePermit<'a>,
+}
+
+impl Lease<'_> {
+    /// Gives the channel back for others, unless the broker has closed it.
+    pub(super) fn put_back(self) {
+        if self.channel.status().connected() {
+            self.pool
+                .idle
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(self.channel);
+        }
+    }
+}
+
+impl Deref for Lease<'_> {
+    type Target = Channel;
+
+    fn deref(&self) -> &Channel {
+        &self.channel
+    }
+}

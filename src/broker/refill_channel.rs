@@ -1,0 +1,363 @@
+//! The fence: one channel carries both the exclusive consumer of a refill queue and the transactions that refill. A
+//! holder that was cut off, whatever it still believes, has no channel to commit on.
+
+use std::fmt;
+use std::sync::Arc;
+
+use futures::future::{FutureExt, join_all};
+use futures::stream::StreamExt;
+use lapin::options::{
+    BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, BasicQosOptions,
+};
+use lapin::types::{FieldTable, ShortString};
+use lapin::{BasicProperties, Channel, Consumer};
+use tokio::time::{Duration, sleep};
+use tracing::debug;
+
+use super::connection::{Broker, During};
+use super::error::{Action, BrokerError};
+use super::transaction::{Delivery, Forward, Transaction};
+use super::wire;
+use crate::api::QueueType;
+
+/// Messages asked for in one flight.
+const GETS: u64 = 256;
+/// A holder before this one may just have died. Its channels end one by one; by now what it held has come back, a
+/// ledger that it was reading for example.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// The exclusive consumer of a refill queue and the transactions on its channel. Whoever holds it is the only one who
+/// refills: when the channel is gone, nothing more can be committed.
+pub struct RefillChannel {
+    broker: Arc<Broker>,
+    queue: String,
+    channel: Channel,
+    consumer: Consumer,
+}
+
+impl RefillChannel {
+    pub(super) async fn open(
+        broker: Arc<Broker>,
+        queue: &str,
+        kind: QueueType,
+        prefetch: u16,
+    ) -> Result<Self, BrokerError> {
+        let action = Action {
+            verb: "consume a refill queue",
+            needs: "read",
+            queue,
+        };
+        broker
+            .declare(queue, wire::refill_queue_arguments(kind))
+            .await?;
+        // Quorum queues do not know exclusive consumers. A second single active consumer would wait without being told
+        // so, and take itself for the holder.
+        if kind == QueueType::Quorum
+            && broker
+                .look_at(queue)
+                .await?
+                .is_some_and(|(_, consumers)| consumers > 0)
+        {
+            return Err(BrokerError::InUse {
+                queue: queue.to_owned(),
+            });
+        }
+        let channel = broker.channel(action).await?;
+        let consumer = {
+            let name = wire::name(queue)?;
+            let opening = async {
+                channel.tx_select().await?;
+                channel
+                    .basic_qos(prefetch, BasicQosOptions::default())
+                    .await?;
+                let options = BasicConsumeOptions {
+                    exclusive: kind == QueueType::Classic,
+                    ..Default::default()
+                };
+                channel
+                    .basic_consume(name, ShortString::default(), options, FieldTable::default())
+                    .await
+            };
+            broker.answer(action, During::AlarmFail, opening).await?
+        };
+        let this = Self {
+            broker,
+            queue: queue.to_owned(),
+            channel,
+            consumer,
+        };
+        this.declare_rejected().await?;
+        sleep(SETTLE).await;
+        Ok(this)
+    }
+
+    /// A queue for rejected requests with other arguments than ours does as well.
+    async fn declare_rejected(&self) -> Result<(), BrokerError> {
+        match self
+            .broker
+            .declare(
+                &wire::rejected_queue(&self.queue),
+                wire::rejected_queue_arguments(),
+            )
+            .await
+        {
+            Ok(_) | Err(BrokerError::OtherArguments { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The queue that rejected requests are forwarded to.
+    #[must_use]
+    pub fn rejected_queue(&self) -> String {
+        wire::rejected_queue(&self.queue)
+    }
+
+    /// Waits for a delivery and takes it and those that have arrived already, at most `most`. May be dropped while it
+    /// waits; no delivery is lost by that.
+    ///
+    /// # Errors
+    /// When there will be no more deliveries: the queue was deleted, the channel or the connection is gone.
+    pub async fn next(&mut self, most: usize) -> Result<Vec<Delivery>, BrokerError> {
+        let first = self.consumer.next().await;
+        let mut deliveries = vec![self.delivery(first)?];
+        deliveries.extend(self.ready(most.saturating_sub(1))?);
+        Ok(deliveries)
+    }
+
+    /// The deliveries that have arrived already, at most `most`.
+    ///
+    /// # Errors
+    /// As for [`RefillChannel::next`].
+    pub fn ready(&mut self, most: usize) -> Result<Vec<Delivery>, BrokerError> {
+        let mut deliveries = Vec::new();
+        while deliveries.len() < most {
+            match self.consumer.next().now_or_never() {
+                Some(next) => deliveries.push(self.delivery(next)?),
+                None => break,
+            }
+        }
+        Ok(deliveries)
+    }
+
+    fn delivery(
+        &self,
+        next: Option<lapin::Result<lapin::message::Delivery>>,
+    ) -> Result<Delivery, BrokerError> {
+        match next {
+            Some(Ok(delivery)) => Ok(Delivery::new(delivery)),
+            Some(Err(error)) => Err(self
+                .broker
+                .explain(self.action("consume a refill queue", "read"), &error)),
+            None if self.channel.status().connected() => Err(BrokerError::NoQueue {
+                queue: self.queue.clone(),
+            }),
+            None => Err(BrokerError::ChannelClosed {
+                reason: "it consumes no more".to_owned(),
+            }),
+        }
+    }
+
+    fn action<'a>(&'a self, verb: &'static str, needs: &'static str) -> Action<'a> {
+        Action {
+            verb,
+            needs,
+            queue: &self.queue,
+        }
+    }
+
+    /// Publishes and acknowledges everything as one AMQP transaction. Waits while a resource alarm is in force.
+    ///
+    /// # Errors
+    /// It was not applied, or nobody knows whether it was: drop the channel, open another and read the ledgers again.
+    /// The same holds when this future is dropped before it is ready.
+    pub async fn commit(&mut self, mut transaction: Transaction) -> Result<(), BrokerError> {
+        if transaction.is_empty() {
+            return Ok(());
+        }
+        let rejected = self.rejected_queue();
+        if transaction
+            .forwards
+            .iter()
+            .any(|forward| forward.queue == rejected)
+        {
+            // Somebody may have deleted it after reading it, and the commit would not notice.
+            self.declare_rejected().await?;
+        }
+        let acks = std::mem::take(&mut transaction.acks);
+        let messages = messages(transaction)?;
+        let committing = async {
+            write(&self.channel, &acks, &messages).await?;
+            self.channel.tx_commit().await
+        };
+        let action = self.action("commit a transaction", "write");
+        self.broker
+            .answer(action, During::AlarmWait, committing)
+            .await
+    }
+
+    /// Takes up to `most` messages out of `queue`; answers their tags. They are gone when a transaction acknowledges
+    /// them, and return when the channel ends without that.
+    ///
+    /// # Errors
+    /// Drop the channel; what was taken returns.
+    pub async fn take_out(&mut self, queue: &str, most: u64) -> Result<Vec<u64>, BrokerError> {
+        self.get(queue, most, BasicGetOptions { no_ack: false })
+            .await
+    }
+
+    /// Removes up to `most` messages from `queue` for good; answers how many.
+    ///
+    /// # Errors
+    /// Drop the channel; nobody knows how many were removed.
+    pub async fn discard(&mut self, queue: &str, most: u64) -> Result<u64, BrokerError> {
+        Ok(self
+            .get(queue, most, BasicGetOptions { no_ack: true })
+            .await?
+            .len() as u64)
+    }
+
+    async fn get(
+        &mut self,
+        queue: &str,
+        most: u64,
+        options: BasicGetOptions,
+    ) -> Result<Vec<u64>, BrokerError> {
+        let action = Action {
+            verb: "take messages out of a queue",
+            needs: "read",
+            queue,
+        };
+        let name = wire::name(queue)?;
+        let mut tags = Vec::new();
+        while (tags.len() as u64) < most {
+            let wanted = (most - tags.len() as u64).min(GETS);
+            let gets = join_all((0..wanted).map(|_| self.channel.basic_get(name.clone(), options)));
+            let mut got = 0;
+            for message in self
+                .broker
+                .answer(action, During::AlarmWait, gets.map(Ok))
+                .await?
+            {
+                if let Some(message) =
+                    message.map_err(|error| self.broker.explain(action, &error))?
+                {
+                    tags.push(message.delivery_tag);
+                    got += 1;
+                }
+            }
+            if got < wanted {
+                break;
+            }
+        }
+        Ok(tags)
+    }
+
+    /// Stops consuming and closes the channel: what is not acknowledged goes back to the queue, and the next one can
+    /// consume it.
+    pub async fn release(self) {
+        let action = self.action("close a channel", "read");
+        let closing = self.channel.close(200, "OK".into());
+        // A channel that cannot be closed is gone already, which is as good.
+        if let Err(error) = self.broker.answer(action, During::AlarmFail, closing).await {
+            debug!(%error, queue = self.queue, "The refill channel was not closed in order");
+        }
+    }
+}
+
+/// A message to publish, `times` times.
+struct Message {
+    queue: ShortString,
+    properties: BasicProperties,
+    body: Vec<u8>,
+    times: u64,
+}
+
+fn messages(transaction: Transaction) -> Result<Vec<Message>, BrokerError> {
+    let Transaction {
+        tokens,
+        ledgers,
+        forwards,
+        acks: _,
+    } = transaction;
+    let mut messages = Vec::with_capacity(tokens.len() + ledgers.len() + forwards.len());
+    for Forward {
+        queue,
+        properties,
+        body,
+    } in forwards
+    {
+        messages.push(Message {
+            queue: wire::name(&queue)?,
+            properties,
+            body,
+            times: 1,
+        });
+    }
+    for (queue, times) in tokens {
+        messages.push(Message {
+            queue: wire::name(&queue)?,
+            properties: wire::persistent(),
+            body: Vec::new(),
+            times,
+        });
+    }
+    for (queue, ledger) in ledgers {
+        let body = serde_json::to_vec(&ledger).map_err(|error| BrokerError::Protocol {
+            message: format!("the ledger cannot be written: {error}"),
+        })?;
+        let properties = wire::persistent().with_content_type("application/json".into());
+        messages.push(Message {
+            queue: wire::name(&queue)?,
+            properties,
+            body,
+            times: 1,
+        });
+    }
+    Ok(messages)
+}
+
+/// Writes what belongs to a transaction. The client library takes a message when its future is polled first, and
+/// completes it when the bytes are on the socket, in order: so awaiting the last one is enough, and several times as
+/// fast as awaiting each. It is also necessary, because methods like the commit overtake messages that are not written.
+async fn write(channel: &Channel, acks: &[u64], messages: &[Message]) -> lapin::Result<()> {
+    for tag in acks {
+        channel
+            .basic_ack(*tag, BasicAckOptions::default())
+            .now_or_never()
+            .transpose()?;
+    }
+    let mut left: u64 = messages.iter().map(|message| message.times).sum();
+    for Message {
+        queue,
+        properties,
+        body,
+        times,
+    } in messages
+    {
+        for _ in 0..*times {
+            let options = BasicPublishOptions::default();
+            let publish = channel.basic_publish(
+                ShortString::default(),
+                queue.clone(),
+                options,
+                body,
+                properties.clone(),
+            );
+            left -= 1;
+            if left == 0 {
+                publish.await?;
+            } else {
+                publish.now_or_never().transpose()?;
+            }
+        }
+    }
+    Ok(())
+}
+
+impl fmt::Debug for RefillChannel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RefillChannel")
+            .field("queue", &self.queue)
+            .finish_non_exhaustive()
+    }
+}

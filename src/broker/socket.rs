@@ -1,0 +1,62 @@
+//! The TCP socket under a connection. The client library runs each connection on a thread of its own, which waits for
+//! ever on a peer that is silent; a second handle to the socket can end that wait.
+
+use std::io;
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsFd;
+use std::sync::{Arc, OnceLock};
+
+use lapin::tcp::{AMQPUriTcpExt, AsyncTcpStream, OwnedTLSConfig};
+use lapin::uri::AMQPUri;
+use lapin::{Connection, ConnectionProperties};
+use tokio::time::{Duration, timeout};
+
+/// A handle to the socket of one connection.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Socket(Arc<OnceLock<TcpStream>>);
+
+impl Socket {
+    /// Connects within `limit`, the TLS handshake included (server certificates are verified against the roots of the
+    /// system), and speaks AMQP on what comes of it.
+    pub(super) async fn open(
+        &self,
+        uri: AMQPUri,
+        properties: ConnectionProperties,
+        limit: Duration,
+    ) -> lapin::Result<Connection> {
+        let socket = self.clone();
+        Connection::connector(
+            uri,
+            lapin::runtime::default_runtime()?,
+            async move |uri: AMQPUri, runtime| {
+                let tls = OwnedTLSConfig::default();
+                let connecting = uri.connect_with_config_async(tls.as_ref(), &runtime);
+                let stream = timeout(limit, connecting)
+                    .await
+                    .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+                let handle = match &stream {
+                    AsyncTcpStream::Plain(stream) => {
+                        stream.get_ref().as_fd().try_clone_to_owned()?
+                    }
+                    AsyncTcpStream::Rustls(stream) => {
+                        stream.get_ref().0.get_ref().as_fd().try_clone_to_owned()?
+                    }
+                    _ => return Err(io::Error::from(io::ErrorKind::Unsupported).into()),
+                };
+                // Each connection is made once; recovery is off.
+                let _ = socket.0.set(handle.into());
+                Ok(stream)
+            },
+            properties,
+        )
+        .await
+    }
+
+    /// Ends the connection at once, without a word to the peer.
+    pub(super) fn abort(&self) {
+        if let Some(socket) = self.0.get() {
+            // An error means that it has ended already.
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+}
