@@ -6,4 +6,5 @@
 pub mod api;
 pub mod broker;
 pub mod bucket;
+pub mod engine;
 pub mod schedule;

@@ -1,12 +1,14 @@
 //! What the tests stand on: one control plane and one broker for the whole run, a vhost and a namespace for each
 //! test, and the operator as a process that can be killed.
 
+mod buckets;
 mod namespace;
 mod operator;
 mod testbed;
 mod vhost;
 mod wait;
 
+pub use buckets::{Buckets, SOON, condition, reason};
 pub use namespace::Namespace;
 pub use operator::Operator;
 pub use testbed::{Testbed, testbed};

@@ -1,0 +1,202 @@
+//! Carries out what waits, one transaction at a time: requests, owed tokens, unwritten ledgers, moved messages.
+
+use std::collections::{HashMap, HashSet};
+
+use chrono::{DateTime, Utc};
+use futures::StreamExt;
+use tracing::{debug, info};
+
+use super::ensure::QueueState;
+use super::outcome::{Observed, Outcome};
+use super::plan::{Accepted, Account, Asked, MOST_TOKENS, Plan, plan};
+use super::slot::Stage;
+use super::worker::{MOST_REQUESTS, Worker};
+use crate::broker::{BrokerError, RefillChannel, Transaction};
+use crate::bucket::{BucketId, Refusal};
+
+/// Counts that are under way at one time: enough to keep the broker busy.
+const MOST_COUNTS: usize = 256;
+
+impl Worker {
+    /// One transaction, or one step of mending a queue. Nothing when nothing waits.
+    pub(super) async fn step(&mut self, channel: &mut RefillChannel) -> Result<(), BrokerError> {
+        self.adjust_one(channel).await?;
+        let mut transaction = Transaction::default();
+        self.intake.fill(&mut transaction);
+        let unwritten = self.unwritten();
+        for id in &unwritten {
+            if let Some(slot) = self.slots.get(id)
+                && let Some(ledger) = &slot.ledger
+            {
+                transaction
+                    .ledgers
+                    .push((slot.bucket.ledger_queue(), ledger.clone()));
+            }
+        }
+        let plan = self.plan().await?;
+        self.write_down(&plan, &mut transaction);
+        if transaction.is_empty() {
+            self.tell(&plan);
+            return Ok(());
+        }
+        channel.commit(transaction).await?;
+        unwritten.iter().for_each(|id| self.written(id));
+        self.tell(&plan);
+        self.install(plan);
+        Ok(())
+    }
+
+    fn unwritten(&self) -> Vec<BucketId> {
+        let unwritten = |id: &&BucketId| self.slots.get(*id).is_some_and(|slot| slot.unwritten);
+        self.work
+            .iter()
+            .filter(unwritten)
+            .take(MOST_TOKENS as usize)
+            .cloned()
+            .collect()
+    }
+
+    /// Counts the buckets whose turn it is and plans for them.
+    async fn plan(&mut self) -> Result<Plan, BrokerError> {
+        let turns = self.asked.len().min(MOST_REQUESTS.into());
+        let mut asked: Vec<Asked> = self.asked.drain(..turns).collect();
+        let owing = self.work.iter().filter(|id| {
+            let slot = self
+                .slots
+                .get(*id)
+                .filter(|slot| matches!(slot.stage, Stage::Ready { .. }));
+            slot.and_then(|slot| slot.ledger.as_ref())
+                .is_some_and(|ledger| ledger.owed > 0)
+        });
+        let ids: HashSet<BucketId> = asked
+            .iter()
+            .map(|asked| asked.bucket.clone())
+            .chain(owing.cloned())
+            .collect();
+        let mut accounts = HashMap::with_capacity(ids.len());
+        for (id, count) in self.count(ids).await? {
+            let Some(slot) = self.slots.get_mut(&id) else {
+                continue;
+            };
+            let Stage::Ready { limit } = slot.stage else {
+                continue;
+            };
+            match (count, &slot.ledger) {
+                (Some(tokens), Some(ledger))
+                    if tokens > 0 || limit == Some(slot.bucket.maximum) =>
+                {
+                    let (bucket, ledger) = (slot.bucket.clone(), ledger.clone());
+                    accounts.insert(
+                        id,
+                        Account {
+                            bucket,
+                            ledger,
+                            tokens,
+                        },
+                    );
+                }
+                // Empty at last: now it can get the limit that it should have.
+                (Some(tokens), _) => {
+                    slot.stage = Stage::Adjusting(QueueState { tokens, limit });
+                    slot.held
+                        .extend(asked.extract_if(.., |asked| asked.bucket == id));
+                    self.work.insert(id);
+                }
+                (None, _) => {
+                    self.asked
+                        .extend(asked.extract_if(.., |asked| asked.bucket == id));
+                    self.look(&id);
+                }
+            }
+        }
+        Ok(plan(accounts, asked, Utc::now()))
+    }
+
+    async fn count(
+        &self,
+        ids: HashSet<BucketId>,
+    ) -> Result<Vec<(BucketId, Option<u64>)>, BrokerError> {
+        let broker = &self.context.broker;
+        let queues = ids
+            .into_iter()
+            .filter_map(|id| Some((self.slots.get(&id)?.bucket.queue(), id)));
+        let counts = futures::stream::iter(queues)
+            .map(|(queue, id)| async move { Ok((id, broker.count(&queue).await?)) })
+            .buffer_unordered(MOST_COUNTS);
+        counts.collect::<Vec<_>>().await.into_iter().collect()
+    }
+
+    fn write_down(&self, plan: &Plan, transaction: &mut Transaction) {
+        let queues = |id: &BucketId| self.slots.get(id).map(|slot| &slot.bucket);
+        transaction.acks.extend(&plan.acks);
+        for (id, tokens) in &plan.tokens {
+            transaction
+                .tokens
+                .extend(queues(id).map(|bucket| (bucket.queue(), *tokens)));
+        }
+        for (id, ledger) in &plan.ledgers {
+            transaction
+                .ledgers
+                .extend(queues(id).map(|bucket| (bucket.ledger_queue(), ledger.clone())));
+        }
+    }
+
+    /// What was planned is committed.
+    fn install(&mut self, plan: Plan) {
+        for (id, ledger) in plan.ledgers {
+            let Some(slot) = self.slots.get_mut(&id) else {
+                continue;
+            };
+            self.context.board.update(&id, |state| state.show(&ledger));
+            self.context.observer.soon(id.clone());
+            if ledger.owed > 0 {
+                self.work.insert(id);
+            } else {
+                self.work.remove(&id);
+            }
+            slot.ledger = Some(ledger);
+        }
+    }
+
+    fn tell(&self, plan: &Plan) {
+        let now = Utc::now();
+        for Accepted {
+            bucket,
+            trigger,
+            added,
+            tick,
+        } in &plan.accepted
+        {
+            let lag = tick.and_then(|tick| (now - tick).to_std().ok());
+            info!(%bucket, ?trigger, added, tick = tick.map(|tick| tick.to_rfc3339()), "refilled");
+            let (bucket, trigger, added) = (bucket.clone(), *trigger, *added);
+            self.context.board.tell(Outcome::Refilled {
+                bucket,
+                trigger,
+                added,
+                lag,
+            });
+        }
+        for (bucket, refusal) in &plan.refused {
+            debug!(%bucket, %refusal, "refill request adds nothing");
+            let reason = match refusal {
+                Refusal::Duplicate => "Duplicate",
+                Refusal::OtherResource => "OtherResource",
+                Refusal::TooLate => "TooLate",
+                Refusal::Suspended => "Suspended",
+            };
+            self.context.board.tell(Outcome::Dropped {
+                bucket: Some(bucket.clone()),
+                reason,
+                parked: false,
+            });
+        }
+    }
+
+    /// Shows a count that was made on the way.
+    pub(super) fn counted(&self, id: &BucketId, tokens: u64, at: DateTime<Utc>) {
+        self.context
+            .board
+            .update(id, |state| state.observed = Some(Observed { tokens, at }));
+    }
+}

@@ -1,0 +1,172 @@
+//! Looks at the ledger and the queue of a bucket until its refills can run.
+
+use chrono::Utc;
+
+use super::ensure::{self, EnsureError, LedgerState, QueueState};
+use super::outcome::Phase;
+use super::plan::Asked;
+use super::slot::{Adjustment, Stage};
+use super::worker::{Context, Worker};
+use crate::bucket::{BucketId, Cause};
+
+/// What a look at a bucket found.
+pub(super) struct Look {
+    bucket: BucketId,
+    number: u64,
+    found: Result<Found, EnsureError>,
+}
+
+enum Found {
+    Ledger(LedgerState),
+    Queue(QueueState),
+}
+
+impl Worker {
+    /// Starts a look at a bucket's ledger and queue. Until it is done, requests for the bucket are held.
+    pub(super) fn look(&mut self, id: &BucketId) {
+        let Some(slot) = self.slots.get_mut(id) else {
+            return;
+        };
+        slot.look += 1;
+        slot.stage = Stage::Ensuring;
+        self.work.remove(id);
+        let waiting = self.asked.extract_if(.., |asked| asked.bucket == *id);
+        slot.held.extend(waiting);
+        let (bucket, number, known) = (slot.bucket.clone(), slot.look, slot.ledger.clone());
+        let (context, places) = (self.context.clone(), self.places.clone());
+        self.looking.spawn(async move {
+            let _place = places.acquire().await;
+            let found = ensure::ledger(&context.broker, &bucket, known, Utc::now())
+                .await
+                .map(Found::Ledger);
+            Look {
+                bucket: bucket.id.clone(),
+                number,
+                found,
+            }
+        });
+    }
+
+    fn look_at_queue(&mut self, id: &BucketId) {
+        let Some(slot) = self.slots.get(id) else {
+            return;
+        };
+        let (bucket, number) = (slot.bucket.clone(), slot.look);
+        let (context, places) = (self.context.clone(), self.places.clone());
+        self.looking.spawn(async move {
+            let _place = places.acquire().await;
+            let found = ensure::queue(&context.broker, &bucket)
+                .await
+                .map(Found::Queue);
+            Look {
+                bucket: bucket.id.clone(),
+                number,
+                found,
+            }
+        });
+    }
+
+    pub(super) fn look_again(&mut self) {
+        let stalled = self
+            .slots
+            .iter()
+            .filter(|(_, slot)| slot.stage == Stage::Stalled);
+        let ids: Vec<_> = stalled.map(|(id, _)| id.clone()).collect();
+        ids.iter().for_each(|id| self.look(id));
+    }
+
+    pub(super) fn found(&mut self, look: Look) {
+        let Look {
+            bucket: id,
+            number,
+            found,
+        } = look;
+        let Some(slot) = self.slots.get_mut(&id).filter(|slot| slot.look == number) else {
+            return;
+        };
+        match found {
+            Ok(Found::Ledger(LedgerState { ledger, changed })) => {
+                slot.ledger = Some(ledger);
+                slot.unwritten = changed;
+                if changed {
+                    self.work.insert(id);
+                } else {
+                    self.look_at_queue(&id);
+                }
+            }
+            Ok(Found::Queue(queue))
+                if queue.adjustment(slot.bucket.maximum) == Adjustment::None =>
+            {
+                self.ready(&id, queue);
+            }
+            Ok(Found::Queue(queue)) => {
+                slot.stage = Stage::Adjusting(queue);
+                self.work.insert(id);
+            }
+            Err(error) => self.stall(&id, error.phase()),
+        }
+    }
+
+    /// The ledger of a look is written: go on with the queue.
+    pub(super) fn written(&mut self, id: &BucketId) {
+        if let Some(slot) = self.slots.get_mut(id) {
+            slot.unwritten = false;
+        }
+        self.look_at_queue(id);
+    }
+
+    /// A bucket's refills run from now on.
+    pub(super) fn ready(&mut self, id: &BucketId, queue: QueueState) {
+        let Some(slot) = self.slots.get_mut(id) else {
+            return;
+        };
+        let Some(ledger) = &slot.ledger else { return };
+        slot.stage = Stage::Ready { limit: queue.limit };
+        let Context {
+            board,
+            scheduler,
+            observer,
+            ..
+        } = &*self.context;
+        board.update(id, |state| {
+            state.revision = slot.revision;
+            state.phase = Phase::Ready;
+            state.limit = queue.limit;
+            state.show(ledger);
+        });
+        scheduler.enter(slot.bucket.clone(), ledger.since, ledger.reference());
+        observer.watch(id.clone(), &slot.bucket.name);
+        self.asked.append(&mut slot.held);
+        if let Some(value) = &slot.bucket.refill_request
+            && ledger.manual.as_ref() != Some(value)
+        {
+            let cause = Cause::Annotation(value.clone());
+            self.asked.push(Asked {
+                bucket: id.clone(),
+                cause,
+                delivery: None,
+            });
+        }
+        if ledger.owed > 0 {
+            self.work.insert(id.clone());
+        } else {
+            self.work.remove(id);
+        }
+    }
+
+    fn stall(&mut self, id: &BucketId, phase: Phase) {
+        let Some(slot) = self.slots.get_mut(id) else {
+            return;
+        };
+        slot.stage = Stage::Stalled;
+        let revision = slot.revision;
+        let held = std::mem::take(&mut slot.held);
+        held.into_iter().for_each(|asked| self.disown(asked));
+        self.context.scheduler.leave(id.clone());
+        self.context.board.update(id, |state| {
+            state.revision = revision;
+            state.phase = phase;
+            state.next_refill = None;
+        });
+    }
+}

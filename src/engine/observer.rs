@@ -1,0 +1,149 @@
+//! The observer: counts the tokens of every bucket, at an interval and soon after something was committed.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::Utc;
+use futures::StreamExt;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tracing::debug;
+
+use super::board::Board;
+use super::outcome::Observed;
+use crate::broker::{Broker, BrokerError};
+use crate::bucket::{BucketId, queue_name};
+
+/// Counts that are under way at one time: enough to keep the broker busy.
+const CONCURRENCY: usize = 256;
+/// Commits come many a second; their buckets are counted together.
+const SOON: Duration = Duration::from_millis(200);
+
+/// A handle of the observer's task.
+#[derive(Clone, Debug)]
+pub(super) struct Observer {
+    commands: mpsc::UnboundedSender<Command>,
+}
+
+#[derive(Debug)]
+enum Command {
+    Watch(BucketId, String),
+    Forget(BucketId),
+    Soon(BucketId),
+}
+
+impl Observer {
+    /// A handle, and the task that counts until the connection is lost. Buckets whose queue is missing go to `missing`.
+    pub(super) fn new(
+        broker: Arc<Broker>,
+        board: Arc<Board>,
+        interval: Duration,
+        missing: mpsc::UnboundedSender<BucketId>,
+    ) -> (Self, impl Future<Output = BrokerError>) {
+        let (commands, receiver) = mpsc::unbounded_channel();
+        (
+            Self { commands },
+            run(broker, board, interval, missing, receiver),
+        )
+    }
+
+    /// Counts the bucket called `name` from now on.
+    pub(super) fn watch(&self, id: BucketId, name: &str) {
+        let _ = self.commands.send(Command::Watch(id, queue_name(name)));
+    }
+
+    /// Does not count it any more.
+    pub(super) fn forget(&self, id: BucketId) {
+        let _ = self.commands.send(Command::Forget(id));
+    }
+
+    /// Counts it soon, apart from the interval.
+    pub(super) fn soon(&self, id: BucketId) {
+        let _ = self.commands.send(Command::Soon(id));
+    }
+}
+
+async fn run(
+    broker: Arc<Broker>,
+    board: Arc<Board>,
+    interval: Duration,
+    missing: mpsc::UnboundedSender<BucketId>,
+    mut commands: mpsc::UnboundedReceiver<Command>,
+) -> BrokerError {
+    let mut queues = HashMap::new();
+    let mut soon = HashSet::new();
+    let mut soon_at = Instant::now();
+    let mut sweep = tokio::time::interval(interval);
+    sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut batch = Vec::new();
+    loop {
+        let ids: Vec<BucketId> = tokio::select! {
+            received = commands.recv_many(&mut batch, 1000) => {
+                if received == 0 {
+                    return BrokerError::ConnectionLost { reason: "the engine ends".into() };
+                }
+                for command in batch.drain(..) {
+                    match command {
+                        Command::Watch(id, queue) => {
+                            queues.insert(id, queue);
+                        }
+                        Command::Forget(id) => {
+                            queues.remove(&id);
+                            soon.remove(&id);
+                        }
+                        Command::Soon(id) => {
+                            if soon.is_empty() {
+                                soon_at = Instant::now() + SOON;
+                            }
+                            soon.insert(id);
+                        }
+                    }
+                }
+                continue;
+            }
+            () = tokio::time::sleep_until(soon_at), if !soon.is_empty() => soon.drain().collect(),
+            _ = sweep.tick() => {
+                soon.clear();
+                queues.keys().cloned().collect()
+            }
+        };
+        if let Err(lost) = count(&broker, &board, &queues, ids, &missing).await {
+            return lost;
+        }
+    }
+}
+
+async fn count(
+    broker: &Broker,
+    board: &Board,
+    queues: &HashMap<BucketId, String>,
+    ids: Vec<BucketId>,
+    missing: &mpsc::UnboundedSender<BucketId>,
+) -> Result<(), BrokerError> {
+    // Owned names: a stream of futures that borrow them is beyond the compiler in a spawned task.
+    let known: Vec<_> = ids
+        .into_iter()
+        .filter_map(|id| queues.get(&id).cloned().map(|queue| (id, queue)))
+        .collect();
+    let mut counts = futures::stream::iter(known)
+        .map(|(id, queue)| async move { (id, broker.count(&queue).await) })
+        .buffer_unordered(CONCURRENCY);
+    while let Some((id, count)) = counts.next().await {
+        match count {
+            Ok(Some(tokens)) => {
+                let observed = Observed {
+                    tokens,
+                    at: Utc::now(),
+                };
+                board.update(&id, |state| state.observed = Some(observed));
+            }
+            Ok(None) => {
+                let _ = missing.send(id);
+            }
+            Err(error) if error.is_connection_lost() => return Err(error),
+            Err(error) => debug!(bucket = %id, %error, "not counted"),
+        }
+    }
+    Ok(())
+}

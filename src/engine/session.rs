@@ -1,0 +1,239 @@
+//! What runs while one connection lasts: a scheduler, an observer, and a worker for each refill queue. When the
+//! connection is lost all of it ends; the next session starts from the ledgers.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::board::Board;
+use super::observer::Observer;
+use super::scheduler::Scheduler;
+use super::worker::{self, Context};
+use super::{Command, Desired, Options, Removal, RemoveError};
+use crate::api::{DeletionPolicy, PARKED_QUEUE_SUFFIX};
+use crate::broker::{Broker, BrokerError, DeleteIf, Deleted};
+use crate::bucket::{Bucket, BucketId, ledger_queue_name, queue_name};
+
+/// One connection and its tasks.
+pub(super) struct Session {
+    broker: Arc<Broker>,
+    options: Options,
+    board: Arc<Board>,
+    scheduler: Scheduler,
+    observer: Observer,
+    /// Refill queue to its worker.
+    workers: HashMap<String, Lane>,
+    /// Bucket to its refill queue.
+    places: HashMap<BucketId, Arc<Bucket>>,
+    missing: mpsc::UnboundedReceiver<BucketId>,
+    stop: CancellationToken,
+    tasks: JoinSet<BrokerError>,
+}
+
+/// A worker, seen from outside.
+struct Lane {
+    commands: mpsc::UnboundedSender<worker::Command>,
+    task: JoinHandle<Result<(), BrokerError>>,
+    buckets: HashSet<BucketId>,
+}
+
+impl Session {
+    pub(super) async fn start(
+        broker: Broker,
+        options: Options,
+        board: Arc<Board>,
+    ) -> Result<Self, BrokerError> {
+        let broker = Arc::new(broker);
+        let (missed, missing) = mpsc::unbounded_channel();
+        let (scheduler, scheduling) = Scheduler::new(broker.publisher().await?, board.clone());
+        let (observer, observing) = Observer::new(
+            broker.clone(),
+            board.clone(),
+            options.status_interval,
+            missed,
+        );
+        let mut tasks = JoinSet::new();
+        tasks.spawn(scheduling);
+        tasks.spawn(observing);
+        let watched = broker.clone();
+        tasks.spawn(async move { watched.lost().await });
+        Ok(Self {
+            broker,
+            options,
+            board,
+            scheduler,
+            observer,
+            workers: HashMap::new(),
+            places: HashMap::new(),
+            missing,
+            stop: CancellationToken::new(),
+            tasks,
+        })
+    }
+
+    /// Runs until the connection is lost (the reason is the answer) or `stop` is given (None).
+    pub(super) async fn run(
+        mut self,
+        desired: &mut Desired,
+        commands: &mut mpsc::UnboundedReceiver<Command>,
+        stop: &CancellationToken,
+    ) -> Option<BrokerError> {
+        for (bucket, revision) in desired.values() {
+            self.apply(bucket.clone(), *revision).await;
+        }
+        let end = loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break None,
+                Some(Ok(lost)) = self.tasks.join_next() => break Some(lost),
+                Some(id) = self.missing.recv() => self.look(&id),
+                command = commands.recv() => match command {
+                    None => break None,
+                    Some(Command::Apply(bucket, revision)) => {
+                        let known = desired.insert(bucket.id.clone(), (bucket.clone(), revision));
+                        if known.is_none_or(|known| known != (bucket.clone(), revision)) {
+                            self.board.enter(&bucket);
+                            self.apply(bucket, revision).await;
+                        }
+                    }
+                    Some(Command::Release(id)) => {
+                        desired.remove(&id);
+                        self.release(&id).await;
+                        self.board.leave(&id);
+                    }
+                    Some(Command::Remove(removal, done)) => {
+                        desired.remove(&removal.id);
+                        let _ = done.send(self.remove(&removal).await);
+                    }
+                },
+            }
+        };
+        // Workers finish the transaction that is under way and give their consumer back before the connection goes.
+        self.stop.cancel();
+        for (_, lane) in self.workers.drain() {
+            let _ = lane.task.await;
+        }
+        self.broker.close().await;
+        end
+    }
+
+    async fn apply(&mut self, bucket: Arc<Bucket>, revision: u64) {
+        let id = bucket.id.clone();
+        if let Some(old) = self
+            .places
+            .get(&id)
+            .cloned()
+            .filter(|old| old.refill_queue != bucket.refill_queue)
+        {
+            debug!(bucket = %id, to = %bucket.refill_queue, "moves to another refill queue");
+            self.release(&id).await;
+            if let Err(error) = self.delete_refill_queue(&old.refill_queue).await {
+                warn!(refill_queue = old.refill_queue, %error, "unused refill queue not deleted");
+            }
+        }
+        let lane = self.lane(&bucket.refill_queue);
+        lane.buckets.insert(id.clone());
+        let _ = lane
+            .commands
+            .send(worker::Command::Adopt(bucket.clone(), revision));
+        self.places.insert(id, bucket);
+    }
+
+    fn lane(&mut self, queue: &str) -> &mut Lane {
+        self.workers.entry(queue.to_owned()).or_insert_with(|| {
+            let (commands, receiver) = mpsc::unbounded_channel();
+            let context = Context {
+                broker: self.broker.clone(),
+                queue: queue.to_owned(),
+                queue_type: self.options.refill_queue_type,
+                board: self.board.clone(),
+                scheduler: self.scheduler.clone(),
+                observer: self.observer.clone(),
+            };
+            let task = tokio::spawn(worker::run(context, receiver, self.stop.clone()));
+            Lane {
+                commands,
+                task,
+                buckets: HashSet::new(),
+            }
+        })
+    }
+
+    fn look(&self, id: &BucketId) {
+        if let Some(lane) = self
+            .places
+            .get(id)
+            .and_then(|bucket| self.workers.get(&bucket.refill_queue))
+        {
+            let _ = lane.commands.send(worker::Command::Look(id.clone()));
+        }
+    }
+
+    /// Stops working on a bucket, and on its refill queue when no other bucket uses it.
+    async fn release(&mut self, id: &BucketId) {
+        self.observer.forget(id.clone());
+        self.scheduler.left(id.clone()).await;
+        let Some(bucket) = self.places.remove(id) else {
+            return;
+        };
+        let Some(lane) = self.workers.get_mut(&bucket.refill_queue) else {
+            return;
+        };
+        let (done, wait) = oneshot::channel();
+        let _ = lane.commands.send(worker::Command::Leave(id.clone(), done));
+        let _ = wait.await;
+        lane.buckets.remove(id);
+        if lane.buckets.is_empty()
+            && let Some(lane) = self.workers.remove(&bucket.refill_queue)
+        {
+            let _ = lane.commands.send(worker::Command::Retire);
+            let _ = lane.task.await;
+        }
+    }
+
+    async fn remove(&mut self, removal: &Removal) -> Result<(), RemoveError> {
+        let Removal {
+            id,
+            name,
+            refill_queue,
+            policy,
+        } = removal;
+        // The worker counts requests for a bucket that nobody knows as dropped, not as held.
+        self.board.leave(id);
+        self.release(id).await;
+        if *policy == DeletionPolicy::Retain {
+            return Ok(());
+        }
+        // The ledger goes last: while it is there, what is owed is not forgotten.
+        self.delete(&queue_name(name), DeleteIf::Always).await?;
+        self.delete(&ledger_queue_name(name), DeleteIf::Always)
+            .await?;
+        self.delete_refill_queue(refill_queue).await?;
+        info!(bucket = %id, queue = queue_name(name), "queues deleted");
+        Ok(())
+    }
+
+    /// Deletes a refill queue that no bucket uses any more. We were its exclusive consumer, so it was ours; what is not
+    /// empty, or consumed by somebody else by now, stays.
+    async fn delete_refill_queue(&self, queue: &str) -> Result<(), RemoveError> {
+        if self.workers.contains_key(queue) {
+            return Ok(());
+        }
+        if let Deleted::Kept(reason) = self.delete(queue, DeleteIf::EmptyAndUnused).await? {
+            debug!(refill_queue = queue, reason, "refill queue kept");
+            return Ok(());
+        }
+        // Parked requests are for a person to look at.
+        self.delete(&format!("{queue}{PARKED_QUEUE_SUFFIX}"), DeleteIf::Empty)
+            .await?;
+        Ok(())
+    }
+
+    async fn delete(&self, queue: &str, only_if: DeleteIf) -> Result<Deleted, RemoveError> {
+        Ok(self.broker.delete_queue(queue, only_if).await?)
+    }
+}
