@@ -3,6 +3,8 @@
 
 ETCD_VERSION=3.7.3
 KUBERNETES_VERSION=1.37.2
+TOKEN_BUCKET_VERSION=5.0.0
+CARGO_DENY_VERSION=0.20.2
 
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/token-bucket-operator
 etcd_cache=$cache/etcd-$ETCD_VERSION
