@@ -3,7 +3,8 @@
 # $dir/pids has a line "name pid start-time" for each: the start time tells a server from a stranger that has
 # got its pid later, for instance after a reboot.
 
-start_time() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d ' ' -f 20; }
+# Nothing for a zombie: the init of a container may never reap it.
+start_time() { sed -n 's/.*) \([^Z] .*\)/\1/p' "/proc/$1/stat" 2>/dev/null | cut -d ' ' -f 20; }
 
 alive() { [[ -n $2 && $(start_time "$1") == "$2" ]]; }
 
@@ -41,8 +42,13 @@ all_alive() {
     done <"$dir/pids"
 }
 
-# gone_within SECONDS PID: tail looks at its standard output too, and must not find it closed.
-gone_within() { timeout "$1" tail --pid="$2" --sleep-interval=0.05 -f /dev/null >/dev/null; }
+gone_within() {
+    local deadline=$((SECONDS + $1))
+    while alive "$2" "$3"; do
+        ((SECONDS < deadline)) || return 1
+        sleep 0.05
+    done
+}
 
 # Ends the servers, and nothing else: TERM, and KILL after ten seconds. The last one first: an API server without its
 # etcd does not end.
@@ -51,7 +57,7 @@ stop_all() {
     while read -r _ pid born; do
         if alive "$pid" "$born"; then
             kill -s TERM "$pid" || continue
-            gone_within 10 "$pid" || kill -s KILL "$pid" || continue
+            gone_within 10 "$pid" "$born" || kill -s KILL "$pid" || continue
         fi
     done < <(tac "$dir/pids")
 }
