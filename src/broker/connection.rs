@@ -156,9 +156,6 @@ impl Broker {
 
     /// A channel of the pool, for one verb.
     pub(super) async fn lease(&self, action: Action<'_>) -> Result<Lease<'_>, BrokerError> {
-        if self.blocked() {
-            return Err(BrokerError::Blocked);
-        }
         self.answer(action, During::AlarmFail, self.pool.lease(&self.connection))
             .await
     }
@@ -178,8 +175,14 @@ impl Broker {
         answer: impl Future<Output = lapin::Result<T>>,
     ) -> Result<T, BrokerError> {
         let mut state = self.state.subscribe();
-        if let Some(lost) = state.borrow().lost.clone() {
-            return Err(lost);
+        match &*state.borrow() {
+            State {
+                lost: Some(lost), ..
+            } => return Err(lost.clone()),
+            State { blocked: true, .. } if during == During::AlarmFail => {
+                return Err(BrokerError::Blocked);
+            }
+            State { .. } => {}
         }
         let mut answer = std::pin::pin!(answer);
         loop {

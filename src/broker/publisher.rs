@@ -50,9 +50,6 @@ impl RequestPublisher {
         channel: &mut Channel,
         requests: &[(String, RefillRequest)],
     ) -> Result<Vec<Result<(), BrokerError>>, BrokerError> {
-        if self.broker.blocked() {
-            return Err(BrokerError::Blocked);
-        }
         if !channel.status().connected() {
             *channel = open_channel(&self.broker).await?;
         }

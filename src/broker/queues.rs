@@ -176,8 +176,8 @@ impl Broker {
         }
     }
 
-    /// Reads a ledger and leaves it where it is. It must be written through a [`super::RefillChannel`] only, and read
-    /// only by whoever holds that: while it is read, others see an empty queue.
+    /// Reads a ledger and leaves it where it is. Only for whoever holds the [`super::RefillChannel`]: while it is read,
+    /// others see an empty queue, and a quorum queue drops what is written in that time in favour of the old one.
     ///
     /// # Errors
     /// When the broker or the connection does not let it.
@@ -262,7 +262,9 @@ impl Broker {
     }
 
     /// Deletes the queue of a bucket and declares it anew with `maximum`, in one go: who takes tokens meanwhile
-    /// notices almost nothing. Answers how many ready messages went with the old queue.
+    /// notices almost nothing. Answers how many ready messages went with the old queue. Of a quorum queue the broker
+    /// counts them a moment before, and what workers take in that moment is counted although they have it: take the
+    /// messages out first.
     ///
     /// # Errors
     /// When the broker or the connection does not let it. After [`BrokerError::is_connection_lost`] either queue may be

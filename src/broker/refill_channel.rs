@@ -145,15 +145,30 @@ impl RefillChannel {
     ) -> Result<Delivery, BrokerError> {
         match next {
             Some(Ok(delivery)) => Ok(Delivery::new(delivery)),
-            Some(Err(error)) => Err(self
-                .broker
-                .explain(self.action("consume a refill queue", "read"), &error)),
+            Some(Err(error)) => Err(self.ended(&error)),
             None if self.channel.status().connected() => Err(BrokerError::NoQueue {
                 queue: self.queue.clone(),
             }),
-            None => Err(BrokerError::ChannelClosed {
-                reason: "it consumes no more".to_owned(),
-            }),
+            None => Err(self.ended(&closed())),
+        }
+    }
+
+    /// Why the channel is gone. What the broker said about it need not have to do with the refill queue.
+    fn ended(&self, error: &lapin::Error) -> BrokerError {
+        let action = self.action("consume a refill queue", "read");
+        match self.broker.explain(action, error) {
+            error if error.is_connection_lost() => error,
+            _ => BrokerError::ChannelClosed {
+                reason: error.to_string(),
+            },
+        }
+    }
+
+    fn usable(&self) -> Result<(), BrokerError> {
+        if self.channel.status().connected() {
+            Ok(())
+        } else {
+            Err(self.ended(&closed()))
         }
     }
 
@@ -174,6 +189,7 @@ impl RefillChannel {
         if transaction.is_empty() {
             return Ok(());
         }
+        self.usable()?;
         let rejected = self.rejected_queue();
         if transaction
             .forwards
@@ -228,6 +244,7 @@ impl RefillChannel {
             queue,
         };
         let name = wire::name(queue)?;
+        self.usable()?;
         let mut tags = Vec::new();
         while (tags.len() as u64) < most {
             let wanted = (most - tags.len() as u64).min(GETS);
@@ -262,6 +279,10 @@ impl RefillChannel {
             debug!(%error, queue = self.queue, "The refill channel was not closed in order");
         }
     }
+}
+
+fn closed() -> lapin::Error {
+    lapin::ErrorKind::InvalidChannelState(lapin::ChannelState::Closed, "refill channel").into()
 }
 
 /// A message to publish, `times` times.

@@ -4,6 +4,7 @@
 use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use lapin::tcp::{AMQPUriTcpExt, AsyncTcpStream, OwnedTLSConfig};
@@ -13,7 +14,13 @@ use tokio::time::{Duration, timeout};
 
 /// A handle to the socket of one connection.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Socket(Arc<OnceLock<TcpStream>>);
+pub(super) struct Socket(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    socket: OnceLock<TcpStream>,
+    aborted: AtomicBool,
+}
 
 impl Socket {
     /// Connects within `limit`, the TLS handshake included (server certificates are verified against the roots of the
@@ -24,7 +31,7 @@ impl Socket {
         properties: ConnectionProperties,
         limit: Duration,
     ) -> lapin::Result<Connection> {
-        let socket = self.clone();
+        let this = self.clone();
         Connection::connector(
             uri,
             lapin::runtime::default_runtime()?,
@@ -44,7 +51,11 @@ impl Socket {
                     _ => return Err(io::Error::from(io::ErrorKind::Unsupported).into()),
                 };
                 // Each connection is made once; recovery is off.
-                let _ = socket.0.set(handle.into());
+                let _ = this.0.socket.set(handle.into());
+                // Given up while it was being made.
+                if this.0.aborted.load(Ordering::SeqCst) {
+                    this.abort();
+                }
                 Ok(stream)
             },
             properties,
@@ -54,7 +65,8 @@ impl Socket {
 
     /// Ends the connection at once, without a word to the peer.
     pub(super) fn abort(&self) {
-        if let Some(socket) = self.0.get() {
+        self.0.aborted.store(true, Ordering::SeqCst);
+        if let Some(socket) = self.0.socket.get() {
             // An error means that it has ended already.
             let _ = socket.shutdown(Shutdown::Both);
         }

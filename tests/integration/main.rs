@@ -1,6 +1,7 @@
 //! The behaviour of the operator on a real API server and a real RabbitMQ: one module for each subject.
 
 mod admission;
+mod broker;
 mod fixture;
 #[allow(
     dead_code,

@@ -1,0 +1,111 @@
+use lapin::BasicProperties;
+use lapin::options::BasicGetOptions;
+use lapin::types::{AMQPValue, FieldTable};
+use token_bucket_operator::broker::{REJECTED_REASON, Rejection, Transaction};
+
+use super::{REFILL, connect, consume, request, send};
+use crate::support::testbed;
+
+#[tokio::test]
+async fn a_rejected_request_is_kept_as_it_came_with_the_reason() {
+    let vhost = testbed().await.vhost().await;
+    let broker = connect(&vhost).await;
+    let mut channel = consume(&broker).await;
+    let mut headers = FieldTable::default();
+    headers.insert("task".into(), AMQPValue::LongString("another.task".into()));
+    // The broker would send copies there.
+    headers.insert(
+        "CC".into(),
+        AMQPValue::FieldArray(vec![AMQPValue::LongString(REFILL.into())].into()),
+    );
+    let user = vhost
+        .amqp_url()
+        .split(['/', ':'])
+        .nth(3)
+        .unwrap()
+        .to_owned();
+    let properties = BasicProperties::default()
+        .with_headers(headers)
+        .with_content_type("text/plain".into())
+        .with_user_id(user.as_str().into())
+        .with_expiration("60000".into());
+    vhost.publish(REFILL, b"something", properties).await;
+    // Somebody tidies up.
+    vhost
+        .channel()
+        .await
+        .queue_delete(channel.rejected_queue().as_str().into(), Default::default())
+        .await
+        .unwrap();
+
+    let delivery = channel.next(1).await.unwrap().remove(0);
+    let rejection = delivery.request.clone().unwrap_err();
+    assert_eq!(rejection, Rejection::OtherTask("another.task".into()));
+    let acks = vec![delivery.tag];
+    let forwards = vec![delivery.forward(&channel.rejected_queue(), Some(&rejection.to_string()))];
+    channel
+        .commit(Transaction {
+            forwards,
+            acks,
+            ..Default::default()
+        })
+        .await
+        .unwrap();
+
+    let rejected = format!("{REFILL}.rejected");
+    assert_eq!(channel.rejected_queue(), rejected);
+    assert_eq!(vhost.depth(&rejected).await, Some(1));
+    let reader = vhost.channel().await;
+    let kept = reader
+        .basic_get(rejected.as_str().into(), BasicGetOptions::default())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(kept.data, b"something");
+    assert_eq!(
+        kept.properties.content_type().as_ref().unwrap().as_str(),
+        "text/plain"
+    );
+    assert_eq!(
+        (kept.properties.user_id(), kept.properties.expiration()),
+        (&None, &None)
+    );
+    let headers = kept.properties.headers().as_ref().unwrap().inner();
+    assert_eq!(
+        headers["task"],
+        AMQPValue::LongString("another.task".into())
+    );
+    assert_eq!(
+        headers[REJECTED_REASON],
+        AMQPValue::LongString(rejection.to_string().into())
+    );
+    channel.release().await;
+    assert_eq!(vhost.depth(REFILL).await, Some(0));
+}
+
+#[tokio::test]
+async fn a_request_moves_to_another_refill_queue() {
+    let vhost = testbed().await.vhost().await;
+    let broker = connect(&vhost).await;
+    let (mut from, mut to) = (
+        consume(&broker).await,
+        broker
+            .consume_requests("other", Default::default(), 10)
+            .await
+            .unwrap(),
+    );
+    send(&broker, "b").await;
+    let delivery = from.next(1).await.unwrap().remove(0);
+    let acks = vec![delivery.tag];
+    let forwards = vec![delivery.forward("other", None)];
+    from.commit(Transaction {
+        forwards,
+        acks,
+        ..Default::default()
+    })
+    .await
+    .unwrap();
+    let moved = to.next(1).await.unwrap().remove(0);
+    assert_eq!(moved.request.unwrap().bucket, request("b").bucket);
+    assert!(!moved.redelivered);
+}
