@@ -1,4 +1,5 @@
 //! The broker layer on a real RabbitMQ.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
 mod connection;
 mod ledger;
