@@ -236,7 +236,7 @@ fn changes(zone: Tz, years: std::ops::Range<i32>) -> Vec<DateTime<Utc>> {
 }
 
 /// Compares around each clock change of these years, and throughout `whole_year`.
-fn compare(zone: &str, years: std::ops::Range<i32>, whole_year: i32) {
+fn compare(zone: &str, years: std::ops::Range<i32>, whole_year: Option<i32>) {
     let zone = parse_zone(zone).unwrap();
     let changes = changes(zone, years);
     for change in &changes {
@@ -259,63 +259,60 @@ fn compare(zone: &str, years: std::ops::Range<i32>, whole_year: i32) {
         );
         SECONDS.iter().for_each(|row| window.compare(row));
     }
-    let year = |year| Utc.with_ymd_and_hms(year, 1, 1, 0, 0, 0).unwrap();
-    let window = Window::new(
-        zone,
-        year(whole_year),
-        year(whole_year + 1),
-        TimeDelta::minutes(1),
-    );
-    // Without the first two, which have so many ticks that they would take most of the time.
-    MINUTES[2..].iter().for_each(|row| window.compare(row));
+    if let Some(year) = whole_year {
+        let start = |year| Utc.with_ymd_and_hms(year, 1, 1, 0, 0, 0).unwrap();
+        let window = Window::new(zone, start(year), start(year + 1), TimeDelta::minutes(1));
+        // Without the first two: they have so many ticks that they would take most of the time.
+        MINUTES[2..].iter().for_each(|row| window.compare(row));
+    }
 }
 
 #[test]
 fn utc_agrees() {
-    compare("UTC", 2024..2025, 2024);
+    compare("UTC", 2024..2025, Some(2024));
 }
 
 #[test]
 fn berlin_agrees() {
-    compare("Europe/Berlin", 2023..2027, 2024);
+    compare("Europe/Berlin", 2024..2026, Some(2024));
 }
 
 #[test]
 fn new_york_agrees() {
-    compare("America/New_York", 2023..2027, 2026);
+    compare("America/New_York", 2024..2026, None);
 }
 
 #[test]
 fn kathmandu_agrees() {
-    compare("Asia/Kathmandu", 1985..1987, 1986);
+    compare("Asia/Kathmandu", 1985..1987, None);
 }
 
 // The clock is put forward at midnight and back at one.
 #[test]
 fn havana_agrees() {
-    compare("America/Havana", 2010..2014, 2012);
+    compare("America/Havana", 2012..2014, Some(2012));
 }
 
 // Half an hour of daylight saving.
 #[test]
 fn lord_howe_agrees() {
-    compare("Australia/Lord_Howe", 2023..2027, 2025);
+    compare("Australia/Lord_Howe", 2024..2026, None);
 }
 
 // Daylight saving interrupted during Ramadan: four changes in a year.
 #[test]
 fn cairo_agrees() {
-    compare("Africa/Cairo", 2008..2015, 2010);
+    compare("Africa/Cairo", 2010..2015, None);
 }
 
 // The clock goes back for Ramadan.
 #[test]
 fn casablanca_agrees() {
-    compare("Africa/Casablanca", 2011..2014, 2026);
+    compare("Africa/Casablanca", 2011..2013, Some(2026));
 }
 
 // 30 December 2011 was left out.
 #[test]
 fn apia_agrees() {
-    compare("Pacific/Apia", 2010..2013, 2011);
+    compare("Pacific/Apia", 2010..2013, Some(2011));
 }
