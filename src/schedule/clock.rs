@@ -42,7 +42,7 @@ pub(super) fn stretches(zone: Tz, from: i64, to: i64) -> Vec<Stretch> {
             offset,
             fresh,
         });
-        fresh = fresh.max(change + offset);
+        fresh = change + offset;
         offset = offset_at(zone, change);
         (start, look) = (change, change);
     }

@@ -193,11 +193,15 @@ mod tests {
         )
     }
 
-    /// All ticks after `since` and not after `now`, without the date that both have in common.
+    /// All ticks after `since` and not after `now`, without year and month.
     fn ticks(schedule: &str, zone: &str, since: &str, now: &str) -> Vec<String> {
-        let (timetable, now) = (timetable(schedule, zone), at(now));
-        std::iter::successors(timetable.next(at(since)), |tick| timetable.next(*tick))
-            .take_while(|tick| *tick <= now)
+        let (timetable, since, now) = (timetable(schedule, zone), at(since), at(now));
+        let ticks = std::iter::successors(timetable.next(since), |tick| timetable.next(*tick));
+        let ticks: Vec<_> = ticks.take_while(|tick| *tick <= now).take(100).collect();
+        assert_eq!(timetable.missed(since, now, u64::MAX), ticks.len() as u64);
+        assert_eq!(timetable.latest(since, now), ticks.last().copied());
+        ticks
+            .iter()
             .map(|tick| tick.format("%dT%H:%M:%S").to_string())
             .collect()
     }
