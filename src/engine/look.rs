@@ -109,6 +109,7 @@ impl Worker {
 
     /// The ledger of a look is written: go on with the queue.
     pub(super) fn written(&mut self, id: &BucketId) {
+        self.work.remove(id);
         if let Some(slot) = self.slots.get_mut(id) {
             slot.unwritten = false;
         }
@@ -159,6 +160,7 @@ impl Worker {
             return;
         };
         slot.stage = Stage::Stalled;
+        self.work.remove(id);
         let revision = slot.revision;
         let held = std::mem::take(&mut slot.held);
         held.into_iter().for_each(|asked| self.disown(asked));

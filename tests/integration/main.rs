@@ -2,6 +2,7 @@
 
 mod admission;
 mod broker;
+mod engine;
 mod fixture;
 #[allow(
     dead_code,
