@@ -1,18 +1,23 @@
 //! The engine on its own: no Kubernetes, a real RabbitMQ.
 
-use std::time::{Duration, Instant};
+use std::collections::HashSet;
+use std::time::Duration;
 
 use chrono::Utc;
+use chrono_tz::UTC;
 use token_bucket_operator::api::{DeletionPolicy, MissedRefills, QueueType};
 use token_bucket_operator::broker::Endpoint;
 use token_bucket_operator::bucket::{Bucket, BucketId};
-use token_bucket_operator::engine::{Engine, Options, Outcome, Phase, Removal};
-use token_bucket_operator::schedule::{Timetable, parse_zone};
+use token_bucket_operator::engine::{BucketState, Engine, Options, Outcome, Phase, Removal};
+use token_bucket_operator::schedule::Timetable;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{SOON, Vhost, eventually, testbed};
+
+/// Nothing of it is due while a test runs.
+const RARELY: &str = "0 0 1 1 *";
 
 struct Running {
     engine: Engine,
@@ -32,18 +37,40 @@ impl Running {
         let (sender, outcomes) = mpsc::unbounded_channel();
         let stop = CancellationToken::new();
         let (engine, task) = Engine::start(endpoint, options, sender, stop.clone());
-        Self { engine, outcomes, stop, task: tokio::spawn(task) }
+        Self {
+            engine,
+            outcomes,
+            stop,
+            task: tokio::spawn(task),
+        }
     }
 
-    async fn ready(&mut self, count: usize, revision: u64) {
-        let mut ready = std::collections::HashSet::new();
-        while ready.len() < count {
+    /// Waits for an outcome, and answers it.
+    async fn until(&mut self, wanted: impl Fn(&Outcome) -> bool) -> Outcome {
+        loop {
             let outcome = tokio::time::timeout(SOON, self.outcomes.recv()).await;
-            if let Outcome::Bucket(id, state) = outcome.expect("buckets are ready soon").expect("an engine")
-                && state.phase == Phase::Ready
-                && state.revision == revision
-            {
-                ready.insert(id);
+            let outcome = outcome
+                .expect("the outcome comes soon")
+                .expect("the engine runs");
+            if wanted(&outcome) {
+                return outcome;
+            }
+        }
+    }
+
+    /// Waits until `count` buckets are ready in this revision, and answers the state of the last one.
+    async fn ready(&mut self, count: usize, revision: u64) -> BucketState {
+        let ready = |outcome: &Outcome| match outcome {
+            Outcome::Bucket(_, state) => state.phase == Phase::Ready && state.revision == revision,
+            _ => false,
+        };
+        let mut seen = HashSet::new();
+        loop {
+            if let Outcome::Bucket(id, state) = self.until(ready).await {
+                seen.insert(id);
+                if seen.len() == count {
+                    return state;
+                }
             }
         }
     }
@@ -55,14 +82,16 @@ impl Running {
 }
 
 fn bucket(name: &str, schedule: &str, amount: u64, maximum: u64) -> Bucket {
-    let zone = parse_zone("Etc/UTC").expect("UTC");
     let created = Utc::now();
     Bucket {
-        id: BucketId { namespace: "test".into(), name: name.into() },
+        id: BucketId {
+            namespace: "test".into(),
+            name: name.into(),
+        },
         uid: format!("uid-{name}"),
         created,
         name: name.into(),
-        timetable: Timetable::new(schedule.parse().expect("a schedule"), zone, created),
+        timetable: Timetable::new(schedule.parse().expect("a schedule"), UTC, created),
         amount,
         maximum,
         initial_tokens: 0,
@@ -75,40 +104,226 @@ fn bucket(name: &str, schedule: &str, amount: u64, maximum: u64) -> Bucket {
     }
 }
 
+fn asked(bucket: &Bucket, value: &str) -> Bucket {
+    Bucket {
+        refill_request: Some(value.into()),
+        ..bucket.clone()
+    }
+}
+
+fn removal(bucket: &Bucket) -> Removal {
+    let Bucket {
+        id,
+        name,
+        refill_queue,
+        ..
+    } = bucket.clone();
+    Removal {
+        id,
+        name,
+        refill_queue,
+        policy: DeletionPolicy::Delete,
+    }
+}
+
+async fn depth_becomes(vhost: &Vhost<'_>, queue: &str, tokens: u64) {
+    eventually("the tokens", SOON, async || {
+        match vhost.depth(queue).await {
+            Some(depth) if depth == tokens => Ok(()),
+            depth => Err(format!("{depth:?} instead of {tokens} in {queue}")),
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
-async fn quick_smoke() {
+async fn a_big_refill_does_not_hold_up_a_small_one() {
     let vhost = testbed().await.vhost().await;
     let mut running = Running::start(&vhost);
-    let start = Instant::now();
-    for number in 0..1000 {
-        running.engine.apply(bucket(&format!("b{number}"), "* * * * * *", 1, 25), 1);
-    }
-    running.ready(1000, 1).await;
-    println!("1000 ready after {:?}", start.elapsed());
-    running.engine.apply(bucket("big", "0 0 1 1 *", 100_000, 100_000), 1);
+    let (big, small) = (
+        bucket("big", RARELY, 300_000, 300_000),
+        bucket("small", RARELY, 5, 5),
+    );
+    running.engine.apply(big.clone(), 1);
+    running.engine.apply(small.clone(), 1);
+    running.ready(2, 1).await;
+
+    running.engine.apply(asked(&big, "now"), 2);
+    eventually("the big refill to have begun", SOON, async || {
+        match vhost.depth("token_bucket_big").await {
+            Some(depth) if depth > 0 => Ok(()),
+            depth => Err(format!("{depth:?}")),
+        }
+    })
+    .await;
+    running.engine.apply(asked(&small, "now"), 2);
+    depth_becomes(&vhost, "token_bucket_small", 5).await;
+    let meanwhile = vhost
+        .depth("token_bucket_big")
+        .await
+        .expect("the big bucket");
+    assert!(
+        meanwhile < 300_000,
+        "the small refill came after the big one"
+    );
+    depth_becomes(&vhost, "token_bucket_big", 300_000).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_second_engine_waits_for_the_refill_queue_and_takes_over() {
+    let vhost = testbed().await.vhost().await;
+    let (mut first, mut second) = (Running::start(&vhost), Running::start(&vhost));
+    let bucket = bucket("x", "* * * * * *", 1, 100_000);
+    first.engine.apply(bucket.clone(), 1);
+    first.ready(1, 1).await;
+    second.engine.apply(bucket.clone(), 7);
+    let refused = |outcome: &Outcome| match outcome {
+        Outcome::Bucket(_, state) => matches!(
+            state.phase,
+            Phase::Progressing {
+                reason: "QueueInUse",
+                ..
+            }
+        ),
+        _ => false,
+    };
+    second.until(refused).await;
+    first.stop().await;
+    second.ready(1, 7).await;
+    // Stopping the clock makes the sum exact: one token for each second since the creation.
+    second
+        .until(|outcome| matches!(outcome, Outcome::Refilled { .. }))
+        .await;
+    second.engine.apply(
+        Bucket {
+            suspend: true,
+            ..bucket.clone()
+        },
+        8,
+    );
+    let state = second.ready(1, 8).await;
+    let last = state
+        .last_refill
+        .and_then(|refill| refill.scheduled_time)
+        .expect("a last tick");
+    let ticks = u64::try_from(last.timestamp() - bucket.created.timestamp()).expect("time goes on");
+    assert!(
+        state.issued <= ticks,
+        "{} tokens for {ticks} ticks",
+        state.issued
+    );
+    assert_eq!(vhost.depth("token_bucket_x").await, Some(state.issued));
+    second.stop().await;
+}
+
+#[tokio::test]
+async fn queues_deleted_behind_our_back_come_again() {
+    let vhost = testbed().await.vhost().await;
+    let mut running = Running::start(&vhost);
+    let bucket = bucket("x", RARELY, 5, 100);
+    running.engine.apply(bucket.clone(), 1);
     running.ready(1, 1).await;
-    let start = Instant::now();
-    let request = Some("now".to_owned());
-    running.engine.apply(Bucket { refill_request: request, ..bucket("big", "0 0 1 1 *", 100_000, 100_000) }, 2);
-    eventually("100,000", SOON, async || match vhost.depth("token_bucket_big").await {
-        Some(100_000) => Ok(()),
-        depth => Err(format!("{depth:?}")),
-    }).await;
-    println!("100k in {:?}", start.elapsed());
-    eventually("full", SOON, async || match vhost.depth("token_bucket_b7").await {
-        Some(25) => Ok(()),
-        depth => Err(format!("{depth:?}")),
-    }).await;
-    let start = Instant::now();
-    for number in 0..1000 {
-        let name = format!("b{number}");
-        let id = BucketId { namespace: "test".into(), name: name.clone() };
-        running.engine.remove(Removal { id, name, refill_queue: "refill".into(), policy: DeletionPolicy::Delete }).await.expect("removed");
+    running.engine.apply(asked(&bucket, "one"), 2);
+    depth_becomes(&vhost, "token_bucket_x", 5).await;
+
+    let channel = vhost.channel().await;
+    for queue in ["token_bucket_x.ledger", "token_bucket_x", "refill"] {
+        channel
+            .queue_delete(queue.into(), Default::default())
+            .await
+            .expect("it can be deleted");
     }
-    println!("1000 removed in {:?}", start.elapsed());
-    let name = "big".to_owned();
-    let id = BucketId { namespace: "test".into(), name: name.clone() };
-    running.engine.remove(Removal { id, name, refill_queue: "refill".into(), policy: DeletionPolicy::Delete }).await.expect("removed");
+    eventually("all queues", SOON, async || match vhost.queues().await {
+        queues if queues.len() == 4 => Ok(()),
+        queues => Err(format!("{queues:?}")),
+    })
+    .await;
+    // The ledger was not forgotten with its queue: the request that it knows is not carried out again.
+    running.engine.apply(asked(&bucket, "one"), 3);
+    running.ready(1, 3).await;
+    assert_eq!(vhost.depth("token_bucket_x").await, Some(0));
+    running.engine.apply(asked(&bucket, "two"), 4);
+    depth_becomes(&vhost, "token_bucket_x", 5).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn removing_deletes_what_is_there_and_nothing_else() {
+    let vhost = testbed().await.vhost().await;
+    let mut running = Running::start(&vhost);
+    let (gone, stays) = (
+        bucket("gone", "* * * * * *", 1, 10),
+        bucket("stays", RARELY, 1, 10),
+    );
+    running.engine.apply(gone.clone(), 1);
+    running.engine.apply(stays.clone(), 1);
+    running.ready(2, 1).await;
+    running
+        .engine
+        .remove(removal(&gone))
+        .await
+        .expect("it is removed");
+    let mut queues = vhost.queues().await;
+    queues.sort_unstable();
+    assert_eq!(
+        queues,
+        [
+            "refill",
+            "refill.rejected",
+            "token_bucket_stays",
+            "token_bucket_stays.ledger"
+        ]
+    );
+
+    running
+        .engine
+        .remove(removal(&gone))
+        .await
+        .expect("absent is removed");
+    running
+        .engine
+        .remove(removal(&stays))
+        .await
+        .expect("it is removed");
     assert_eq!(vhost.queues().await, Vec::<String>::new());
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_thousand_buckets_are_refilled_in_the_same_second() {
+    let vhost = testbed().await.vhost().await;
+    let mut running = Running::start(&vhost);
+    let buckets: Vec<_> = (0..1_000)
+        .map(|number| bucket(&format!("b{number}"), RARELY, 3, 10))
+        .collect();
+    buckets
+        .iter()
+        .for_each(|bucket| running.engine.apply(bucket.clone(), 1));
+    running.ready(1_000, 1).await;
+    for bucket in &buckets {
+        let timetable = Timetable::new(
+            "* * * * * *".parse().expect("a schedule"),
+            UTC,
+            bucket.created,
+        );
+        running.engine.apply(
+            Bucket {
+                timetable,
+                ..bucket.clone()
+            },
+            2,
+        );
+    }
+    eventually("all buckets to be full", SOON * 2, async || {
+        for bucket in &buckets {
+            match vhost.depth(&bucket.queue()).await {
+                Some(10) => {}
+                depth => return Err(format!("{depth:?} in {}", bucket.id)),
+            }
+        }
+        Ok(())
+    })
+    .await;
     running.stop().await;
 }
