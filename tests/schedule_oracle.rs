@@ -161,7 +161,7 @@ impl Window {
 
     fn compare(&self, (expression, rule, due): &Row) {
         let expected = self.expected(rule, *due);
-        let timetable = Timetable::new(expression.parse().unwrap(), self.zone, self.from);
+        let timetable = Timetable::new(expression.parse().expect(expression), self.zone, self.from);
         let (since, now) = (
             self.from - TimeDelta::seconds(1),
             self.to - TimeDelta::seconds(1),
@@ -240,7 +240,7 @@ fn changes(zone: Tz, years: std::ops::Range<i32>) -> Vec<DateTime<Utc>> {
 
 /// Compares around each clock change of these years, and throughout `whole_year`.
 fn compare(zone: &str, years: std::ops::Range<i32>, whole_year: Option<i32>) {
-    let zone = parse_zone(zone).unwrap();
+    let zone = parse_zone(zone).expect("an IANA name");
     let changes = changes(zone, years);
     for change in &changes {
         let around = TimeDelta::hours(30);

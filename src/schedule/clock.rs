@@ -1,5 +1,7 @@
-//! How the local clock of a time zone runs: stretches of constant offset between clock changes.
+//! How the local clock of a time zone runs, in stretches of constant offset between clock changes, and which local
+//! times are due in a stretch.
 
+use super::calendar::Calendar;
 use chrono::{DateTime, Offset, TimeZone};
 use chrono_tz::Tz;
 
@@ -11,14 +13,56 @@ const LOOK: i64 = 3 * 86_400;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stretch {
     /// First second, Unix time.
-    pub start: i64,
+    start: i64,
     /// The second after the last one, Unix time.
-    pub end: i64,
+    end: i64,
     /// Local time minus UTC, in seconds.
-    pub offset: i64,
+    offset: i64,
     /// The first local time that the clock had not yet reached before `start`. It is before `start + offset` when the
     /// clock was put forward at `start`, and after it when the clock was put back and repeats some time.
-    pub fresh: i64,
+    fresh: i64,
+}
+
+/// A local time `n` that belongs to a stretch is due at `n - offset`, but not before the stretch starts: that is where
+/// skipped times go.
+impl Stretch {
+    /// The local times that are due in this stretch begin here…
+    fn local_begin(&self, calendar: &Calendar) -> i64 {
+        if calendar.elapsed {
+            self.start + self.offset
+        } else {
+            self.fresh
+        }
+    }
+
+    /// …and end before this one.
+    fn local_end(&self) -> i64 {
+        self.end + self.offset
+    }
+
+    /// The first tick, Unix time.
+    pub fn first(&self, calendar: &Calendar) -> Option<i64> {
+        let local = calendar.first_from(self.local_begin(calendar))?;
+        (local < self.local_end()).then(|| self.start.max(local - self.offset))
+    }
+
+    /// The last tick, Unix time.
+    pub fn last(&self, calendar: &Calendar) -> Option<i64> {
+        let local = calendar.last_before(self.local_end())?;
+        (local >= self.local_begin(calendar)).then(|| self.start.max(local - self.offset))
+    }
+
+    /// The number of ticks.
+    pub fn count(&self, calendar: &Calendar) -> u64 {
+        // What was skipped, and the first second behind the gap, make one tick together.
+        let (begin, behind_gap) = (self.local_begin(calendar), self.start + self.offset + 1);
+        let skipped = u64::from(
+            calendar
+                .first_from(begin)
+                .is_some_and(|local| local < behind_gap.min(self.local_end())),
+        );
+        skipped + calendar.count(begin.max(behind_gap), self.local_end())
+    }
 }
 
 /// The stretches that make up the time from `from` on and before `to` (Unix time), in order.

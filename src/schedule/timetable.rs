@@ -1,7 +1,7 @@
 //! A schedule in a time zone: which ticks there are.
 
 use super::calendar::{Calendar, DAY};
-use super::clock::{Stretch, stretches};
+use super::clock::stretches;
 use super::parse::{Kind, Schedule};
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
@@ -135,45 +135,6 @@ impl Timetable {
             from = end;
         }
         count
-    }
-}
-
-/// A local time `n` that belongs to a stretch is due at `n - offset`, but not before the stretch starts: that is where
-/// skipped times go.
-impl Stretch {
-    /// The local times that are due in this stretch begin here…
-    fn local_begin(&self, calendar: &Calendar) -> i64 {
-        if calendar.elapsed {
-            self.start + self.offset
-        } else {
-            self.fresh
-        }
-    }
-
-    /// …and end before this one.
-    fn local_end(&self) -> i64 {
-        self.end + self.offset
-    }
-
-    fn first(&self, calendar: &Calendar) -> Option<i64> {
-        let local = calendar.first_from(self.local_begin(calendar))?;
-        (local < self.local_end()).then(|| self.start.max(local - self.offset))
-    }
-
-    fn last(&self, calendar: &Calendar) -> Option<i64> {
-        let local = calendar.last_before(self.local_end())?;
-        (local >= self.local_begin(calendar)).then(|| self.start.max(local - self.offset))
-    }
-
-    fn count(&self, calendar: &Calendar) -> u64 {
-        // What was skipped, and the first second behind the gap, make one tick together.
-        let (begin, behind_gap) = (self.local_begin(calendar), self.start + self.offset + 1);
-        let skipped = u64::from(
-            calendar
-                .first_from(begin)
-                .is_some_and(|local| local < behind_gap.min(self.local_end())),
-        );
-        skipped + calendar.count(begin.max(behind_gap), self.local_end())
     }
 }
 
