@@ -22,6 +22,8 @@ use crate::api::QueueType;
 
 /// Messages asked for in one flight.
 const GETS: u64 = 256;
+/// Messages written in one flight.
+const FLIGHT: u64 = 1_000;
 /// A holder before this one may just have died. Its channels end one by one; by now what it held has come back, a
 /// ledger that it was reading for example.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -338,8 +340,8 @@ fn messages(transaction: Transaction) -> Result<Vec<Message>, BrokerError> {
 }
 
 /// Writes what belongs to a transaction. The client library takes a message when its future is polled first, and
-/// completes it when the bytes are on the socket, in order: so awaiting the last one is enough, and several times as
-/// fast as awaiting each. It is also necessary, because methods like the commit overtake messages that are not written.
+/// completes it when the bytes are on the socket, in order: so awaiting one of many is enough, and faster than awaiting
+/// each. Awaiting the last is necessary, because methods like the commit overtake messages that are not written.
 async fn write(channel: &Channel, acks: &[u64], messages: &[Message]) -> lapin::Result<()> {
     for tag in acks {
         channel
@@ -365,7 +367,7 @@ async fn write(channel: &Channel, acks: &[u64], messages: &[Message]) -> lapin::
                 properties.clone(),
             );
             left -= 1;
-            if left == 0 {
+            if left.is_multiple_of(FLIGHT) {
                 publish.await?;
             } else {
                 publish.now_or_never().transpose()?;
