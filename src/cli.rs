@@ -1,0 +1,268 @@
+//! The command line: every setting is a flag with an environment variable.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use token_bucket_operator::api::QueueType;
+use token_bucket_operator::ops::telemetry::LogFormat;
+
+/// Shares rate limits between workers with token buckets in AMQP queues, refilled on schedule.
+#[derive(Debug, Parser)]
+#[command(name = "token-bucket-operator", version, propagate_version = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The sub-commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the operator: keep every TokenBucket as it says and refill it
+    Run(Box<RunArgs>),
+    /// Print when a schedule is due next, one UTC instant a line
+    Schedule(ScheduleArgs),
+    /// Print the CustomResourceDefinition
+    Crd,
+}
+
+/// Settings of `run`.
+#[derive(Clone, Debug, Args)]
+pub struct RunArgs {
+    /// Broker of the buckets that name none in spec.connection, for example amqp://user:password@rabbitmq:5672/vhost
+    #[arg(long, env = "AMQP_URL", hide_env_values = true, value_name = "URL")]
+    pub amqp_url: Option<String>,
+
+    /// Namespace to watch; repeat it, or separate several with commas [default: all namespaces]
+    #[arg(
+        long = "namespace",
+        env = "WATCH_NAMESPACE",
+        value_delimiter = ',',
+        value_name = "NAMESPACE"
+    )]
+    pub namespaces: Vec<String>,
+
+    /// Only watch TokenBuckets with these labels, for example team=shop,tier!=test
+    #[arg(long, env = "LABEL_SELECTOR", value_name = "SELECTOR")]
+    pub selector: Option<String>,
+
+    /// Of several replicas only the one that holds the lease works
+    #[arg(long, env = "LEADER_ELECT", default_value_t = true, action = ArgAction::Set, num_args = 0..=1,
+          default_missing_value = "true", require_equals = true, value_name = "BOOL")]
+    pub leader_elect: bool,
+
+    /// Namespace of the lease [default: the pod's namespace, or that of the kubeconfig's context]
+    #[arg(long, env = "LEADER_ELECT_NAMESPACE", value_name = "NAMESPACE")]
+    pub leader_elect_namespace: Option<String>,
+
+    /// Address of the HTTP listener: /livez, /readyz, /metrics
+    #[arg(
+        long,
+        env = "LISTEN",
+        default_value = "0.0.0.0:8080",
+        value_name = "ADDRESS"
+    )]
+    pub listen: SocketAddr,
+
+    /// How often the tokens of every bucket are counted, and at most how often a changed count is written to its status
+    #[arg(long, env = "STATUS_INTERVAL", default_value = "10s", value_parser = duration, value_name = "DURATION")]
+    pub status_interval: Duration,
+
+    /// Budget for writing changed counts to statuses, all buckets together
+    #[arg(
+        long,
+        env = "STATUS_WRITES_PER_SECOND",
+        default_value = "50",
+        value_name = "NUMBER"
+    )]
+    pub status_writes_per_second: NonZeroU32,
+
+    /// Type of the refill queues; quorum needs a name that no Celery application declares
+    #[arg(
+        long,
+        env = "REFILL_QUEUE_TYPE",
+        value_enum,
+        default_value = "classic",
+        value_name = "TYPE"
+    )]
+    pub refill_queue_type: RefillQueueType,
+
+    /// How log lines look; what is logged is set by RUST_LOG, for example RUST_LOG=debug
+    #[arg(
+        long,
+        env = "LOG_FORMAT",
+        value_enum,
+        default_value = "text",
+        value_name = "FORMAT"
+    )]
+    pub log_format: LogFormat,
+}
+
+/// Type of the refill queues, as a flag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RefillQueueType {
+    /// A queue on one node.
+    Classic,
+    /// A queue replicated by Raft.
+    Quorum,
+}
+
+impl From<RefillQueueType> for QueueType {
+    fn from(flag: RefillQueueType) -> Self {
+        match flag {
+            RefillQueueType::Classic => Self::Classic,
+            RefillQueueType::Quorum => Self::Quorum,
+        }
+    }
+}
+
+/// Settings of `schedule`.
+#[derive(Clone, Debug, Args)]
+pub struct ScheduleArgs {
+    /// Cron expression, as in spec.schedule
+    #[arg(allow_hyphen_values = true)]
+    pub expression: String,
+
+    /// IANA time zone of the expression
+    #[arg(long, default_value = "Etc/UTC", value_name = "ZONE")]
+    pub time_zone: String,
+
+    /// The due times strictly after this instant [default: now]
+    #[arg(long, value_parser = instant, value_name = "RFC3339")]
+    pub after: Option<DateTime<Utc>>,
+
+    /// How many due times
+    #[arg(long, default_value_t = 1, value_name = "NUMBER")]
+    pub count: usize,
+}
+
+fn instant(text: &str) -> Result<DateTime<Utc>, String> {
+    DateTime::parse_from_rfc3339(text)
+        .map(|instant| instant.to_utc())
+        .map_err(|error| {
+            format!("{error}: write an RFC 3339 instant, for example 2026-11-24T10:00:00Z")
+        })
+}
+
+/// A number with a unit: `500ms`, `10s`, `2m`, `1h`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text
+        .find(|character: char| !character.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let milliseconds = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => 0,
+    };
+    number
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(milliseconds))
+        .filter(|milliseconds| (100..=86_400_000).contains(milliseconds))
+        .map(Duration::from_millis)
+        .ok_or_else(|| {
+            "write a number with its unit, from 100ms to 24h, for example 10s".to_owned()
+        })
+}
+
+/// Values from the environment that say nothing, as charts render them, count as absent.
+impl RunArgs {
+    /// Without empty values.
+    #[must_use]
+    pub fn normalized(self) -> Self {
+        let said = |value: Option<String>| value.filter(|value| !value.trim().is_empty());
+        Self {
+            amqp_url: said(self.amqp_url),
+            namespaces: self
+                .namespaces
+                .iter()
+                .map(|namespace| namespace.trim().to_owned())
+                .filter(|namespace| !namespace.is_empty())
+                .collect(),
+            selector: said(self.selector),
+            leader_elect_namespace: said(self.leader_elect_namespace),
+            ..self
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn run(arguments: &[&str]) -> RunArgs {
+        let arguments = ["token-bucket-operator", "run"].iter().chain(arguments);
+        match Cli::try_parse_from(arguments).unwrap().command {
+            Command::Run(args) => args.normalized(),
+            command => panic!("{command:?}"),
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_have_a_unit() {
+        assert_eq!(duration("10s"), Ok(Duration::from_secs(10)));
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        for text in [
+            "",
+            "10",
+            "s",
+            "0s",
+            "-1s",
+            "1d",
+            "25h",
+            "99999999999999999999s",
+            "1 s",
+            "1.5s",
+        ] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn namespaces_are_repeated_or_separated() {
+        assert_eq!(
+            run(&["--namespace", "a", "--namespace", "b, c"]).namespaces,
+            ["a", "b", "c"]
+        );
+    }
+
+    #[test]
+    fn an_empty_setting_is_an_absent_one() {
+        let args = run(&["--namespace", "", "--amqp-url", "", "--selector", " "]);
+        assert_eq!(
+            (args.namespaces.len(), args.amqp_url, args.selector),
+            (0, None, None)
+        );
+    }
+
+    #[test]
+    fn leader_election_is_on_until_it_is_switched_off() {
+        assert!(run(&[]).leader_elect);
+        assert!(run(&["--leader-elect"]).leader_elect);
+        assert!(!run(&["--leader-elect=false"]).leader_elect);
+    }
+
+    #[test]
+    fn the_help_never_shows_the_password_from_the_environment() {
+        let help = Cli::command()
+            .find_subcommand_mut("run")
+            .unwrap()
+            .render_long_help()
+            .to_string();
+        assert!(help.contains("[env: AMQP_URL]"), "{help}");
+    }
+}

@@ -1,0 +1,13 @@
+//! What every service needs, whatever it does: logs, metrics, probes, signals, leader election.
+
+pub mod admin;
+pub mod election;
+pub mod identity;
+pub mod metrics;
+pub mod readiness;
+pub mod signals;
+pub mod telemetry;
+
+pub use identity::Identity;
+pub use metrics::Metrics;
+pub use readiness::Readiness;

@@ -1,0 +1,47 @@
+//! Logs: one line for each thing that happened, as text or as JSON.
+
+use clap::ValueEnum;
+use tracing_subscriber::EnvFilter;
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines: one JSON object a line.
+    Json,
+}
+
+/// Other crates report through us what matters; their own lines are for debugging.
+const DEFAULT_FILTER: &str = "warn,token_bucket_operator=info";
+
+/// An invalid `RUST_LOG`.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "RUST_LOG is invalid: {0}; write for example RUST_LOG=info or RUST_LOG=warn,token_bucket_operator=debug"
+)]
+pub struct InvalidFilter(#[from] tracing_subscriber::filter::ParseError);
+
+/// Sends logs to standard error from now on. `filter` is the value of `RUST_LOG`.
+///
+/// # Errors
+/// When the filter does not parse.
+pub fn init(format: LogFormat, filter: Option<&str>) -> Result<(), InvalidFilter> {
+    let filter = match filter {
+        Some(filter) if !filter.is_empty() => EnvFilter::try_new(filter)?,
+        _ => EnvFilter::new(DEFAULT_FILTER),
+    };
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => lines.with_target(false).init(),
+        LogFormat::Json => lines
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_span_list(false)
+            .init(),
+    }
+    Ok(())
+}
