@@ -6,5 +6,7 @@
 pub mod api;
 pub mod broker;
 pub mod bucket;
+pub mod controller;
 pub mod engine;
+pub mod ops;
 pub mod schedule;

@@ -1,3 +1,166 @@
 //! The program: parse, telemetry, supervise; nothing else.
 
-fn main() {}
+mod cli;
+
+use std::io::{ErrorKind, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use chrono::Utc;
+use clap::Parser;
+use cli::{Cli, Command, RunArgs, ScheduleArgs};
+use token_bucket_operator::broker::Endpoint;
+use token_bucket_operator::controller::{self, Scope, Settings};
+use token_bucket_operator::ops::election::Candidate;
+use token_bucket_operator::ops::signals::Signals;
+use token_bucket_operator::ops::{Identity, Metrics, Readiness, admin, telemetry};
+use token_bucket_operator::{api, schedule};
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+/// Draining may take so long; Kubernetes kills a pod 30 s after its SIGTERM.
+const DRAIN_WITHIN: Duration = Duration::from_secs(20);
+/// Exit status of `schedule` for a schedule that is invalid or never due.
+const NO_SCHEDULE: u8 = 2;
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Run(args) => run(args.normalized()).map(|()| ExitCode::SUCCESS),
+        Command::Schedule(args) => upcoming(&args),
+        Command::Crd => api::crd_yaml()
+            .context("cannot write the CustomResourceDefinition")
+            .and_then(|yaml| print(&yaml)),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn upcoming(args: &ScheduleArgs) -> anyhow::Result<ExitCode> {
+    let after = args.after.unwrap_or_else(Utc::now);
+    match schedule::upcoming(&args.expression, &args.time_zone, after, args.count) {
+        Ok(ticks) => {
+            let lines = ticks
+                .iter()
+                .map(|tick| tick.format("%Y-%m-%dT%H:%M:%SZ\n").to_string());
+            print(&lines.collect::<String>())
+        }
+        Err(reason) => {
+            eprintln!("{reason}");
+            Ok(ExitCode::from(NO_SCHEDULE))
+        }
+    }
+}
+
+/// Prints to standard output. A reader that has read enough, as `head` does, is no error.
+fn print(text: &str) -> anyhow::Result<ExitCode> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write to standard output")
+        }
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn run(args: RunArgs) -> anyhow::Result<()> {
+    telemetry::init(args.log_format, std::env::var("RUST_LOG").ok().as_deref())?;
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    let result = runtime.block_on(until_signalled(args));
+    // Nothing that is still running may hold up the end.
+    runtime.shutdown_background();
+    result
+}
+
+/// Runs the operator. The first signal drains it, the second one ends it at once.
+async fn until_signalled(args: RunArgs) -> anyhow::Result<()> {
+    let mut signals = Signals::listen().context("cannot listen to signals")?;
+    let stop = CancellationToken::new();
+    let mut work = std::pin::pin!(operate(args, stop.clone()));
+    tokio::select! {
+        result = &mut work => return result,
+        signal = signals.next() => info!(signal, "draining"),
+    }
+    stop.cancel();
+    tokio::select! {
+        result = timeout(DRAIN_WITHIN, work) => {
+            result.with_context(|| format!("not drained within {} s: ending all the same", DRAIN_WITHIN.as_secs()))??;
+            info!("drained");
+            Ok(())
+        }
+        signal = signals.next() => bail!("{signal} while draining: ending at once"),
+    }
+}
+
+async fn operate(args: RunArgs, stop: CancellationToken) -> anyhow::Result<()> {
+    info!(version = env!("CARGO_PKG_VERSION"), "token-bucket-operator");
+    let default_broker = args
+        .amqp_url
+        .as_deref()
+        .map(Endpoint::parse)
+        .transpose()
+        .context("--amqp-url (AMQP_URL) is invalid")?;
+    let config = kube::Config::infer().await.context(
+        "no access to a Kubernetes cluster: set KUBECONFIG to a kubeconfig file, or run in a pod with a service account",
+    )?;
+    let lease_namespace = args
+        .leader_elect_namespace
+        .unwrap_or_else(|| config.default_namespace.clone());
+    let client =
+        kube::Client::try_from(config).context("cannot use the Kubernetes configuration")?;
+    let listener = TcpListener::bind(args.listen).await.with_context(|| {
+        format!(
+            "cannot listen on {}: set --listen (LISTEN) to a free address, for example 127.0.0.1:0",
+            args.listen
+        )
+    })?;
+    info!(address = %listener.local_addr().context("cannot listen")?, "serving /livez, /readyz and /metrics");
+    let identity = Identity::of_this_process();
+    let (readiness, metrics) = (Readiness::default(), Arc::new(Metrics::default()));
+    let settings = Settings {
+        client: client.clone(),
+        scope: Scope {
+            namespaces: args.namespaces,
+            selector: args.selector,
+        },
+        default_broker,
+        identity: identity.clone(),
+        status_interval: args.status_interval,
+        status_writes_per_second: args.status_writes_per_second,
+        refill_queue_type: args.refill_queue_type.into(),
+        readiness: readiness.clone(),
+        metrics: metrics.clone(),
+    };
+    let candidate = Candidate::new(client, &lease_namespace, identity.holder, readiness.clone());
+    let work = async {
+        tokio::select! {
+            listable = settings.scope.wait_until_listable(&settings.client) => listable?,
+            () = stop.cancelled() => return Ok(()),
+        }
+        let lead = |term| {
+            metrics.leading(true);
+            let (work, metrics) = (controller::run(settings.clone(), term), &metrics);
+            async move {
+                let result = work.await;
+                metrics.leading(false);
+                result
+            }
+        };
+        if args.leader_elect {
+            candidate
+                .lead(&stop, lead)
+                .await
+                .map_err(anyhow::Error::from)
+        } else {
+            lead(stop.clone()).await.map_err(anyhow::Error::from)
+        }
+    };
+    tokio::select! {
+        result = work => result,
+        result = admin::serve(listener, readiness.clone(), metrics.clone()) => result.context("the HTTP listener broke"),
+    }
+}

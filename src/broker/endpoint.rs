@@ -125,6 +125,12 @@ impl Endpoint {
         }
     }
 
+    /// Whether both are the same virtual host of the same broker, as whomever: a queue of one is a queue of the other.
+    #[must_use]
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        (&self.host, self.port, &self.vhost) == (&other.host, other.port, &other.vhost)
+    }
+
     pub(super) fn vhost(&self) -> &str {
         &self.vhost
     }

@@ -1,0 +1,159 @@
+//! The engines that run: one for each broker that buckets are at.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::info;
+
+use super::status::Report;
+use crate::broker::Endpoint;
+use crate::bucket::BucketId;
+use crate::engine::{Engine, Options};
+
+/// All engines, and which bucket is at which of them.
+pub struct Brokers {
+    options: Options,
+    reports: mpsc::UnboundedSender<Report>,
+    stop: CancellationToken,
+    crashed: CancellationToken,
+    tasks: TaskTracker,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    engines: HashMap<Endpoint, Running>,
+    homes: HashMap<BucketId, Endpoint>,
+}
+
+struct Running {
+    engine: Engine,
+    stop: CancellationToken,
+    users: HashSet<BucketId>,
+}
+
+impl Brokers {
+    /// No engine yet. Each one that is started reports on `reports` and stops on `stop`.
+    #[must_use]
+    pub fn new(
+        options: Options,
+        reports: mpsc::UnboundedSender<Report>,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            options,
+            reports,
+            stop,
+            crashed: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            state: Mutex::default(),
+        }
+    }
+
+    /// The engine of `endpoint`, which `id` is at from now on; where it was before, it is released.
+    pub fn enter(&self, id: &BucketId, endpoint: &Endpoint) -> Engine {
+        let mut state = self.state();
+        if state.homes.get(id).is_some_and(|home| home != endpoint) {
+            self.release(&mut state, id);
+        }
+        let running = state
+            .engines
+            .entry(endpoint.clone())
+            .or_insert_with(|| self.start(endpoint));
+        running.users.insert(id.clone());
+        let engine = running.engine.clone();
+        state.homes.insert(id.clone(), endpoint.clone());
+        engine
+    }
+
+    /// Nothing is done for `id` any more; its queues stay. An engine without buckets stops.
+    pub fn leave(&self, id: &BucketId) {
+        self.release(&mut self.state(), id);
+    }
+
+    /// Where `id` is.
+    #[must_use]
+    pub fn home(&self, id: &BucketId) -> Option<Endpoint> {
+        self.state().homes.get(id).cloned()
+    }
+
+    /// The buckets at `endpoint`.
+    #[must_use]
+    pub fn users(&self, endpoint: &Endpoint) -> Vec<BucketId> {
+        self.state()
+            .engines
+            .get(endpoint)
+            .map(|running| running.users.iter().cloned().collect())
+            .unwrap_or_default()
+    }
+
+    /// Waits until an engine has ended that was not told to, which is a bug.
+    pub async fn crashed(&self) {
+        self.crashed.cancelled().await;
+    }
+
+    /// Stops all engines and waits until they have released everything.
+    pub async fn drain(&self) {
+        self.stop.cancel();
+        *self.state() = State::default();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    fn release(&self, state: &mut State, id: &BucketId) {
+        let Some(endpoint) = state.homes.remove(id) else {
+            return;
+        };
+        let Some(running) = state.engines.get_mut(&endpoint) else {
+            return;
+        };
+        running.engine.release(id);
+        running.users.remove(id);
+        if running.users.is_empty() {
+            info!(broker = %endpoint, "no bucket is at this broker any more: disconnecting");
+            running.stop.cancel();
+            state.engines.remove(&endpoint);
+            // Told here, before another engine for the same broker can tell that it is connected.
+            let _ = self.reports.send(Report::Left(endpoint));
+        }
+    }
+
+    fn start(&self, endpoint: &Endpoint) -> Running {
+        let stop = self.stop.child_token();
+        let (sender, mut outcomes) = mpsc::unbounded_channel();
+        let (engine, work) =
+            Engine::start(endpoint.clone(), self.options.clone(), sender, stop.clone());
+        let supervised = {
+            let stop = stop.clone();
+            let crashed = self.crashed.clone().drop_guard();
+            async move {
+                work.await;
+                if stop.is_cancelled() {
+                    crashed.disarm();
+                }
+            }
+        };
+        let forward = {
+            let (reports, broker) = (self.reports.clone(), endpoint.clone());
+            async move {
+                while let Some(outcome) = outcomes.recv().await {
+                    let _ = reports.send(Report::Outcome(broker.clone(), outcome));
+                }
+            }
+        };
+        self.tasks
+            .spawn(async move { tokio::join!(supervised, forward) });
+        Running {
+            engine,
+            stop,
+            users: HashSet::new(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,135 @@
+//! The cleanup step: what the deletion of a TokenBucket does at the broker. It depends on as little as possible, never
+//! on a valid spec, and it ends: when the queues cannot be removed, they are left behind, and said to be.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use kube::runtime::controller::Action;
+use kube::{Resource, ResourceExt};
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use super::conflict;
+use super::context::Context;
+use super::errors::Error;
+use super::events::Notice;
+use super::status::Report;
+use super::validate::id_of;
+use crate::api::{DeletionPolicy, TokenBucket, from_time};
+use crate::engine::Removal;
+
+/// After the deletion was asked for, the broker has so long to come back.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
+/// One attempt may take so long: deletions of other buckets wait meanwhile.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Stops working on the bucket and removes its queues, by its deletion policy.
+///
+/// # Errors
+/// When the broker is away: to be tried again.
+pub async fn cleanup(resource: &TokenBucket, context: &Context) -> Result<Action, Error> {
+    let id = id_of(resource);
+    context.report(Report::Gone(id.clone()));
+    if resource.spec.deletion_policy == DeletionPolicy::Retain {
+        context.brokers.leave(&id);
+        let queue = resource.queue_name();
+        info!(bucket = %id, queue, "deleted; by its deletionPolicy the queue stays");
+        context.publish(
+            resource,
+            Notice::normal(
+                "QueuesRetained",
+                &format!("queue {queue} stays (deletionPolicy)"),
+            ),
+        );
+        return Ok(Action::await_change());
+    }
+    // A bucket in force is removed where it is, whatever became of its Secret.
+    let endpoint = match context.brokers.home(&id) {
+        Some(home) => home,
+        None => match context
+            .resolver
+            .resolve(&id.namespace, resource.spec.connection.as_ref())
+            .await
+        {
+            Ok(endpoint) => endpoint,
+            Err(error) => return give_up_or(error.into(), resource, context),
+        },
+    };
+    let rivals = context.index().rivals(&id);
+    if let Some(owner) = conflict::owner(&rivals, &endpoint, &context.resolver).await {
+        context.brokers.leave(&id);
+        info!(bucket = %id, queue = resource.queue_name(), %owner, "deleted; the queue belongs to its owner");
+        return Ok(Action::await_change());
+    }
+    let engine = context.brokers.enter(&id, &endpoint);
+    let removal = Removal {
+        id: id.clone(),
+        name: resource.bucket_name(),
+        refill_queue: resource.spec.refill_queue.clone(),
+        policy: resource.spec.deletion_policy,
+    };
+    match timeout(ATTEMPT_TIMEOUT, engine.remove(removal)).await {
+        Ok(Ok(())) => {
+            context.brokers.leave(&id);
+            let queue = resource.queue_name();
+            info!(bucket = %id, queue, "deleted, with its queues");
+            context.publish(
+                resource,
+                Notice::normal(
+                    "QueuesDeleted",
+                    &format!("queue {queue} and its ledger are deleted"),
+                ),
+            );
+            Ok(Action::await_change())
+        }
+        Ok(Err(error)) => give_up_or(error.into(), resource, context),
+        Err(_) => give_up_or(Error::Timeout, resource, context),
+    }
+}
+
+/// Lets the resource go when `error` has lasted long enough or will not pass.
+fn give_up_or(error: Error, resource: &TokenBucket, context: &Context) -> Result<Action, Error> {
+    let since = resource.meta().deletion_timestamp.as_ref().map(from_time);
+    if error.will_not_pass() || is_over(since, Utc::now()) {
+        let queues = format!(
+            "{} and {}",
+            resource.queue_name(),
+            resource.ledger_queue_name()
+        );
+        abandon(resource, &queues, context, &error.to_string());
+        Ok(Action::await_change())
+    } else {
+        Err(error)
+    }
+}
+
+fn is_over(since: Option<DateTime<Utc>>, now: DateTime<Utc>) -> bool {
+    since.is_none_or(|since| (now - since).to_std().unwrap_or_default() >= GIVE_UP_AFTER)
+}
+
+/// Lets the resource go and says which queues stay behind.
+pub(super) fn abandon(object: &impl ResourceExt, queues: &str, context: &Context, why: &str) {
+    let id = id_of(object);
+    context.forget(&id);
+    warn!(bucket = %id, queues, "deleted, but its queues are left behind: {why}");
+    let note = format!(
+        "left behind at the broker: {queues}. {why}. Delete them by hand when nobody needs them"
+    );
+    context.publish(object, Notice::warning("QueuesLeftBehind", &note));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_broker_has_a_minute_to_come_back() {
+        let at = |second| DateTime::from_timestamp(second, 0).unwrap();
+        assert!(!is_over(Some(at(0)), at(59)));
+        assert!(is_over(Some(at(0)), at(60)));
+        assert!(
+            !is_over(Some(at(60)), at(0)),
+            "a clock that is behind gives more time, not less"
+        );
+    }
+}

@@ -1,0 +1,88 @@
+//! What all passes share.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use kube::{Client, ResourceExt};
+use tokio::sync::{SetOnce, mpsc};
+
+use super::brokers::Brokers;
+use super::errors::{Class, Error};
+use super::events::{Events, Notice};
+use super::index::Index;
+use super::pokes::Pokes;
+use super::resolve::Resolver;
+use super::status::Report;
+use super::validate::id_of;
+use crate::bucket::BucketId;
+use crate::ops::Metrics;
+
+/// The longest pause between attempts.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// What all passes share.
+pub struct Context {
+    pub(super) client: Client,
+    pub(super) brokers: Brokers,
+    pub(super) resolver: Resolver,
+    pub(super) pokes: Pokes,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) events: Events,
+    pub(super) reports: mpsc::UnboundedSender<Report>,
+    pub(super) index: Mutex<Index>,
+    pub(super) failures: Mutex<HashMap<BucketId, u32>>,
+    pub(super) synced: SetOnce<()>,
+}
+
+impl Context {
+    /// Waits until every resource is known: before that, nobody can say which one is the oldest.
+    pub(super) async fn synced(&self) {
+        self.synced.wait().await;
+    }
+
+    pub(super) fn index(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the status writer.
+    pub(super) fn report(&self, report: Report) {
+        // It ends last; should it have ended, the program is ending.
+        let _ = self.reports.send(report);
+    }
+
+    /// An event about `object`.
+    pub(super) fn publish(&self, object: &impl ResourceExt, notice: Notice) {
+        self.events
+            .publish(&id_of(object), &object.uid().unwrap_or_default(), notice);
+    }
+
+    /// Nothing is done for the resource any more.
+    pub(super) fn forget(&self, id: &BucketId) {
+        self.brokers.leave(id);
+        self.report(Report::Gone(id.clone()));
+        self.succeeded(id);
+    }
+
+    /// A pass succeeded.
+    pub(super) fn succeeded(&self, id: &BucketId) {
+        self.failures().remove(id);
+    }
+
+    /// A pass failed; answers the pause before the next one.
+    pub(super) fn failed(&self, id: &BucketId, error: &Error) -> Duration {
+        let pause = error.pause();
+        if error.class() == Class::Wait {
+            return pause;
+        }
+        let mut failures = self.failures();
+        let failures = failures.entry(id.clone()).or_default();
+        let pause = LONGEST_PAUSE.min(pause * 2_u32.saturating_pow((*failures).min(16)));
+        *failures = failures.saturating_add(1);
+        pause.mul_f64(rand::random_range(0.5..1.0))
+    }
+
+    fn failures(&self) -> MutexGuard<'_, HashMap<BucketId, u32>> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,91 @@
+//! What can go wrong in a pass over a resource and is tried again by itself. (What a person must mend is no error of the
+//! pass: it becomes the status.)
+
+use std::time::Duration;
+
+use kube::runtime::finalizer;
+
+use super::resolve::ResolveError;
+use crate::engine::RemoveError;
+
+/// Why a pass ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The finalizer could not be added or removed.
+    #[error("cannot write the finalizer: {0}")]
+    Finalizer(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The broker of the bucket is not known.
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
+    /// The queues could not be removed.
+    #[error("cannot remove the queues: {0}")]
+    Remove(#[from] RemoveError),
+    /// Somebody did not answer.
+    #[error("it took too long: the broker or the API server does not answer")]
+    Timeout,
+}
+
+/// What an error means for the next attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Something else has to come back first; that is known and told elsewhere.
+    Wait,
+    /// Should not happen.
+    Unexpected,
+}
+
+impl Error {
+    /// The name of the error: the label of the metric.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Finalizer(_) => "Finalizer",
+            Self::Resolve(error) => error.reason(),
+            Self::Remove(error) => error.reason(),
+            Self::Timeout => "Timeout",
+        }
+    }
+
+    /// What it means for the next attempt.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Remove(RemoveError::NotConnected) => Class::Wait,
+            Self::Finalizer(_) | Self::Resolve(_) | Self::Remove(_) | Self::Timeout => {
+                Class::Unexpected
+            }
+        }
+    }
+
+    /// The first pause before the next attempt. It doubles with every failure, except while waiting.
+    #[must_use]
+    pub fn pause(&self) -> Duration {
+        Duration::from_secs(match self.class() {
+            Class::Wait => 2,
+            Class::Unexpected => 1,
+        })
+    }
+
+    /// Whether waiting is no use.
+    #[must_use]
+    pub fn will_not_pass(&self) -> bool {
+        matches!(
+            self,
+            Self::Resolve(
+                ResolveError::NoBroker
+                    | ResolveError::SecretNotFound(_)
+                    | ResolveError::InvalidSecret { .. }
+                    | ResolveError::SecretForbidden(_)
+            )
+        )
+    }
+}
+
+impl From<finalizer::Error<Self>> for Error {
+    fn from(error: finalizer::Error<Self>) -> Self {
+        match error {
+            finalizer::Error::ApplyFailed(error) | finalizer::Error::CleanupFailed(error) => error,
+            error => Self::Finalizer(Box::new(error)),
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! All TokenBuckets that are known, and which of them name the same queue. No client required.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use chrono::{DateTime, Utc};
+use kube::runtime::watcher::Event;
+use kube::{Resource, ResourceExt};
+
+use super::Guarded;
+use super::validate::id_of;
+use crate::api::{Connection, from_time};
+use crate::bucket::BucketId;
+
+/// A resource's claim to a queue. The smallest claim of several owns it: the oldest resource, then the smallest UID.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Claim {
+    created: DateTime<Utc>,
+    uid: String,
+    /// Whose claim it is.
+    pub id: BucketId,
+}
+
+#[derive(Clone, Debug)]
+struct Known {
+    claim: Claim,
+    /// None when the resource cannot be read: it claims nothing.
+    queue: Option<String>,
+    connection: Option<Connection>,
+}
+
+/// The resources that one or several watches have shown.
+#[derive(Debug, Default)]
+pub struct Index {
+    known: HashMap<BucketId, Known>,
+    claims: HashMap<String, BTreeSet<Claim>>,
+    /// By the scope of its watch: what a list that has begun has shown so far.
+    listing: HashMap<Option<String>, HashSet<BucketId>>,
+}
+
+/// What a change of the index means for others.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Resources that no longer exist.
+    pub gone: Vec<BucketId>,
+    /// Resources whose claim has to be judged again.
+    pub rivals: Vec<BucketId>,
+}
+
+impl Index {
+    /// Takes note of what the watch of `scope` (a namespace, or all) shows.
+    pub fn observe(&mut self, scope: Option<&str>, event: &Event<Guarded>) -> Changes {
+        let mut changes = Changes::default();
+        let scope = scope.map(str::to_owned);
+        match event {
+            Event::Init => {
+                self.listing.insert(scope, HashSet::new());
+            }
+            Event::InitApply(object) => {
+                self.insert(object, &mut changes);
+                self.listing.entry(scope).or_default().insert(id_of(object));
+            }
+            Event::InitDone => {
+                let listed = self.listing.remove(&scope).unwrap_or_default();
+                let missing = |id: &&BucketId| {
+                    scope
+                        .as_ref()
+                        .is_none_or(|namespace| *namespace == id.namespace)
+                        && !listed.contains(id)
+                };
+                let missing: Vec<_> = self.known.keys().filter(missing).cloned().collect();
+                for id in missing {
+                    self.remove(&id, &mut changes);
+                    changes.gone.push(id);
+                }
+            }
+            Event::Apply(object) => self.insert(object, &mut changes),
+            Event::Delete(object) => {
+                let id = id_of(object);
+                if self.holds(&id, object.meta().uid.as_deref()) {
+                    self.remove(&id, &mut changes);
+                    changes.gone.push(id);
+                }
+            }
+        }
+        changes
+    }
+
+    /// Whether the resource still exists, and is the same one.
+    #[must_use]
+    pub fn holds(&self, id: &BucketId, uid: Option<&str>) -> bool {
+        self.known
+            .get(id)
+            .is_some_and(|known| Some(known.claim.uid.as_str()) == uid)
+    }
+
+    /// Resources that name the same queue as `id`: those with a better claim, and those with a worse one. Each with its
+    /// connection, as the queue is the same only at the same broker.
+    #[must_use]
+    pub fn rivals(&self, id: &BucketId) -> Rivals {
+        let Some(Known {
+            claim,
+            queue: Some(queue),
+            ..
+        }) = self.known.get(id)
+        else {
+            return Rivals::default();
+        };
+        let rival = |rival: &Claim| {
+            let known = self.known.get(&rival.id)?;
+            Some((rival.id.clone(), known.connection.clone()))
+        };
+        let claims = || self.claims.get(queue).into_iter().flatten();
+        Rivals {
+            better: claims()
+                .filter(|other| *other < claim)
+                .filter_map(rival)
+                .collect(),
+            worse: claims()
+                .filter(|other| *other > claim)
+                .filter_map(rival)
+                .collect(),
+        }
+    }
+
+    fn insert(&mut self, object: &Guarded, changes: &mut Changes) {
+        let id = id_of(object);
+        let meta = object.meta();
+        let claim = Claim {
+            created: object
+                .creation_timestamp()
+                .map(|time| from_time(&time))
+                .unwrap_or_default(),
+            uid: meta.uid.clone().unwrap_or_default(),
+            id: id.clone(),
+        };
+        let (queue, connection) = match &object.0 {
+            Ok(bucket) => (Some(bucket.queue_name()), bucket.spec.connection.clone()),
+            Err(_) => (None, None),
+        };
+        let known = Known {
+            claim,
+            queue,
+            connection,
+        };
+        if let Some(before) = self.known.get_mut(&id) {
+            if before.claim == known.claim && before.queue == known.queue {
+                if before.connection != known.connection {
+                    before.connection = known.connection;
+                    self.push_rivals(&id, changes);
+                }
+                return;
+            }
+            self.remove(&id, changes);
+        }
+        if let Some(queue) = &known.queue {
+            self.claims
+                .entry(queue.clone())
+                .or_default()
+                .insert(known.claim.clone());
+        }
+        self.known.insert(id.clone(), known);
+        self.push_rivals(&id, changes);
+    }
+
+    fn remove(&mut self, id: &BucketId, changes: &mut Changes) {
+        self.push_rivals(id, changes);
+        let Some(Known {
+            claim,
+            queue: Some(queue),
+            ..
+        }) = self.known.remove(id)
+        else {
+            return;
+        };
+        if let Some(claims) = self.claims.get_mut(&queue) {
+            claims.remove(&claim);
+            if claims.is_empty() {
+                self.claims.remove(&queue);
+            }
+        }
+    }
+
+    fn push_rivals(&self, id: &BucketId, changes: &mut Changes) {
+        let Rivals { better, worse } = self.rivals(id);
+        changes
+            .rivals
+            .extend(better.into_iter().chain(worse).map(|(id, _)| id));
+    }
+}
+
+/// Resources that name the same queue as another one, the best claim first.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Rivals {
+    /// Older resources.
+    pub better: Vec<(BucketId, Option<Connection>)>,
+    /// Younger resources.
+    pub worse: Vec<(BucketId, Option<Connection>)>,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn object(name: &str, uid: &str, created: &str, bucket: &str) -> Guarded {
+        serde_json::from_value(json!({
+            "apiVersion": "tokenbucket.dev/v1alpha1", "kind": "TokenBucket",
+            "metadata": {"name": name, "namespace": "shop", "uid": uid, "creationTimestamp": created},
+            "spec": {"name": bucket, "schedule": "@hourly", "amount": 1, "maximum": 1},
+        }))
+        .unwrap()
+    }
+
+    fn id(name: &str) -> BucketId {
+        BucketId {
+            namespace: "shop".into(),
+            name: name.into(),
+        }
+    }
+
+    fn names(rivals: &[(BucketId, Option<Connection>)]) -> Vec<&str> {
+        rivals.iter().map(|(id, _)| id.name.as_str()).collect()
+    }
+
+    const EARLY: &str = "2026-01-01T00:00:00Z";
+    const LATE: &str = "2026-01-02T00:00:00Z";
+
+    fn index(objects: &[Guarded]) -> Index {
+        let mut index = Index::default();
+        for object in objects {
+            index.observe(None, &Event::Apply(object.clone()));
+        }
+        index
+    }
+
+    #[test]
+    fn the_older_resource_has_the_better_claim_whatever_is_seen_first() {
+        let (old, young) = (
+            object("old", "u2", EARLY, "same"),
+            object("young", "u1", LATE, "same"),
+        );
+        for objects in [[old.clone(), young.clone()], [young, old]] {
+            let index = index(&objects);
+            assert_eq!(names(&index.rivals(&id("young")).better), ["old"]);
+            assert_eq!(names(&index.rivals(&id("old")).worse), ["young"]);
+        }
+    }
+
+    #[test]
+    fn of_two_resources_of_the_same_second_the_smaller_uid_has_the_better_claim() {
+        let index = index(&[
+            object("a", "u2", EARLY, "same"),
+            object("b", "u1", EARLY, "same"),
+        ]);
+        assert_eq!(names(&index.rivals(&id("a")).better), ["b"]);
+    }
+
+    #[test]
+    fn a_resource_without_rivals_has_none() {
+        let index = index(&[
+            object("a", "u1", EARLY, "one"),
+            object("b", "u2", EARLY, "other"),
+        ]);
+        assert_eq!(index.rivals(&id("a")), Rivals::default());
+    }
+
+    #[test]
+    fn rivals_are_judged_again_when_a_resource_comes_or_goes() {
+        let (old, young) = (
+            object("old", "u2", EARLY, "same"),
+            object("young", "u1", LATE, "same"),
+        );
+        let mut index = index(&[young]);
+        assert_eq!(
+            index.observe(None, &Event::Apply(old.clone())).rivals,
+            [id("young")]
+        );
+        assert_eq!(
+            index.observe(None, &Event::Apply(old.clone())),
+            Changes::default(),
+            "nothing is new"
+        );
+        assert_eq!(
+            index.observe(None, &Event::Delete(old)),
+            Changes {
+                gone: vec![id("old")],
+                rivals: vec![id("young")]
+            }
+        );
+    }
+
+    #[test]
+    fn what_a_new_list_does_not_show_is_gone() {
+        let (kept, lost) = (
+            object("kept", "u1", EARLY, "one"),
+            object("lost", "u2", EARLY, "other"),
+        );
+        let mut index = index(&[kept.clone(), lost]);
+        index.observe(None, &Event::Init);
+        index.observe(None, &Event::InitApply(kept));
+        assert_eq!(index.observe(None, &Event::InitDone).gone, [id("lost")]);
+    }
+
+    #[test]
+    fn the_list_of_one_namespace_says_nothing_about_others() {
+        let mut index = index(&[object("a", "u1", EARLY, "one")]);
+        index.observe(Some("other"), &Event::Init);
+        assert_eq!(
+            index.observe(Some("other"), &Event::InitDone),
+            Changes::default()
+        );
+    }
+
+    #[test]
+    fn the_late_end_of_an_earlier_resource_does_not_touch_its_successor() {
+        let mut index = index(&[object("a", "u2", LATE, "one")]);
+        let earlier = object("a", "u1", EARLY, "one");
+        assert_eq!(
+            index.observe(None, &Event::Delete(earlier)),
+            Changes::default()
+        );
+        assert!(index.holds(&id("a"), Some("u2")));
+    }
+
+    #[test]
+    fn a_resource_that_cannot_be_read_is_known_and_claims_nothing() {
+        let malformed: Guarded = serde_json::from_value(json!({
+            "apiVersion": "tokenbucket.dev/v1alpha1", "kind": "TokenBucket",
+            "metadata": {"name": "bad", "namespace": "shop", "uid": "u0", "creationTimestamp": EARLY},
+            "spec": {"name": "same", "schedule": 7},
+        }))
+        .unwrap();
+        assert!(malformed.0.is_err());
+        let index = index(&[malformed, object("good", "u1", LATE, "same")]);
+        assert!(index.holds(&id("bad"), Some("u0")));
+        assert_eq!(index.rivals(&id("good")), Rivals::default());
+    }
+}

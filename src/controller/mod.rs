@@ -1,0 +1,200 @@
+//! TokenBucket resources → engine → status. One file for each step: [`watch`], [`reconcile`] (which validates,
+//! [resolves](resolve) the broker and judges [name conflicts](conflict)), [`cleanup`], [`status`].
+
+mod brokers;
+mod cleanup;
+mod conflict;
+mod context;
+mod errors;
+mod events;
+mod index;
+mod pokes;
+mod reconcile;
+mod resolve;
+mod scope;
+mod status;
+mod strays;
+mod validate;
+mod watch;
+
+use std::collections::HashMap;
+use std::num::NonZeroU32;
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::future::{join_all, pending};
+use futures::stream::poll_fn;
+use kube::Client;
+use kube::core::DeserializeGuard;
+use kube::runtime::Controller;
+use kube::runtime::controller::Config;
+use kube::runtime::reflector::Store;
+use tokio::sync::{SetOnce, mpsc};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
+
+use crate::api::{QueueType, TokenBucket};
+use crate::broker::Endpoint;
+use crate::engine;
+use crate::ops::{Identity, Metrics, Readiness};
+use brokers::Brokers;
+use context::Context;
+use events::Events;
+use pokes::Pokes;
+use resolve::Resolver;
+use status::Writer;
+use strays::Strays;
+
+pub use scope::{Scope, ScopeError};
+
+/// A resource, or what could be read of one that does not parse.
+type Guarded = DeserializeGuard<TokenBucket>;
+
+/// Passes at the same time.
+const CONCURRENCY: u16 = 64;
+/// At the end, events that wait have so long.
+const EVENTS_WITHIN: Duration = Duration::from_secs(2);
+
+/// What the controller needs.
+#[derive(Clone)]
+pub struct Settings {
+    /// Client of the API server.
+    pub client: Client,
+    /// Which resources it cares for.
+    pub scope: Scope,
+    /// Broker of the resources that name none.
+    pub default_broker: Option<Endpoint>,
+    /// Who it is.
+    pub identity: Identity,
+    /// How often tokens are counted, and how often at most a changed count is written.
+    pub status_interval: Duration,
+    /// How many changed counts are written in a second, at most.
+    pub status_writes_per_second: NonZeroU32,
+    /// Type of the refill queues.
+    pub refill_queue_type: QueueType,
+    /// Set once every resource was read.
+    pub readiness: Readiness,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+}
+
+/// A part of the controller ended that should not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0} ended unexpectedly: ending the program, to be started again")]
+pub struct Ended(&'static str);
+
+/// Cares for the resources until `stop`, then lets the engines finish what they are at.
+///
+/// # Errors
+/// When a part of it ends by itself: a bug.
+pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), Ended> {
+    let Settings {
+        client,
+        scope,
+        default_broker,
+        identity,
+        status_interval,
+        status_writes_per_second,
+        refill_queue_type,
+        readiness,
+        metrics,
+    } = settings;
+    let (reports, inbox) = mpsc::unbounded_channel();
+    let (events, send_events) = Events::new(client.clone(), &identity.host);
+    let (strays, look_after_strays) = Strays::new(client.clone(), &scope);
+    let mut pokes = Pokes::default();
+    let watches: Vec<_> = scope
+        .watches()
+        .into_iter()
+        .map(|namespace| (pokes.of_scope(namespace.as_deref()), namespace))
+        .collect();
+    let options = engine::Options {
+        connection_name: identity.connection_name(),
+        status_interval,
+        refill_queue_type,
+    };
+    let writer = Writer {
+        client: client.clone(),
+        events: events.clone(),
+        pokes: pokes.clone(),
+        metrics: metrics.clone(),
+        interval: status_interval,
+        per_second: status_writes_per_second,
+    };
+    let context = Arc::new(Context {
+        brokers: Brokers::new(options, reports.clone(), stop.clone()),
+        resolver: Resolver::new(client.clone(), default_broker),
+        client,
+        pokes,
+        metrics,
+        events,
+        reports,
+        index: Mutex::default(),
+        failures: Mutex::new(HashMap::new()),
+        synced: SetOnce::new(),
+    });
+    let mut stores = Vec::new();
+    let mut controllers = Vec::new();
+    for (mut pokes, namespace) in watches {
+        let (store, changes) = watch::watch(&scope, namespace, context.clone(), strays.clone());
+        stores.push(store.clone());
+        controllers.push(
+            Controller::for_stream(changes, store)
+                .with_config(Config::default().concurrency(CONCURRENCY))
+                .reconcile_on(poll_fn(move |task| pokes.poll_recv(task)))
+                .graceful_shutdown_on(stop.clone().cancelled_owned())
+                .run(
+                    reconcile::reconcile,
+                    reconcile::after_error,
+                    context.clone(),
+                )
+                .for_each(|pass| async {
+                    if let Err(error) = pass {
+                        debug!(%error, "controller");
+                    }
+                }),
+        );
+    }
+    drop(strays);
+
+    let mut writing = pin!(writer.run(inbox));
+    let mut sending = pin!(send_events);
+    let background = async {
+        tokio::join!(announce(&context, &stores, &readiness), look_after_strays);
+        pending::<()>().await;
+    };
+    let result = tokio::select! {
+        _ = join_all(controllers) => if stop.is_cancelled() { Ok(()) } else { Err(Ended("the watch")) },
+        () = context.brokers.crashed() => Err(Ended("an engine")),
+        () = &mut writing => Err(Ended("the status writer")),
+        () = &mut sending => Err(Ended("the sender of events")),
+        () = background => Ok(()),
+    };
+    readiness.set(false);
+    result?;
+    context.brokers.drain().await;
+    // The last outcomes are told, then the channels close.
+    drop(context);
+    writing.await;
+    // The rest of the events is no harm.
+    let _ = timeout(EVENTS_WITHIN, sending).await;
+    Ok(())
+}
+
+/// Ready is who knows every resource.
+async fn announce(context: &Context, stores: &[Store<Guarded>], readiness: &Readiness) {
+    let mut buckets = 0;
+    for store in stores {
+        if store.wait_until_ready().await.is_err() {
+            return;
+        }
+        buckets += store.len();
+    }
+    // It is set here only.
+    let _ = context.synced.set(());
+    readiness.set(true);
+    info!(buckets, "every TokenBucket is known");
+}

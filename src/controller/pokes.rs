@@ -1,0 +1,34 @@
+//! Asks for passes over resources that did not change themselves.
+
+use kube::runtime::reflector::ObjectRef;
+use tokio::sync::mpsc;
+
+use super::Guarded;
+use crate::bucket::BucketId;
+
+/// Towards the controller of each scope: a namespace, or all.
+#[derive(Clone, Debug, Default)]
+pub struct Pokes(Vec<(Option<String>, mpsc::UnboundedSender<ObjectRef<Guarded>>)>);
+
+impl Pokes {
+    /// The stream of asked passes for a further scope.
+    pub fn of_scope(&mut self, scope: Option<&str>) -> mpsc::UnboundedReceiver<ObjectRef<Guarded>> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        self.0.push((scope.map(str::to_owned), sender));
+        receiver
+    }
+
+    /// Asks for a pass over each of `ids`.
+    pub fn send(&self, ids: &[BucketId]) {
+        for id in ids {
+            for (scope, sender) in &self.0 {
+                if scope
+                    .as_ref()
+                    .is_none_or(|namespace| *namespace == id.namespace)
+                {
+                    let _ = sender.send(ObjectRef::new(&id.name).within(&id.namespace));
+                }
+            }
+        }
+    }
+}

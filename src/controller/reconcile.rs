@@ -1,0 +1,256 @@
+//! The reconcile step: what one pass over a TokenBucket does, in order. Client required.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::Utc;
+use kube::core::{PartialObjectMeta, PartialObjectMetaExt};
+use kube::runtime::controller::Action;
+use kube::runtime::finalizer::{Event, finalizer};
+use kube::{Api, Resource, ResourceExt};
+use tokio::time::timeout;
+use tracing::{debug, warn};
+
+use super::cleanup::{abandon, cleanup};
+use super::context::Context;
+use super::errors::{Class, Error};
+use super::index::Rivals;
+use super::resolve::ResolveError;
+use super::status::{Judgement, Pass, Report};
+use super::validate::{Invalid, id_of, validate};
+use super::{Guarded, conflict};
+use crate::api::conditions::Verdict;
+use crate::api::{FINALIZER, TokenBucket};
+use crate::broker::Endpoint;
+use crate::bucket::{Bucket, BucketId};
+
+/// A Secret is read again so often: credentials change.
+const RESOLVE_AGAIN_AFTER: Duration = Duration::from_secs(300);
+/// What is missing may be created soon.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(10);
+/// A pass that takes longer has failed.
+const PASS_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// One pass.
+///
+/// # Errors
+/// What went wrong, to be tried again.
+pub async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action, Error> {
+    context.synced().await;
+    let pass = async {
+        match &object.0 {
+            Ok(resource) => well_formed(resource, &context).await,
+            Err(_) => malformed(&object, &context).await,
+        }
+    };
+    let action = timeout(PASS_TIMEOUT, pass)
+        .await
+        .unwrap_or(Err(Error::Timeout))?;
+    context.succeeded(&id_of(&*object));
+    Ok(action)
+}
+
+/// When to try again after a failed pass.
+pub fn after_error(object: Arc<Guarded>, error: &Error, context: Arc<Context>) -> Action {
+    let id = id_of(&*object);
+    context.metrics.reconcile_error(error.reason());
+    let pause = context.failed(&id, error);
+    match error.class() {
+        Class::Wait => {
+            debug!(bucket = %id, reason = error.reason(), %error, retry_in = ?pause, "waiting")
+        }
+        Class::Unexpected => {
+            warn!(bucket = %id, reason = error.reason(), %error, retry_in = ?pause, "the pass failed")
+        }
+    }
+    Action::requeue(pause)
+}
+
+async fn well_formed(resource: &TokenBucket, context: &Context) -> Result<Action, Error> {
+    let namespace = resource.namespace().unwrap_or_default();
+    let api: Api<TokenBucket> = Api::namespaced(context.client.clone(), &namespace);
+    let pass = |event| async {
+        match event {
+            Event::Apply(resource) => apply(&resource, context).await,
+            Event::Cleanup(resource) => cleanup(&resource, context).await,
+        }
+    };
+    finalizer(&api, FINALIZER, Arc::new(resource.clone()), pass)
+        .await
+        .map_err(Error::from)
+}
+
+/// A resource that does not parse has metadata all the same: it gets a status, and its deletion does not hang.
+async fn malformed(object: &Guarded, context: &Context) -> Result<Action, Error> {
+    let Err(invalid) = &object.0 else {
+        return Ok(Action::await_change());
+    };
+    let id = id_of(object);
+    if object.meta().deletion_timestamp.is_none() {
+        let message = format!("the resource does not parse: {}. Correct it", invalid.error);
+        refuse(
+            object,
+            None,
+            context,
+            Verdict::stalled("Malformed", message),
+        );
+        return Ok(Action::await_change());
+    }
+    let api: Api<PartialObjectMeta<TokenBucket>> =
+        Api::namespaced(context.client.clone(), &id.namespace);
+    let metadata = object.meta().clone().into_response_partial::<TokenBucket>();
+    let release = |_| async {
+        abandon(
+            object,
+            "the queues of spec.name",
+            context,
+            "The resource does not parse, so they are not known",
+        );
+        Ok(Action::await_change())
+    };
+    finalizer(&api, FINALIZER, Arc::new(metadata), release)
+        .await
+        .map_err(Error::from)
+}
+
+async fn apply(resource: &TokenBucket, context: &Context) -> Result<Action, Error> {
+    let bucket = match validate(resource, Utc::now()) {
+        Ok(bucket) => bucket,
+        Err(invalid) => {
+            context.metrics.reconcile_error(invalid.reason());
+            refuse(resource, Some(resource), context, invalid.verdict());
+            return Ok(Action::await_change());
+        }
+    };
+    let (namespace, connection) = (
+        bucket.id.namespace.as_str(),
+        resource.spec.connection.as_ref(),
+    );
+    let endpoint = match context.resolver.resolve(namespace, connection).await {
+        Ok(endpoint) => endpoint,
+        // It goes on where it is: that the API server is away is no reason to stop refills.
+        Err(error @ ResolveError::SecretUnavailable { .. }) => return Err(error.into()),
+        Err(error) => {
+            context.metrics.reconcile_error(error.reason());
+            refuse(resource, Some(resource), context, error.verdict());
+            return Ok(Action::requeue(LOOK_AGAIN_AFTER));
+        }
+    };
+    let rivals = context.index().rivals(&bucket.id);
+    if let Some(owner) = conflict::owner(&rivals, &endpoint, &context.resolver).await {
+        context.metrics.reconcile_error("NameConflict");
+        let message = format!(
+            "queue {} belongs to TokenBucket {owner}, which is older: give this one another spec.name, or delete {owner}",
+            resource.queue_name(),
+        );
+        refuse(
+            resource,
+            Some(resource),
+            context,
+            Verdict::stalled("NameConflict", message),
+        );
+        return Ok(Action::await_change());
+    }
+    put_in_force(resource, bucket, &endpoint, &rivals, context);
+    Ok(if connection.is_some() {
+        Action::requeue(RESOLVE_AGAIN_AFTER)
+    } else {
+        Action::await_change()
+    })
+}
+
+fn put_in_force(
+    resource: &TokenBucket,
+    bucket: Bucket,
+    endpoint: &Endpoint,
+    rivals: &Rivals,
+    context: &Context,
+) {
+    let id = bucket.id.clone();
+    // Whoever had the queue until now lets go of it first.
+    for (rival, _) in &rivals.worse {
+        if context
+            .brokers
+            .home(rival)
+            .is_some_and(|home| home.is_same_place(endpoint))
+        {
+            context.brokers.leave(rival);
+        }
+    }
+    let before = context.brokers.home(&id).filter(|home| home != endpoint);
+    let judgement = Judgement::InForce {
+        broker: endpoint.clone(),
+        suspend: resource.spec.suspend,
+    };
+    report(resource, Some(resource), judgement, context);
+    let revision =
+        u64::try_from(resource.meta().generation.unwrap_or_default()).unwrap_or_default();
+    context.brokers.enter(&id, endpoint).apply(bucket, revision);
+    if let Some(before) = before {
+        // Other buckets that name the same Secret move along; and whoever wanted the queue there may have it now.
+        context.pokes.send(&context.brokers.users(&before));
+        context.pokes.send(&rivals.ids());
+    }
+    if !context.index().holds(&id, resource.meta().uid.as_deref()) {
+        context.forget(&id);
+    }
+}
+
+/// The bucket is not refilled until something changes; its tokens stay.
+fn refuse(
+    object: &impl ResourceExt,
+    resource: Option<&TokenBucket>,
+    context: &Context,
+    verdict: Verdict,
+) {
+    context.brokers.leave(&id_of(object));
+    report(object, resource, Judgement::Refused(verdict), context);
+}
+
+fn report(
+    object: &impl ResourceExt,
+    resource: Option<&TokenBucket>,
+    judgement: Judgement,
+    context: &Context,
+) {
+    context.report(Report::Pass(Pass {
+        id: id_of(object),
+        uid: object.uid().unwrap_or_default(),
+        generation: object.meta().generation.unwrap_or_default(),
+        queue: resource.map(TokenBucket::queue_name),
+        published: resource
+            .and_then(|resource| resource.status.clone())
+            .unwrap_or_default(),
+        judgement,
+    }));
+}
+
+impl Invalid {
+    fn verdict(&self) -> Verdict {
+        Verdict::stalled(self.reason(), self.to_string())
+    }
+}
+
+impl ResolveError {
+    fn verdict(&self) -> Verdict {
+        match self {
+            // Often the Secret comes a moment after the bucket.
+            Self::SecretNotFound(_) | Self::SecretUnavailable { .. } => {
+                Verdict::progressing(self.reason(), self.to_string())
+            }
+            Self::NoBroker | Self::InvalidSecret { .. } | Self::SecretForbidden(_) => {
+                Verdict::stalled(self.reason(), self.to_string())
+            }
+        }
+    }
+}
+
+impl Rivals {
+    fn ids(&self) -> Vec<BucketId> {
+        self.better
+            .iter()
+            .chain(&self.worse)
+            .map(|(id, _)| id.clone())
+            .collect()
+    }
+}

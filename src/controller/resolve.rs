@@ -1,0 +1,297 @@
+//! The resolve step: at which broker a bucket is. Client required, for one plain get of the Secret that the bucket names:
+//! a cache of Secrets would hold every Secret of the cluster.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, Client};
+use tokio::time::Instant;
+
+use crate::api::Connection;
+use crate::broker::{Endpoint, EndpointError};
+
+/// For so long all buckets that name a Secret use what one of them read.
+const READ_AGAIN_AFTER: Duration = Duration::from_secs(10);
+
+/// Why it is not known where a bucket is.
+#[derive(Debug, thiserror::Error)]
+pub enum ResolveError {
+    /// Neither the resource nor the operator names a broker.
+    #[error(
+        "no broker: name a Secret in spec.connection.secretRef, or start the operator with AMQP_URL (--amqp-url) as the \
+         broker of all buckets that name none"
+    )]
+    NoBroker,
+    /// The Secret does not exist.
+    #[error(
+        "there is no Secret {0} in this namespace: create it, or correct spec.connection.secretRef.name"
+    )]
+    SecretNotFound(String),
+    /// The Secret does not name a broker.
+    #[error("Secret {name}: {problem}")]
+    InvalidSecret {
+        /// Name of the Secret.
+        name: String,
+        /// What is wrong with it.
+        problem: SecretProblem,
+    },
+    /// The operator may not read the Secret.
+    #[error(
+        "the operator may not read Secret {0}: grant its service account get on Secrets in this namespace"
+    )]
+    SecretForbidden(String),
+    /// The API server did not answer.
+    #[error("cannot read Secret {name}: {source}")]
+    SecretUnavailable {
+        /// Name of the Secret.
+        name: String,
+        /// What the client said.
+        source: Box<kube::Error>,
+    },
+}
+
+/// What is wrong with a Secret. Never says what is in it.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SecretProblem {
+    /// The keys that name a broker are missing.
+    #[error(
+        "has no key {0}: write host, username and password (port and vhost where needed), or uri with an AMQP URI"
+    )]
+    Missing(&'static str),
+    /// A value is not text.
+    #[error("the value of {0} is not UTF-8 text")]
+    NotText(&'static str),
+    /// The port is none.
+    #[error("the value of port is not a number from 1 to 65535")]
+    Port,
+    /// The URI is none.
+    #[error("the value of {0}: {1}")]
+    Uri(&'static str, EndpointError),
+}
+
+impl ResolveError {
+    /// The reason of the condition, the event and the metric.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NoBroker => "NoBroker",
+            Self::SecretNotFound(_) => "SecretNotFound",
+            Self::InvalidSecret { .. } => "InvalidSecret",
+            Self::SecretForbidden(_) => "SecretForbidden",
+            Self::SecretUnavailable { .. } => "SecretUnavailable",
+        }
+    }
+}
+
+type SecretName = (String, String);
+type Remembered = Arc<tokio::sync::Mutex<Option<(Instant, Endpoint)>>>;
+
+/// Finds the broker of a bucket.
+pub struct Resolver {
+    client: Client,
+    default: Option<Endpoint>,
+    read: Mutex<HashMap<SecretName, Remembered>>,
+}
+
+impl Resolver {
+    /// `default` is the broker of buckets that name none.
+    #[must_use]
+    pub fn new(client: Client, default: Option<Endpoint>) -> Self {
+        Self {
+            client,
+            default,
+            read: Mutex::default(),
+        }
+    }
+
+    /// The broker that `connection`, of a resource in `namespace`, names.
+    ///
+    /// # Errors
+    /// When it names none, or when its Secret cannot be read.
+    pub async fn resolve(
+        &self,
+        namespace: &str,
+        connection: Option<&Connection>,
+    ) -> Result<Endpoint, ResolveError> {
+        let Some(connection) = connection else {
+            return self.default.clone().ok_or(ResolveError::NoBroker);
+        };
+        let name = connection.secret_ref.name.as_str();
+        let remembered = self.remembered(namespace, name);
+        let mut remembered = remembered.lock().await;
+        if let Some((at, endpoint)) = &*remembered
+            && at.elapsed() < READ_AGAIN_AFTER
+        {
+            return Ok(endpoint.clone());
+        }
+        *remembered = None;
+        let endpoint = self.read(namespace, name).await?;
+        *remembered = Some((Instant::now(), endpoint.clone()));
+        Ok(endpoint)
+    }
+
+    fn remembered(&self, namespace: &str, name: &str) -> Remembered {
+        let key = (namespace.to_owned(), name.to_owned());
+        self.read
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(key)
+            .or_default()
+            .clone()
+    }
+
+    async fn read(&self, namespace: &str, name: &str) -> Result<Endpoint, ResolveError> {
+        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
+        let secret = secrets.get(name).await.map_err(|error| match error {
+            kube::Error::Api(status) if status.code == 404 => {
+                ResolveError::SecretNotFound(name.to_owned())
+            }
+            kube::Error::Api(status) if status.code == 403 => {
+                ResolveError::SecretForbidden(name.to_owned())
+            }
+            error => ResolveError::SecretUnavailable {
+                name: name.to_owned(),
+                source: error.into(),
+            },
+        })?;
+        endpoint(&secret.data.unwrap_or_default()).map_err(|problem| ResolveError::InvalidSecret {
+            name: name.to_owned(),
+            problem,
+        })
+    }
+}
+
+/// The broker that a Secret names. Separate keys come first: the credentials in the `connection_string` of RabbitMQ's
+/// cluster operator are not escaped.
+fn endpoint(data: &BTreeMap<String, ByteString>) -> Result<Endpoint, SecretProblem> {
+    let text = |key: &'static str| match data.get(key).map(|value| str::from_utf8(&value.0)) {
+        None => Ok(None),
+        Some(Ok(text)) => {
+            Ok(Some(text.trim_end_matches(['\r', '\n'])).filter(|text| !text.is_empty()))
+        }
+        Some(Err(_)) => Err(SecretProblem::NotText(key)),
+    };
+    let Some(host) = text("host")? else {
+        for key in ["uri", "connection_string"] {
+            if let Some(uri) = text(key)? {
+                return Endpoint::parse(uri).map_err(|error| SecretProblem::Uri(key, error));
+            }
+        }
+        return Err(SecretProblem::Missing("host or uri"));
+    };
+    let port = match text("port")? {
+        Some(port) => port
+            .parse()
+            .ok()
+            .filter(|port| *port > 0)
+            .ok_or(SecretProblem::Port)?,
+        None => 5672,
+    };
+    let username = text("username")?.ok_or(SecretProblem::Missing("username"))?;
+    let password = text("password")?.ok_or(SecretProblem::Missing("password"))?;
+    // The cluster operator says by the port alone that it wants TLS.
+    Ok(Endpoint::from_parts(
+        host,
+        port,
+        text("vhost")?.unwrap_or_default(),
+        username,
+        password,
+        port == 5671,
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(pairs: &[(&str, &str)]) -> Result<Endpoint, SecretProblem> {
+        endpoint(
+            &pairs
+                .iter()
+                .map(|(key, value)| ((*key).into(), ByteString(value.as_bytes().into())))
+                .collect(),
+        )
+    }
+
+    #[test]
+    fn the_secret_of_the_cluster_operator_is_read_by_its_separate_keys() {
+        let endpoint = of(&[
+            ("connection_string", "amqp://u:p@ss/word@rabbit:5672/"),
+            ("host", "rabbit"),
+            ("port", "5672"),
+            ("username", "u"),
+            ("password", "p@ss/word"),
+            ("provider", "rabbitmq"),
+            ("type", "rabbitmq"),
+        ]);
+        assert_eq!(
+            endpoint,
+            Ok(Endpoint::from_parts(
+                "rabbit",
+                5672,
+                "/",
+                "u",
+                "p@ss/word",
+                false
+            ))
+        );
+    }
+
+    #[test]
+    fn the_port_of_amqps_means_tls() {
+        let endpoint = of(&[
+            ("host", "h"),
+            ("port", "5671"),
+            ("username", "u"),
+            ("password", "p"),
+            ("vhost", "v"),
+        ]);
+        assert_eq!(
+            endpoint,
+            Ok(Endpoint::from_parts("h", 5671, "v", "u", "p", true))
+        );
+    }
+
+    #[test]
+    fn a_uri_is_enough_and_may_end_with_a_newline() {
+        assert_eq!(
+            of(&[("uri", "amqp://u:p@h/v\n")]),
+            Ok(Endpoint::from_parts("h", 5672, "v", "u", "p", false))
+        );
+    }
+
+    #[test]
+    fn the_uri_of_the_management_interface_is_refused_without_repeating_it() {
+        let problem = of(&[
+            ("uri", "http://h:15672"),
+            ("username", "u"),
+            ("password", "hush"),
+        ])
+        .unwrap_err();
+        let text = problem.to_string();
+        assert!(
+            text.contains("amqp://") && !text.contains("hush") && !text.contains("15672"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        assert_eq!(of(&[]), Err(SecretProblem::Missing("host or uri")));
+        assert_eq!(
+            of(&[("host", "h"), ("password", "p")]),
+            Err(SecretProblem::Missing("username"))
+        );
+        assert_eq!(
+            of(&[("host", "h"), ("username", "u")]),
+            Err(SecretProblem::Missing("password"))
+        );
+        assert_eq!(
+            of(&[("host", "h"), ("port", "0")]),
+            Err(SecretProblem::Port)
+        );
+    }
+}

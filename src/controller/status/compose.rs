@@ -1,0 +1,275 @@
+//! What a status says, from everything that is known about a bucket. No client required.
+
+use chrono::{DateTime, Utc};
+
+use super::{Judgement, Pass};
+use crate::api::conditions::{Broker, Verdict, conditions};
+use crate::api::{LastRefill, TokenBucketStatus, to_time};
+use crate::bucket::Refill;
+use crate::engine::{BucketState, Connection, Phase};
+
+/// Reason of a bucket that cannot be refilled because its broker is away.
+pub(super) const BROKER_UNAVAILABLE: &str = "BrokerUnavailable";
+
+/// The status to write. `state` is what the engine told last about the bucket, `connection` what it told about the
+/// broker; what neither of them says stays as it was `written`.
+pub(super) fn compose(
+    pass: &Pass,
+    state: Option<&BucketState>,
+    connection: Option<&Connection>,
+    written: &TokenBucketStatus,
+    now: DateTime<Utc>,
+) -> TokenBucketStatus {
+    let verdict = verdict(pass, state, connection);
+    let broker = match connection {
+        Some(Connection::Up) => Broker::Connected,
+        Some(Connection::Down { message, .. }) => Broker::Away {
+            message: message.clone(),
+        },
+        None => Broker::Unknown,
+    };
+    let status = TokenBucketStatus {
+        observed_generation: Some(pass.generation),
+        conditions: conditions(&written.conditions, &verdict, &broker, pass.generation, now),
+        queue_name: pass.queue.clone(),
+        next_refill_time: None,
+        ..written.clone()
+    };
+    match (&pass.judgement, state) {
+        (Judgement::InForce { .. }, Some(state)) => with_state(status, state),
+        (Judgement::InForce { .. }, None) => TokenBucketStatus {
+            next_refill_time: written.next_refill_time.clone(),
+            ..status
+        },
+        (Judgement::Refused(_), _) => status,
+    }
+}
+
+fn with_state(status: TokenBucketStatus, state: &BucketState) -> TokenBucketStatus {
+    let BucketState {
+        revision: _,
+        phase,
+        observed,
+        limit,
+        last_refill,
+        next_refill,
+        issued,
+        refill_request,
+    } = state;
+    let stalled = matches!(phase, Phase::Stalled { .. });
+    // Of an engine that has not reached the broker yet, nothing is known but what was known before.
+    let seen = observed.is_some() || last_refill.is_some();
+    TokenBucketStatus {
+        available_tokens: observed
+            .map(|observed| tokens(observed.tokens))
+            .or(status.available_tokens),
+        observed_at: observed
+            .map(|observed| to_time(observed.at))
+            .or(status.observed_at),
+        maximum: limit.map(tokens).or(status.maximum),
+        last_refill: last_refill.as_ref().map(refill).or(status.last_refill),
+        next_refill_time: next_refill.filter(|_| !stalled).map(to_time),
+        tokens_issued: if seen {
+            Some(*issued)
+        } else {
+            status.tokens_issued
+        },
+        last_handled_refill_request: refill_request
+            .clone()
+            .or(status.last_handled_refill_request),
+        observed_generation: status.observed_generation,
+        conditions: status.conditions,
+        queue_name: status.queue_name,
+    }
+}
+
+fn verdict(pass: &Pass, state: Option<&BucketState>, connection: Option<&Connection>) -> Verdict {
+    let suspend = match &pass.judgement {
+        Judgement::Refused(verdict) => return verdict.clone(),
+        Judgement::InForce { suspend, .. } => *suspend,
+    };
+    if let Some(Connection::Down { message, .. }) = connection {
+        return Verdict::progressing(BROKER_UNAVAILABLE, message);
+    }
+    // A state of an earlier generation says nothing about the spec as it is now.
+    let state = state.filter(|state| i64::try_from(state.revision) == Ok(pass.generation));
+    match (connection, state.map(|state| &state.phase)) {
+        (None, _) => Verdict::progressing("Connecting", "connecting to the broker"),
+        (Some(_), None) => Verdict::progressing(
+            "Applying",
+            "making the bucket at the broker as the spec says",
+        ),
+        (Some(_), Some(Phase::Progressing { reason, message })) => {
+            Verdict::progressing(reason, message)
+        }
+        (Some(_), Some(Phase::Stalled { reason, message })) => Verdict::stalled(reason, message),
+        (Some(_), Some(Phase::Ready)) if suspend => Verdict::ready(
+            "Suspended",
+            "the bucket is as the spec says; scheduled refills are suspended",
+        ),
+        (Some(_), Some(Phase::Ready)) => Verdict::ready(
+            "Refilling",
+            "the bucket is as the spec says and is refilled",
+        ),
+    }
+}
+
+fn refill(refill: &Refill) -> LastRefill {
+    let Refill {
+        scheduled_time,
+        completed_time,
+        added,
+        trigger,
+    } = refill;
+    LastRefill {
+        scheduled_time: scheduled_time.map(to_time),
+        completed_time: to_time(*completed_time),
+        added: tokens(*added),
+        trigger: *trigger,
+    }
+}
+
+fn tokens(count: u64) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{at, down, in_force, refused, shown, state};
+    use super::*;
+    use crate::api::from_time;
+
+    fn status(
+        pass: &Pass,
+        state: Option<&BucketState>,
+        connection: Option<&Connection>,
+    ) -> TokenBucketStatus {
+        compose(
+            pass,
+            state,
+            connection,
+            &TokenBucketStatus::default(),
+            at(100),
+        )
+    }
+
+    #[test]
+    fn a_bucket_in_force_is_ready_and_shows_what_was_seen() {
+        let status = status(&in_force(3), Some(&state(3, 412)), Some(&Connection::Up));
+        assert_eq!(shown(&status), "Ready=True Refilling BrokerConnected=True");
+        assert_eq!(status.observed_generation, Some(3));
+        assert_eq!(status.queue_name.as_deref(), Some("token_bucket_a"));
+        assert_eq!(
+            (
+                status.available_tokens,
+                status.maximum,
+                status.tokens_issued
+            ),
+            (Some(412), Some(1000), Some(7))
+        );
+        assert_eq!(
+            status.observed_at.map(|time| from_time(&time)),
+            Some(at(10))
+        );
+        assert_eq!(
+            status.next_refill_time.map(|time| from_time(&time)),
+            Some(at(60))
+        );
+    }
+
+    #[test]
+    fn a_state_of_an_earlier_generation_does_not_make_the_new_one_ready() {
+        let status = status(&in_force(4), Some(&state(3, 412)), Some(&Connection::Up));
+        assert_eq!(
+            shown(&status),
+            "Reconciling=True Applying BrokerConnected=True"
+        );
+        assert_eq!(
+            status.available_tokens,
+            Some(412),
+            "the count is still what was seen"
+        );
+    }
+
+    #[test]
+    fn a_broker_that_is_away_outweighs_what_was_known() {
+        let status = status(&in_force(3), Some(&state(3, 412)), Some(&down()));
+        assert_eq!(
+            shown(&status),
+            "Reconciling=True BrokerUnavailable BrokerConnected=False"
+        );
+        assert_eq!(status.available_tokens, Some(412));
+    }
+
+    #[test]
+    fn after_a_restart_what_was_seen_before_stays_until_something_newer_is() {
+        let before = status(&in_force(3), Some(&state(3, 412)), Some(&Connection::Up));
+        let after = compose(&in_force(3), None, None, &before, at(200));
+        assert_eq!(
+            shown(&after),
+            "Reconciling=True Connecting BrokerConnected=Unknown"
+        );
+        assert_eq!(after.available_tokens, before.available_tokens);
+        assert_eq!(after.next_refill_time, before.next_refill_time);
+        let unseen = BucketState {
+            observed: None,
+            last_refill: None,
+            limit: None,
+            issued: 0,
+            ..state(3, 0)
+        };
+        let after = compose(
+            &in_force(3),
+            Some(&unseen),
+            Some(&Connection::Up),
+            &before,
+            at(200),
+        );
+        assert_eq!(
+            (after.available_tokens, after.tokens_issued),
+            (Some(412), Some(7))
+        );
+    }
+
+    #[test]
+    fn a_refused_resource_says_why_and_expects_no_refill() {
+        let before = status(&in_force(3), Some(&state(3, 412)), Some(&Connection::Up));
+        let after = compose(&refused(4, "InvalidSchedule"), None, None, &before, at(200));
+        assert_eq!(
+            shown(&after),
+            "Stalled=True InvalidSchedule BrokerConnected=Unknown"
+        );
+        assert_eq!(
+            (after.next_refill_time, after.available_tokens),
+            (None, Some(412))
+        );
+    }
+
+    #[test]
+    fn a_bucket_that_the_broker_stalls_expects_no_refill() {
+        let phase = Phase::Stalled {
+            reason: "QueueInUse",
+            message: "stop it".into(),
+        };
+        let stalled = BucketState {
+            phase,
+            ..state(3, 1)
+        };
+        let status = status(&in_force(3), Some(&stalled), Some(&Connection::Up));
+        assert_eq!(
+            shown(&status),
+            "Stalled=True QueueInUse BrokerConnected=True"
+        );
+        assert_eq!(status.next_refill_time, None);
+    }
+
+    #[test]
+    fn a_suspended_bucket_is_ready() {
+        let mut pass = in_force(3);
+        if let Judgement::InForce { suspend, .. } = &mut pass.judgement {
+            *suspend = true;
+        }
+        let status = status(&pass, Some(&state(3, 1)), Some(&Connection::Up));
+        assert_eq!(shown(&status), "Ready=True Suspended BrokerConnected=True");
+    }
+}

@@ -1,0 +1,91 @@
+//! Passes, states and statuses for the tests of this module.
+
+use chrono::{DateTime, Utc};
+
+use super::{Judgement, Pass};
+use crate::api::TokenBucketStatus;
+use crate::api::conditions::Verdict;
+use crate::broker::Endpoint;
+use crate::bucket::BucketId;
+use crate::engine::{BucketState, Connection, Observed, Phase};
+
+pub(super) fn at(second: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp(second, 0).unwrap()
+}
+
+pub(super) fn id() -> BucketId {
+    BucketId {
+        namespace: "shop".into(),
+        name: "a".into(),
+    }
+}
+
+pub(super) fn broker() -> Endpoint {
+    Endpoint::parse("amqp://h").unwrap()
+}
+
+pub(super) fn pass(generation: i64, judgement: Judgement) -> Pass {
+    let queue = Some("token_bucket_a".to_owned());
+    Pass {
+        id: id(),
+        uid: "u1".into(),
+        generation,
+        queue,
+        published: TokenBucketStatus::default(),
+        judgement,
+    }
+}
+
+pub(super) fn in_force(generation: i64) -> Pass {
+    pass(
+        generation,
+        Judgement::InForce {
+            broker: broker(),
+            suspend: false,
+        },
+    )
+}
+
+pub(super) fn refused(generation: i64, reason: &'static str) -> Pass {
+    pass(
+        generation,
+        Judgement::Refused(Verdict::stalled(reason, "mend it")),
+    )
+}
+
+pub(super) fn state(revision: u64, tokens: u64) -> BucketState {
+    BucketState {
+        revision,
+        phase: Phase::Ready,
+        observed: Some(Observed { tokens, at: at(10) }),
+        limit: Some(1000),
+        last_refill: None,
+        next_refill: Some(at(60)),
+        issued: 7,
+        refill_request: None,
+    }
+}
+
+pub(super) fn down() -> Connection {
+    Connection::Down {
+        reason: "BrokerUnreachable",
+        message: "connection refused".into(),
+    }
+}
+
+/// The one of Ready, Reconciling and Stalled that is true, with its reason, and what the broker is.
+pub(super) fn shown(status: &TokenBucketStatus) -> String {
+    let conditions = &status.conditions;
+    let holds = conditions
+        .iter()
+        .find(|c| c.status == "True" && c.type_ != "BrokerConnected")
+        .unwrap();
+    let broker = conditions
+        .iter()
+        .find(|c| c.type_ == "BrokerConnected")
+        .unwrap();
+    format!(
+        "{}=True {} BrokerConnected={}",
+        holds.type_, holds.reason, broker.status
+    )
+}

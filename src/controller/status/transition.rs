@@ -1,0 +1,103 @@
+//! What happened between two statuses, for events and logs. No client required.
+
+use super::compose::BROKER_UNAVAILABLE;
+use super::pace::{condition, holds};
+use crate::api::TokenBucketStatus;
+use crate::api::conditions::{BROKER_CONNECTED, READY, STALLED};
+use crate::controller::events::Notice;
+
+/// What is worth an event in the change from `before` to `after`.
+pub(super) fn transition(before: &TokenBucketStatus, after: &TokenBucketStatus) -> Option<Notice> {
+    let ready = condition(after, READY)?;
+    if holds(after, STALLED) {
+        let known = holds(before, STALLED)
+            && condition(before, READY).is_some_and(|old| old.reason == ready.reason);
+        return (!known).then(|| Notice::warning(&ready.reason, &ready.message));
+    }
+    let away = |status: &TokenBucketStatus| {
+        condition(status, BROKER_CONNECTED).is_some_and(|c| c.status == "False")
+    };
+    if away(after) {
+        return (!away(before)).then(|| Notice::warning(BROKER_UNAVAILABLE, &ready.message));
+    }
+    if holds(after, READY) && !holds(before, READY) {
+        let reason = if away(before) {
+            "BrokerRecovered"
+        } else {
+            "Ready"
+        };
+        return Some(Notice::normal(reason, &ready.message));
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::compose::compose;
+    use super::super::fixture::{at, down, in_force, refused, state};
+    use super::super::{Judgement, Pass};
+    use super::*;
+    use crate::api::conditions::Verdict;
+    use crate::engine::Connection;
+
+    fn status(pass: &Pass, connection: &Connection) -> TokenBucketStatus {
+        compose(
+            pass,
+            Some(&state(1, 1)),
+            Some(connection),
+            &TokenBucketStatus::default(),
+            at(0),
+        )
+    }
+
+    fn reason(before: &TokenBucketStatus, after: &TokenBucketStatus) -> Option<String> {
+        transition(before, after).map(|notice| notice.reason)
+    }
+
+    #[test]
+    fn only_changes_are_told() {
+        let none = TokenBucketStatus::default();
+        let ready = status(&in_force(1), &Connection::Up);
+        let more = TokenBucketStatus {
+            available_tokens: Some(9),
+            ..ready.clone()
+        };
+        let away = status(&in_force(1), &down());
+        let conflict = status(&refused(1, "NameConflict"), &Connection::Up);
+        let invalid = status(&refused(1, "InvalidSchedule"), &Connection::Up);
+        for (before, after, told) in [
+            (&none, &ready, Some("Ready")),
+            (&ready, &more, None),
+            (&ready, &away, Some("BrokerUnavailable")),
+            (&none, &away, Some("BrokerUnavailable")),
+            (&away, &away, None),
+            (&away, &ready, Some("BrokerRecovered")),
+            (&ready, &conflict, Some("NameConflict")),
+            (&conflict, &conflict, None),
+            (&conflict, &invalid, Some("InvalidSchedule")),
+            (&conflict, &ready, Some("Ready")),
+        ] {
+            assert_eq!(
+                reason(before, after).as_deref(),
+                told,
+                "{before:?} -> {after:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_bucket_in_the_making_is_no_event() {
+        let making = in_force(1);
+        let making = Pass {
+            judgement: Judgement::Refused(Verdict::progressing("Applying", "")),
+            ..making
+        };
+        assert_eq!(
+            reason(
+                &TokenBucketStatus::default(),
+                &status(&making, &Connection::Up)
+            ),
+            None
+        );
+    }
+}

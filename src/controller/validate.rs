@@ -1,0 +1,157 @@
+//! The validate step: what only the operator can judge about a resource. No client required.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use kube::ResourceExt;
+
+use crate::api::{TokenBucket, TokenBucketSpec, from_time};
+use crate::bucket::{Bucket, BucketId};
+use crate::schedule::{ParseError, Timetable, ZoneError, parse_zone};
+
+/// Why a person must change the resource before its bucket is refilled.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Invalid {
+    /// The expression is no schedule.
+    #[error("spec.schedule: {0}")]
+    Schedule(#[from] ParseError),
+    /// The schedule is never due.
+    #[error(
+        "spec.schedule: {0:?} is not due again before the year 2100: choose dates that come, and times that clock changes \
+         do not skip"
+    )]
+    NeverDue(String),
+    /// The time zone does not exist.
+    #[error("spec.timeZone: {0}")]
+    TimeZone(#[from] ZoneError),
+}
+
+impl Invalid {
+    /// The reason of the condition, the event and the metric.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Schedule(_) | Self::NeverDue(_) => "InvalidSchedule",
+            Self::TimeZone(_) => "InvalidTimeZone",
+        }
+    }
+}
+
+/// The bucket that `resource` asks for.
+///
+/// # Errors
+/// When a person must change the resource first.
+pub fn validate(resource: &TokenBucket, now: DateTime<Utc>) -> Result<Bucket, Invalid> {
+    let TokenBucketSpec {
+        name: _,
+        schedule,
+        time_zone,
+        amount,
+        maximum,
+        refill_queue,
+        initial_tokens,
+        suspend,
+        missed_refills,
+        starting_deadline_seconds,
+        queue_type,
+        deletion_policy: _,
+        connection: _,
+    } = &resource.spec;
+    let created = resource
+        .creation_timestamp()
+        .map_or(now, |time| from_time(&time));
+    let timetable = Timetable::new(schedule.parse()?, parse_zone(time_zone)?, created);
+    if timetable.next(now).is_none() {
+        return Err(Invalid::NeverDue(schedule.clone()));
+    }
+    Ok(Bucket {
+        id: id_of(resource),
+        uid: resource.uid().unwrap_or_default(),
+        created,
+        name: resource.bucket_name(),
+        timetable,
+        amount: (*amount).into(),
+        maximum: (*maximum).into(),
+        initial_tokens: (*initial_tokens).into(),
+        refill_queue: refill_queue.clone(),
+        suspend: *suspend,
+        missed_refills: *missed_refills,
+        starting_deadline: starting_deadline_seconds
+            .map(|seconds| Duration::from_secs(seconds.into())),
+        queue_type: *queue_type,
+        refill_request: resource
+            .annotations()
+            .get(crate::api::REFILL_REQUESTED_AT)
+            .cloned(),
+    })
+}
+
+/// `namespace/name` of a resource.
+pub fn id_of(resource: &impl ResourceExt) -> BucketId {
+    BucketId {
+        namespace: resource.namespace().unwrap_or_default(),
+        name: resource.name_any(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resource(spec: &str) -> TokenBucket {
+        serde_yaml::from_str(&format!(
+            "{{apiVersion: tokenbucket.dev/v1alpha1, kind: TokenBucket,
+               metadata: {{name: my-api, namespace: shop, uid: u1, creationTimestamp: '2026-11-24T10:00:07Z',
+                           annotations: {{tokenbucket.dev/refill-requested-at: now}}}},
+               spec: {{amount: 10, maximum: 25, {spec}}}}}"
+        ))
+        .unwrap()
+    }
+
+    fn now() -> DateTime<Utc> {
+        DateTime::from_timestamp(1_795_600_000, 0).unwrap()
+    }
+
+    fn reason(spec: &str) -> &'static str {
+        validate(&resource(spec), now()).unwrap_err().reason()
+    }
+
+    #[test]
+    fn a_valid_resource_becomes_its_bucket() {
+        let bucket = validate(
+            &resource("schedule: '0 * * * *', startingDeadlineSeconds: 90"),
+            now(),
+        )
+        .unwrap();
+        assert_eq!(bucket.id.to_string(), "shop/my-api");
+        assert_eq!(
+            (bucket.uid.as_str(), bucket.name.as_str()),
+            ("u1", "my_api")
+        );
+        assert_eq!(bucket.created.to_rfc3339(), "2026-11-24T10:00:07+00:00");
+        assert_eq!(
+            (bucket.amount, bucket.maximum, bucket.initial_tokens),
+            (10, 25, 0)
+        );
+        assert_eq!(bucket.starting_deadline, Some(Duration::from_secs(90)));
+        assert_eq!(bucket.refill_request.as_deref(), Some("now"));
+    }
+
+    #[test]
+    fn an_unknown_time_zone_is_refused() {
+        assert_eq!(
+            reason("schedule: '@hourly', timeZone: Mars/Olympus"),
+            "InvalidTimeZone"
+        );
+    }
+
+    #[test]
+    fn a_schedule_that_is_none_is_refused() {
+        assert_eq!(reason("schedule: '61 * * * *'"), "InvalidSchedule");
+    }
+
+    #[test]
+    fn a_schedule_that_is_never_due_is_refused() {
+        assert_eq!(reason("schedule: '0 0 30 2 *'"), "InvalidSchedule");
+    }
+}

@@ -1,0 +1,132 @@
+//! The watch step: which changes of resources lead to a pass. Client required.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use futures::{Stream, TryStreamExt};
+use kube::runtime::reflector::{self, Store};
+use kube::runtime::{PredicateConfig, WatchStreamExt, watcher};
+use kube::{Api, Resource, ResourceExt};
+use tracing::warn;
+
+use super::Guarded;
+use super::context::Context;
+use super::scope::Scope;
+use super::strays::Strays;
+use crate::api::{FINALIZER, REFILL_REQUESTED_AT};
+
+/// Resources of one watch, and the stream of those that need a pass.
+pub(super) fn watch(
+    scope: &Scope,
+    namespace: Option<String>,
+    context: Arc<Context>,
+    strays: Strays,
+) -> (
+    Store<Guarded>,
+    impl Stream<Item = watcher::Result<Guarded>> + Send + 'static,
+) {
+    let (store, writer) = reflector::store();
+    let api: Api<Guarded> = match &namespace {
+        Some(namespace) => Api::namespaced(context.client.clone(), namespace),
+        None => Api::all(context.client.clone()),
+    };
+    let stream = watcher(api, scope.config())
+        .modify(|object| object.managed_fields_mut().clear())
+        .default_backoff()
+        .reflect(writer)
+        .inspect_ok(move |event| {
+            let changes = context.index().observe(namespace.as_deref(), event);
+            for id in &changes.gone {
+                context.forget(id);
+                strays.look_after(id);
+            }
+            context.pokes.send(&changes.rivals);
+        })
+        .inspect_err(
+            |error| warn!(%error, "the watch of TokenBuckets is interrupted: trying again"),
+        )
+        .applied_objects()
+        .predicate_filter(fingerprint, PredicateConfig::default());
+    (store, stream)
+}
+
+/// Two versions of a resource with equal fingerprints need one pass. In particular the operator's own writes of the
+/// status need none.
+fn fingerprint(object: &Guarded) -> Option<u64> {
+    let mut hasher = DefaultHasher::new();
+    let meta = object.meta();
+    (
+        &meta.uid,
+        meta.generation,
+        meta.deletion_timestamp.is_some(),
+    )
+        .hash(&mut hasher);
+    object
+        .finalizers()
+        .iter()
+        .any(|finalizer| finalizer == FINALIZER)
+        .hash(&mut hasher);
+    object
+        .annotations()
+        .get(REFILL_REQUESTED_AT)
+        .hash(&mut hasher);
+    Some(hasher.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn object(change: impl FnOnce(&mut Value)) -> Guarded {
+        let mut value = json!({
+            "apiVersion": "tokenbucket.dev/v1alpha1", "kind": "TokenBucket",
+            "metadata": {"name": "a", "namespace": "shop", "uid": "u1", "generation": 1, "resourceVersion": "1"},
+            "spec": {"schedule": "@hourly", "amount": 1, "maximum": 1},
+        });
+        change(&mut value);
+        serde_json::from_value(value).unwrap()
+    }
+
+    fn same(change: impl FnOnce(&mut Value)) -> bool {
+        fingerprint(&object(|_| ())) == fingerprint(&object(change))
+    }
+
+    #[test]
+    fn a_status_needs_no_pass() {
+        assert!(same(|it| {
+            it["status"] = json!({"availableTokens": 7});
+            it["metadata"]["resourceVersion"] = json!("2");
+        }));
+    }
+
+    #[test]
+    fn what_people_change_needs_a_pass() {
+        assert!(!same(|it| it["metadata"]["generation"] = json!(2)));
+        assert!(!same(|it| it["metadata"]["uid"] = json!("u2")));
+        assert!(!same(
+            |it| it["metadata"]["deletionTimestamp"] = json!("2026-11-24T10:00:07Z")
+        ));
+        assert!(!same(|it| it["metadata"]["finalizers"] = json!([FINALIZER])));
+        assert!(!same(
+            |it| it["metadata"]["annotations"] = json!({REFILL_REQUESTED_AT: "now"})
+        ));
+        assert!(same(
+            |it| it["metadata"]["annotations"] = json!({"other": "now"})
+        ));
+    }
+
+    #[test]
+    fn a_malformed_resource_needs_a_pass_of_its_own_and_stops_no_other() {
+        let malformed = object(|it| it["spec"]["amount"] = json!("many"));
+        assert!(
+            malformed
+                .0
+                .as_ref()
+                .is_err_and(|error| error.error.contains("many"))
+        );
+        assert_eq!(malformed.name_any(), "a");
+        assert!(fingerprint(&malformed).is_some());
+    }
+}
