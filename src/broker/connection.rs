@@ -1,7 +1,8 @@
 //! One connection to a broker.
 
+use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::StreamExt;
 use lapin::{Connection, ConnectionProperties, ConnectionStatus, Event};
@@ -16,6 +17,7 @@ use super::pool::{Lease, Pool};
 use super::publisher::RequestPublisher;
 use super::refill_channel::RefillChannel;
 use super::socket::Socket;
+use super::unreadable;
 use crate::api::QueueType;
 
 /// Limit for TCP, TLS and AMQP handshake together.
@@ -25,15 +27,20 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 /// Limit for a farewell.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+/// Limit for the removal of a message that cannot be read.
+const CLEAN_LIMIT: Duration = Duration::from_secs(30);
 /// How often the client library is asked whether it has closed the connection without an event.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// One live AMQP connection. When it is lost it stays lost: make another.
 pub struct Broker {
+    endpoint: Endpoint,
     connection: Connection,
     socket: Socket,
     state: watch::Sender<State>,
     pool: Pool,
+    /// Refill queues that have been consumed.
+    consumed: Mutex<BTreeSet<String>>,
     watcher: JoinHandle<()>,
 }
 
@@ -99,10 +106,12 @@ impl Broker {
             state.clone(),
         ));
         Ok(Self {
+            endpoint: endpoint.clone(),
             connection,
             socket,
             state,
             pool: Pool::new(),
+            consumed: Mutex::default(),
             watcher,
         })
     }
@@ -122,13 +131,36 @@ impl Broker {
         self.state.borrow().blocked
     }
 
-    /// Says goodbye. Everything that is under way on the connection ends with an error.
+    /// Says goodbye. Everything that is under way on the connection ends with an error. When it has ended over a message
+    /// that cannot be read, that message is removed from the refill queues that were consumed: the next connection
+    /// would end like this one.
     pub async fn close(&self) {
-        let farewell = self.connection.close(200, "OK".into());
-        if let Ok(Err(error)) = timeout(CLOSE_LIMIT, farewell).await {
-            debug!(%error, "the connection was not closed in order");
+        if self.connection.status().connected() {
+            let farewell = self.connection.close(200, "OK".into());
+            if let Ok(Err(error)) = timeout(CLOSE_LIMIT, farewell).await {
+                debug!(%error, "the connection was not closed in order");
+            }
+        } else {
+            // The reason is on its way.
+            let _ = timeout(CLOSE_LIMIT, self.lost()).await;
         }
         self.give_up(closed("it was closed"));
+        let unreadable = self.state.borrow().lost == Some(BrokerError::UnreadableMessage);
+        let consumed =
+            std::mem::take(&mut *self.consumed.lock().unwrap_or_else(PoisonError::into_inner));
+        for queue in consumed.iter().filter(|_| unreadable) {
+            match timeout(CLEAN_LIMIT, unreadable::remove(&self.endpoint, queue)).await {
+                Ok(Ok(true)) => warn!(
+                    queue,
+                    "Removed a message that cannot be read: not UTF-8 text"
+                ),
+                Ok(Ok(false)) => {}
+                Ok(Err(error)) => {
+                    warn!(queue, %error, "A message that cannot be read may be in the way")
+                }
+                Err(_) => warn!(queue, "A message that cannot be read may be in the way"),
+            }
+        }
     }
 
     /// Opens a channel for refill requests.
@@ -151,6 +183,10 @@ impl Broker {
         kind: QueueType,
         prefetch: u16,
     ) -> Result<RefillChannel, BrokerError> {
+        self.consumed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(queue.to_owned());
         RefillChannel::open(Arc::clone(self), queue, kind, prefetch).await
     }
 
@@ -218,6 +254,10 @@ impl Broker {
                 .lost
                 .clone()
                 .unwrap_or(BrokerError::ConnectionLost { reason }),
+            BrokerError::UnreadableMessage => {
+                lose(&self.state, error.clone());
+                error
+            }
             error => error,
         }
     }
@@ -268,6 +308,7 @@ async fn watch_over(
     state: watch::Sender<State>,
 ) {
     let mut ticks = interval(STATUS_INTERVAL);
+    let mut gone = false;
     let reason = loop {
         tokio::select! {
             event = events.next() => match event {
@@ -280,17 +321,17 @@ async fn watch_over(
                     state.send_modify(|state| state.blocked = false);
                 }
                 // Channels report their errors here too.
-                Some(Event::Error(error)) if !status.connected() => break error.to_string(),
+                Some(Event::Error(error)) if !status.connected() => break BrokerError::lost(&error),
                 Some(_) => {}
-                None => break "its thread ended".to_owned(),
+                None => break closed("its thread ended"),
             },
-            _ = ticks.tick() => {
-                if !status.connected() {
-                    break "it was closed".to_owned();
-                }
+            // The second time: the event that says why may be just behind.
+            _ = ticks.tick() => match (status.connected(), gone) {
+                (false, true) => break closed("it was closed"),
+                (connected, _) => gone = !connected,
             }
         }
     };
-    lose(&state, BrokerError::ConnectionLost { reason });
+    lose(&state, reason);
     socket.abort();
 }

@@ -92,6 +92,12 @@ pub enum BrokerError {
         /// What ended it.
         reason: String,
     },
+    /// A message was received that the client library cannot parse, and the connection with it is gone.
+    #[error(
+        "the connection to the broker is lost over a message that cannot be read: a property, or the name of a header, \
+         is not UTF-8 text"
+    )]
+    UnreadableMessage,
     /// The channel is gone, the connection is not.
     #[error("the broker closed the channel: {reason}")]
     ChannelClosed {
@@ -122,6 +128,7 @@ impl BrokerError {
             Self::Blocked => "BrokerBlocked",
             Self::Timeout { .. } => "BrokerTimeout",
             Self::ConnectionLost { .. } => "ConnectionLost",
+            Self::UnreadableMessage => "UnreadableMessage",
             Self::ChannelClosed { .. } => "ChannelClosed",
             Self::Protocol { .. } => "ProtocolError",
         }
@@ -130,7 +137,10 @@ impl BrokerError {
     /// The connection it happened on is of no use any more.
     #[must_use]
     pub fn is_connection_lost(&self) -> bool {
-        matches!(self, Self::ConnectionLost { .. } | Self::Timeout { .. })
+        matches!(
+            self,
+            Self::ConnectionLost { .. } | Self::UnreadableMessage | Self::Timeout { .. }
+        )
     }
 
     /// Trying again does not help; a person has to change something first.
@@ -167,6 +177,16 @@ impl BrokerError {
         }
     }
 
+    /// For what ends a connection.
+    pub(super) fn lost(error: &lapin::Error) -> Self {
+        match error.kind() {
+            ErrorKind::ParsingError(_) => Self::UnreadableMessage,
+            _ => Self::ConnectionLost {
+                reason: error.to_string(),
+            },
+        }
+    }
+
     /// For what happens to `action`.
     pub(super) fn doing(action: Action<'_>, error: &lapin::Error) -> Self {
         let queue = action.queue.to_owned();
@@ -196,9 +216,7 @@ impl BrokerError {
             ErrorKind::ChannelsLimitReached => Self::Protocol {
                 message: error.to_string(),
             },
-            _ => Self::ConnectionLost {
-                reason: error.to_string(),
-            },
+            _ => Self::lost(error),
         }
     }
 }

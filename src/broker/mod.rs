@@ -10,6 +10,7 @@ mod refill_channel;
 mod request;
 mod socket;
 mod transaction;
+mod unreadable;
 mod wire;
 
 pub use connection::Broker;

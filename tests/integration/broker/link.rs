@@ -7,6 +7,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
+/// What [`Link::corrupt`] replaces.
+pub const MARK: &str = "NOT UTF-8";
+
 /// A way to the broker that can break.
 pub struct Link {
     pub uri: String,
@@ -19,6 +22,8 @@ struct State {
     budget: AtomicU64,
     /// Nothing goes through any more, and nobody is told.
     silent: AtomicBool,
+    /// [`MARK`] on its way to the broker becomes something that is not UTF-8.
+    corrupt: AtomicBool,
     to_client: Mutex<Option<OwnedWriteHalf>>,
 }
 
@@ -32,6 +37,7 @@ impl Link {
         let state = Arc::new(State {
             budget: AtomicU64::new(u64::MAX),
             silent: AtomicBool::new(false),
+            corrupt: AtomicBool::new(false),
             to_client: Mutex::new(None),
         });
         let mut tasks = JoinSet::new();
@@ -51,6 +57,11 @@ impl Link {
     /// From now on everything is swallowed.
     pub fn silence(&self) {
         self.state.silent.store(true, Ordering::SeqCst);
+    }
+
+    /// From now on [`MARK`] on its way to the broker becomes something that is not UTF-8.
+    pub fn corrupt(&self) {
+        self.state.corrupt.store(true, Ordering::SeqCst);
     }
 
     /// Tells the client that the broker has a resource alarm, as the broker would.
@@ -97,6 +108,12 @@ async fn upstream(
     while let Ok(read @ 1..) = from.read(&mut buffer).await {
         if state.silent.load(Ordering::SeqCst) {
             continue;
+        }
+        if state.corrupt.load(Ordering::SeqCst) {
+            let places = (0..read).filter(|&at| buffer[at..read].starts_with(MARK.as_bytes()));
+            for at in places.collect::<Vec<_>>() {
+                buffer[at..at + MARK.len()].fill(0xFF);
+            }
         }
         let allowed = state.budget.load(Ordering::SeqCst).min(read as u64);
         state.budget.fetch_sub(allowed, Ordering::SeqCst);

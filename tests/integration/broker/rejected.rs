@@ -1,10 +1,13 @@
-use lapin::BasicProperties;
+use std::time::Duration;
+
 use lapin::options::BasicGetOptions;
 use lapin::types::{AMQPValue, FieldTable};
-use token_bucket_operator::broker::{REJECTED_REASON, Rejection, Transaction};
+use lapin::{BasicProperties, Connection};
+use token_bucket_operator::broker::{BrokerError, REJECTED_REASON, Rejection, Transaction};
 
+use super::link::{Link, MARK};
 use super::{REFILL, connect, consume, request, send};
-use crate::support::testbed;
+use crate::support::{eventually, testbed};
 
 #[tokio::test]
 async fn a_rejected_request_is_kept_as_it_came_with_the_reason() {
@@ -108,4 +111,70 @@ async fn a_request_moves_to_another_refill_queue() {
     let moved = to.next(1).await.unwrap().remove(0);
     assert_eq!(moved.request.unwrap().bucket, request("b").bucket);
     assert!(!moved.redelivered);
+}
+
+/// Each of them ends the connection of whoever receives it.
+#[tokio::test]
+async fn messages_that_cannot_be_parsed_do_not_block_a_refill_queue() {
+    let vhost = testbed().await.vhost().await;
+    let link = Link::to(&vhost.amqp_url()).await;
+    let sender = Connection::connect(&link.uri, Default::default())
+        .await
+        .unwrap();
+    let sender = sender.create_channel().await.unwrap();
+    link.corrupt();
+    let mut broker = connect(&vhost).await;
+    broker
+        .consume_requests(REFILL, Default::default(), 10)
+        .await
+        .unwrap()
+        .release()
+        .await;
+    for name in ["one", MARK, "two", "three", MARK] {
+        let properties = BasicProperties::default().with_message_id(name.into());
+        sender
+            .basic_publish(
+                "".into(),
+                REFILL.into(),
+                Default::default(),
+                name.as_bytes(),
+                properties,
+            )
+            .await
+            .unwrap();
+    }
+    eventually(
+        "the messages",
+        Duration::from_secs(10),
+        async || match vhost.depth(REFILL).await {
+            Some(5) => Ok(()),
+            depth => Err(format!("{depth:?}")),
+        },
+    )
+    .await;
+
+    for _ in 0..2 {
+        let error = match broker
+            .consume_requests(REFILL, Default::default(), 10)
+            .await
+        {
+            Err(error) => error,
+            Ok(mut channel) => loop {
+                if let Err(error) = channel.next(1).await {
+                    break error;
+                }
+            },
+        };
+        assert_eq!(error, BrokerError::UnreadableMessage);
+        assert!(error.is_connection_lost());
+        broker.close().await;
+        broker = connect(&vhost).await;
+    }
+    let mut channel = consume(&broker).await;
+    let mut left = Vec::new();
+    while left.len() < 3 {
+        left.extend(channel.next(1).await.unwrap());
+    }
+    channel.release().await;
+    assert_eq!(vhost.depth(REFILL).await, Some(3));
 }
