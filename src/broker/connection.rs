@@ -152,13 +152,13 @@ impl Broker {
             match timeout(CLEAN_LIMIT, unreadable::remove(&self.endpoint, queue)).await {
                 Ok(Ok(true)) => warn!(
                     queue,
-                    "Removed a message that cannot be read: not UTF-8 text"
+                    "removed a message that cannot be read: not UTF-8 text"
                 ),
                 Ok(Ok(false)) => {}
                 Ok(Err(error)) => {
-                    warn!(queue, %error, "A message that cannot be read may be in the way")
+                    warn!(queue, %error, "a message that cannot be read may be in the way")
                 }
-                Err(_) => warn!(queue, "A message that cannot be read may be in the way"),
+                Err(_) => warn!(queue, "a message that cannot be read may be in the way"),
             }
         }
     }
@@ -313,11 +313,11 @@ async fn watch_over(
         tokio::select! {
             event = events.next() => match event {
                 Some(Event::ConnectionBlocked(reason)) => {
-                    warn!(reason, "The broker accepts nothing at present");
+                    warn!(reason, "the broker accepts nothing at present");
                     state.send_modify(|state| state.blocked = true);
                 }
                 Some(Event::ConnectionUnblocked) => {
-                    info!("The broker accepts messages again");
+                    info!("the broker accepts messages again");
                     state.send_modify(|state| state.blocked = false);
                 }
                 // Channels report their errors here too.

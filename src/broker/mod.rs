@@ -1,5 +1,6 @@
 //! The only code that speaks AMQP: connections, queues, ledgers, refill requests, and the transaction that refills.
 
+mod celery;
 mod connection;
 mod endpoint;
 mod error;

@@ -10,9 +10,10 @@ use lapin::types::ShortString;
 use lapin::{Channel, Confirmation};
 use tokio::sync::Mutex;
 
+use super::celery;
 use super::connection::{Broker, During};
 use super::error::{Action, BrokerError};
-use super::request::{self, RefillRequest};
+use super::request::RefillRequest;
 use super::wire;
 
 /// A channel in confirm mode.
@@ -79,7 +80,7 @@ impl RequestPublisher {
                 Ok(confirmation) => {
                     let message = confirmation.take_message();
                     returned
-                        .extend(message.and_then(|message| request::task_id(&message.properties)));
+                        .extend(message.and_then(|message| celery::task_id(&message.properties)));
                     Ok(())
                 }
                 Err(error) => Err(self.broker.explain(action(queue), &error)),

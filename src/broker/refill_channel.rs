@@ -278,7 +278,7 @@ impl RefillChannel {
         let closing = self.channel.close(200, "OK".into());
         // A channel that cannot be closed is gone already, which is as good.
         if let Err(error) = self.broker.answer(action, During::AlarmFail, closing).await {
-            debug!(%error, queue = self.queue, "The refill channel was not closed in order");
+            debug!(%error, queue = self.queue, "the refill channel was not closed in order");
         }
     }
 }
