@@ -74,6 +74,16 @@ impl Bucket {
         queue_name(&self.name)
     }
 
+    /// When the next refill is due; None while the bucket is suspended.
+    #[must_use]
+    pub fn next_refill(&self, ledger: &Ledger, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        if self.suspend {
+            return None;
+        }
+        let timetable = self.timetable.clone().anchored(ledger.since);
+        timetable.next(ledger.reference().max(now))
+    }
+
     /// The queue that holds the ledger.
     #[must_use]
     pub fn ledger_queue(&self) -> String {

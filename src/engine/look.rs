@@ -3,7 +3,7 @@
 use chrono::Utc;
 
 use super::ensure::{self, EnsureError, LedgerState, QueueState};
-use super::outcome::Phase;
+use super::outcome::{Observed, Phase};
 use super::plan::Asked;
 use super::slot::{Adjustment, Stage};
 use super::worker::{Context, Worker};
@@ -123,6 +123,7 @@ impl Worker {
         };
         let Some(ledger) = &slot.ledger else { return };
         slot.stage = Stage::Ready { limit: queue.limit };
+        let now = Utc::now();
         let Context {
             board,
             scheduler,
@@ -133,6 +134,11 @@ impl Worker {
             state.revision = slot.revision;
             state.phase = Phase::Ready;
             state.limit = queue.limit;
+            state.observed = Some(Observed {
+                tokens: queue.tokens,
+                at: now,
+            });
+            state.next_refill = slot.bucket.next_refill(ledger, now);
             state.show(ledger);
         });
         scheduler.enter(slot.bucket.clone(), ledger.since, ledger.reference());

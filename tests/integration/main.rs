@@ -2,8 +2,10 @@
 
 mod admission;
 mod broker;
+mod edits;
 mod engine;
 mod fixture;
+mod refills;
 #[allow(
     dead_code,
     unused_imports,
