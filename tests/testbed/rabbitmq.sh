@@ -30,7 +30,7 @@ CONF
 
     start epmd "${tools[epmd]}" -port "${ports[5]}" -address 127.0.0.1
     # RUNNING_UNDER_SYSTEMD: the script then becomes the Erlang machine, so its pid is the server's.
-    start rabbitmq env HOME="$data/home" RUNNING_UNDER_SYSTEMD=true \
+    start rabbitmq env HOME="$data/home" ERL_CRASH_DUMP="$data/erl_crash.dump" RUNNING_UNDER_SYSTEMD=true \
         RABBITMQ_NODENAME="$broker_node" RABBITMQ_DIST_PORT="${ports[6]}" ERL_EPMD_PORT="${ports[5]}" \
         RABBITMQ_CONF_ENV_FILE="$data/no-rabbitmq-env.conf" RABBITMQ_CONFIG_FILE="$data/rabbitmq.conf" \
         RABBITMQ_ADVANCED_CONFIG_FILE="$data/no-advanced.config" RABBITMQ_ENABLED_PLUGINS_FILE="$data/plugins" \
