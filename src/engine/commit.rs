@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use futures::StreamExt;
 use tracing::{debug, info};
 
@@ -151,8 +151,9 @@ impl Worker {
             self.context.observer.soon(id.clone());
             if ledger.owed > 0 {
                 self.work.insert(id);
-            } else {
-                self.work.remove(&id);
+            } else if self.work.remove(&id) {
+                let added = ledger.last_refill.as_ref().map(|refill| refill.added);
+                info!(bucket = %id, added, "refilled to the last token");
             }
             slot.ledger = Some(ledger);
         }
@@ -168,7 +169,15 @@ impl Worker {
         } in &plan.accepted
         {
             let lag = tick.and_then(|tick| (now - tick).to_std().ok());
-            info!(%bucket, ?trigger, added, tick = tick.map(|tick| tick.to_rfc3339()), "refilled");
+            let due = tick.map(|tick| tick.to_rfc3339_opts(SecondsFormat::Secs, true));
+            let owed = plan.ledgers.get(bucket).map_or(0, |ledger| ledger.owed);
+            if *added == 0 {
+                debug!(%bucket, ?trigger, due, "full already");
+            } else if owed > 0 {
+                info!(%bucket, ?trigger, added, due, owed, "refill under way");
+            } else {
+                info!(%bucket, ?trigger, added, due, "refilled");
+            }
             let (bucket, trigger, added) = (bucket.clone(), *trigger, *added);
             self.context.board.tell(Outcome::Refilled {
                 bucket,

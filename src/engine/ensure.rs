@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use super::outcome::Phase;
 use crate::api::QueueType;
@@ -15,6 +15,9 @@ const MOST_READINGS: u64 = 10;
 
 /// How long a broker takes at most to give back what a dead process had in hand.
 const IN_HAND: Duration = Duration::from_millis(500);
+
+/// A resource this young may well have no ledger yet.
+const YOUNG: TimeDelta = TimeDelta::seconds(60);
 
 /// The ledger as it should be.
 #[derive(Debug, PartialEq)]
@@ -91,14 +94,10 @@ pub(super) async fn ledger(
     let fingerprint = bucket.timetable.fingerprint();
     let mut read = broker.read_ledger(&queue, bucket.queue_type).await?;
     let absent = |read: &LedgerRead| matches!(read, LedgerRead::None | LedgerRead::NoQueue);
-    let mut fresh = false;
-    if absent(&read) {
-        fresh = broker.count(&bucket.queue()).await?.is_none();
-        if !fresh {
-            // A predecessor that has just died may have had it in hand; it comes back when the broker has noticed.
-            tokio::time::sleep(IN_HAND).await;
-            read = broker.read_ledger(&queue, bucket.queue_type).await?;
-        }
+    if absent(&read) && now - bucket.created > YOUNG {
+        // A predecessor that has just died may have it in hand; it comes back when the broker has noticed.
+        tokio::time::sleep(IN_HAND).await;
+        read = broker.read_ledger(&queue, bucket.queue_type).await?;
     }
     let (ledger, deliveries) = match read {
         LedgerRead::Ledger { ledger, deliveries } => (ledger, deliveries),
@@ -106,6 +105,7 @@ pub(super) async fn ledger(
             return Err(EnsureError::UnreadableLedger { queue, message });
         }
         LedgerRead::None | LedgerRead::NoQueue => {
+            let fresh = bucket.initial_tokens > 0 && broker.count(&bucket.queue()).await?.is_none();
             let initial = if fresh { bucket.initial_tokens } else { 0 };
             let ledger = known
                 .map(|known| known.brought_up_to(bucket, &fingerprint, now))

@@ -103,10 +103,12 @@ pub enum Phase {
 }
 
 impl BucketState {
-    /// Shows what the ledger says.
+    /// Shows what the ledger says. A refill counts as carried out when all of its tokens are in the queue.
     pub(super) fn show(&mut self, ledger: &Ledger) {
-        self.last_refill.clone_from(&ledger.last_refill);
         self.issued = ledger.issued;
-        self.refill_request.clone_from(&ledger.manual);
+        if ledger.owed == 0 {
+            self.last_refill.clone_from(&ledger.last_refill);
+            self.refill_request.clone_from(&ledger.manual);
+        }
     }
 }

@@ -13,7 +13,8 @@ pub enum LogFormat {
 }
 
 /// Other crates report through us what matters; their own lines are for debugging.
-const DEFAULT_FILTER: &str = "warn,token_bucket_operator=info";
+// lapin calls every closed channel an error; a 404 is an answer here, and what matters comes as our own errors.
+const DEFAULT_FILTER: &str = "warn,lapin=off,token_bucket_operator=info";
 
 /// An invalid `RUST_LOG`.
 #[derive(Debug, thiserror::Error)]
