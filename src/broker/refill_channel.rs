@@ -219,27 +219,6 @@ impl RefillChannel {
     /// # Errors
     /// Drop the channel; what was taken returns.
     pub async fn take_out(&mut self, queue: &str, most: u64) -> Result<Vec<u64>, BrokerError> {
-        self.get(queue, most, BasicGetOptions { no_ack: false })
-            .await
-    }
-
-    /// Removes up to `most` messages from `queue` for good; answers how many.
-    ///
-    /// # Errors
-    /// Drop the channel; nobody knows how many were removed.
-    pub async fn discard(&mut self, queue: &str, most: u64) -> Result<u64, BrokerError> {
-        Ok(self
-            .get(queue, most, BasicGetOptions { no_ack: true })
-            .await?
-            .len() as u64)
-    }
-
-    async fn get(
-        &mut self,
-        queue: &str,
-        most: u64,
-        options: BasicGetOptions,
-    ) -> Result<Vec<u64>, BrokerError> {
         let action = Action {
             verb: "take messages out of a queue",
             needs: "read",
@@ -247,6 +226,7 @@ impl RefillChannel {
         };
         let name = wire::name(queue)?;
         self.usable()?;
+        let options = BasicGetOptions { no_ack: false };
         let mut tags = Vec::new();
         while (tags.len() as u64) < most {
             let wanted = (most - tags.len() as u64).min(GETS);

@@ -4,20 +4,10 @@ use lapin::BasicProperties;
 use serde_json::json;
 use token_bucket_operator::api::TokenBucketStatus;
 
-use crate::support::{Buckets, Operator, SOON, Vhost, eventually, testbed};
+use crate::support::{Buckets, Operator, SOON, eventually, testbed};
 
 /// Nothing of it is due while a test runs.
 const RARELY: &str = "0 0 1 1 *";
-
-async fn depth_becomes(vhost: &Vhost<'_>, queue: &str, tokens: u64) {
-    eventually("the tokens", SOON, async || {
-        match vhost.depth(queue).await {
-            Some(depth) if depth == tokens => Ok(()),
-            depth => Err(format!("{depth:?} instead of {tokens}")),
-        }
-    })
-    .await;
-}
 
 #[tokio::test]
 async fn a_lowered_maximum_takes_the_excess_away() {
@@ -28,7 +18,7 @@ async fn a_lowered_maximum_takes_the_excess_away() {
         Operator::start(testbed, &namespace, &vhost, &["--status-interval", "200ms"]).await;
     let spec = json!({"schedule": RARELY, "amount": 5, "maximum": 30, "initialTokens": 20});
     buckets.create("x", spec).await;
-    depth_becomes(&vhost, "token_bucket_x", 20).await;
+    vhost.depth_becomes("token_bucket_x", 20).await;
 
     buckets
         .edit("x", json!({"maximum": 12, "initialTokens": 0}))
@@ -48,7 +38,7 @@ async fn a_lowered_maximum_takes_the_excess_away() {
     // Once it has been empty the broker enforces it too.
     assert_eq!(vhost.take("token_bucket_x", 12).await, 12);
     buckets.request_refill("x", "empty").await;
-    depth_becomes(&vhost, "token_bucket_x", 5).await;
+    vhost.depth_becomes("token_bucket_x", 5).await;
     let queue = vhost
         .queue("token_bucket_x")
         .await
@@ -70,7 +60,7 @@ async fn a_raised_maximum_keeps_every_token() {
         Operator::start(testbed, &namespace, &vhost, &["--status-interval", "200ms"]).await;
     let spec = json!({"schedule": RARELY, "amount": 5, "maximum": 25_000, "initialTokens": 25_000});
     buckets.create("x", spec).await;
-    depth_becomes(&vhost, "token_bucket_x", 25_000).await;
+    vhost.depth_becomes("token_bucket_x", 25_000).await;
 
     buckets.edit("x", json!({"maximum": 40_000})).await;
     let status = buckets
@@ -83,7 +73,7 @@ async fn a_raised_maximum_keeps_every_token() {
         Some(25_000),
         "a replaced queue issues nothing"
     );
-    depth_becomes(&vhost, "token_bucket_x", 25_000).await;
+    vhost.depth_becomes("token_bucket_x", 25_000).await;
     let queue = vhost
         .queue("token_bucket_x")
         .await
@@ -100,7 +90,7 @@ async fn a_raised_maximum_survives_a_kill_at_any_point() {
     let tokens = 30_000;
     let spec = json!({"schedule": RARELY, "amount": 5, "maximum": tokens, "initialTokens": tokens});
     buckets.create("x", spec).await;
-    depth_becomes(&vhost, "token_bucket_x", tokens).await;
+    vhost.depth_becomes("token_bucket_x", tokens).await;
     for (round, share) in [(1, 0), (2, 1), (3, 2), (4, 3)] {
         buckets.edit("x", json!({"maximum": tokens + round})).await;
         // Kill it when about this many quarters of the tokens have been taken out, or right after.
@@ -122,7 +112,7 @@ async fn a_raised_maximum_survives_a_kill_at_any_point() {
                 status.maximum.map(u64::from) == Some(tokens + round)
             })
             .await;
-        depth_becomes(&vhost, "token_bucket_x", tokens).await;
+        vhost.depth_becomes("token_bucket_x", tokens).await;
     }
 }
 
@@ -250,5 +240,5 @@ async fn another_refill_queue_takes_over_with_its_requests() {
     vhost
         .publish("new", b"nonsense", BasicProperties::default())
         .await;
-    depth_becomes(&vhost, "new.rejected", 1).await;
+    vhost.depth_becomes("new.rejected", 1).await;
 }

@@ -126,16 +126,6 @@ fn removal(bucket: &Bucket) -> Removal {
     }
 }
 
-async fn depth_becomes(vhost: &Vhost<'_>, queue: &str, tokens: u64) {
-    eventually("the tokens", SOON, async || {
-        match vhost.depth(queue).await {
-            Some(depth) if depth == tokens => Ok(()),
-            depth => Err(format!("{depth:?} instead of {tokens} in {queue}")),
-        }
-    })
-    .await;
-}
-
 #[tokio::test]
 async fn a_big_refill_does_not_hold_up_a_small_one() {
     let vhost = testbed().await.vhost().await;
@@ -157,7 +147,7 @@ async fn a_big_refill_does_not_hold_up_a_small_one() {
     })
     .await;
     running.engine.apply(asked(&small, "now"), 2);
-    depth_becomes(&vhost, "token_bucket_small", 5).await;
+    vhost.depth_becomes("token_bucket_small", 5).await;
     let meanwhile = vhost
         .depth("token_bucket_big")
         .await
@@ -166,7 +156,7 @@ async fn a_big_refill_does_not_hold_up_a_small_one() {
         meanwhile < 300_000,
         "the small refill came after the big one"
     );
-    depth_becomes(&vhost, "token_bucket_big", 300_000).await;
+    vhost.depth_becomes("token_bucket_big", 300_000).await;
     running.stop().await;
 }
 
@@ -225,7 +215,7 @@ async fn queues_deleted_behind_our_back_come_again() {
     running.engine.apply(bucket.clone(), 1);
     running.ready(1, 1).await;
     running.engine.apply(asked(&bucket, "one"), 2);
-    depth_becomes(&vhost, "token_bucket_x", 5).await;
+    vhost.depth_becomes("token_bucket_x", 5).await;
 
     let channel = vhost.channel().await;
     for queue in ["token_bucket_x.ledger", "token_bucket_x", "refill"] {
@@ -244,7 +234,7 @@ async fn queues_deleted_behind_our_back_come_again() {
     running.ready(1, 3).await;
     assert_eq!(vhost.depth("token_bucket_x").await, Some(0));
     running.engine.apply(asked(&bucket, "two"), 4);
-    depth_becomes(&vhost, "token_bucket_x", 5).await;
+    vhost.depth_becomes("token_bucket_x", 5).await;
     running.stop().await;
 }
 

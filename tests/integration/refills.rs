@@ -97,13 +97,7 @@ async fn a_bucket_fills_on_schedule_up_to_its_maximum() {
 
     // What a worker takes comes back with the next tick.
     assert_eq!(vhost.take("token_bucket_x", 7).await, 7);
-    eventually("the bucket to be full again", SOON, async || {
-        match vhost.depth("token_bucket_x").await {
-            Some(25) => Ok(()),
-            depth => Err(format!("{depth:?}")),
-        }
-    })
-    .await;
+    vhost.depth_becomes("token_bucket_x", 25).await;
 
     let deleted =
         testbed.kubectl(&[&["delete", "tb/x", "--timeout=20s"][..], &namespaced[..]].concat());
@@ -125,13 +119,7 @@ async fn a_big_refill_arrives_whole() {
         .await;
     buckets.ready("big").await;
     buckets.request_refill("big", "now").await;
-    eventually("all tokens", SOON, async || {
-        match vhost.depth("token_bucket_big").await {
-            Some(55_000) => Ok(()),
-            depth => Err(format!("{depth:?}")),
-        }
-    })
-    .await;
+    vhost.depth_becomes("token_bucket_big", 55_000).await;
     let handled = |status: &token_bucket_operator::api::TokenBucketStatus| {
         status.last_handled_refill_request.as_deref() == Some("now")
             && status.available_tokens == Some(55_000)
@@ -262,22 +250,10 @@ async fn requests_of_others_are_carried_out_and_bad_ones_parked() {
     let (body, properties) = request("5", json!([[], {"name": "x"}, {}]));
     vhost.publish(queue, &body, properties).await;
 
-    eventually(
-        "three refills, the duplicate left out",
-        SOON,
-        async || match vhost.depth("token_bucket_x").await {
-            Some(15) => Ok(()),
-            depth => Err(format!("{depth:?}")),
-        },
-    )
-    .await;
-    eventually("two parked messages", SOON, async || {
-        match vhost.depth("token_buckets.refill.rejected").await {
-            Some(2) => Ok(()),
-            depth => Err(format!("{depth:?}")),
-        }
-    })
-    .await;
+    vhost.depth_becomes("token_bucket_x", 15).await;
+    vhost
+        .depth_becomes("token_buckets.refill.rejected", 2)
+        .await;
     assert_eq!(vhost.depth("token_bucket_x").await, Some(15));
     let status = buckets
         .until("x", "the refills in the status", |status| {
@@ -378,13 +354,7 @@ async fn a_cut_connection_loses_nothing() {
         .await;
         vhost.close_all_connections().await;
     }
-    eventually("all refills whole", SOON, async || {
-        match vhost.depth("token_bucket_x").await {
-            Some(160_000) => Ok(()),
-            depth => Err(format!("{depth:?}")),
-        }
-    })
-    .await;
+    vhost.depth_becomes("token_bucket_x", 160_000).await;
     let status = buckets
         .until("x", "the sum in the status", |status| {
             status.available_tokens == Some(160_000)

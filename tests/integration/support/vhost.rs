@@ -9,7 +9,7 @@ use reqwest::{Client, Method, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
-use super::{Testbed, eventually, finish, unique};
+use super::{SOON, Testbed, eventually, finish, unique};
 
 /// Everything listens on 127.0.0.1 and ends with the run.
 const PASSWORD: &str = "test";
@@ -139,6 +139,15 @@ impl<'t> Vhost<'t> {
         let confirm = sent.expect("published").await.expect("confirmed");
         assert!(confirm.is_ack(), "{queue} refused a message");
         close(&channel).await;
+    }
+
+    /// Waits until a queue holds exactly so many tokens.
+    pub async fn depth_becomes(&self, queue: &str, tokens: u64) {
+        eventually("the tokens", SOON, async || match self.depth(queue).await {
+            Some(depth) if depth == tokens => Ok(()),
+            depth => Err(format!("{depth:?} instead of {tokens} in {queue}")),
+        })
+        .await;
     }
 
     /// Takes up to `n` tokens as a worker does; returns how many there were.
