@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use chrono::Utc;
 use clap::Parser;
 use cli::{Cli, Command, RunArgs, ScheduleArgs};
@@ -104,9 +104,12 @@ async fn operate(args: RunArgs, stop: CancellationToken) -> anyhow::Result<()> {
         .map(Endpoint::parse)
         .transpose()
         .context("--amqp-url (AMQP_URL) is invalid")?;
-    let config = kube::Config::infer().await.context(
-        "no access to a Kubernetes cluster: set KUBECONFIG to a kubeconfig file, or run in a pod with a service account",
-    )?;
+    let config = kube::Config::infer().await.map_err(|error| {
+        anyhow!(
+            "no access to a Kubernetes cluster: set KUBECONFIG to a kubeconfig file, or run in a pod with a service \
+             account ({error})"
+        )
+    })?;
     let lease_namespace = args
         .leader_elect_namespace
         .unwrap_or_else(|| config.default_namespace.clone());

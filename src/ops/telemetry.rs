@@ -1,5 +1,7 @@
 //! Logs: one line for each thing that happened, as text or as JSON.
 
+use std::io::IsTerminal;
+
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
 
@@ -21,7 +23,7 @@ const DEFAULT_FILTER: &str = "warn,lapin=off,token_bucket_operator=info";
 #[error(
     "RUST_LOG is invalid: {0}; write for example RUST_LOG=info or RUST_LOG=warn,token_bucket_operator=debug"
 )]
-pub struct InvalidFilter(#[from] tracing_subscriber::filter::ParseError);
+pub struct InvalidFilter(String);
 
 /// Sends logs to standard error from now on. `filter` is the value of `RUST_LOG`.
 ///
@@ -29,11 +31,15 @@ pub struct InvalidFilter(#[from] tracing_subscriber::filter::ParseError);
 /// When the filter does not parse.
 pub fn init(format: LogFormat, filter: Option<&str>) -> Result<(), InvalidFilter> {
     let filter = match filter {
-        Some(filter) if !filter.is_empty() => EnvFilter::try_new(filter)?,
+        Some(filter) if !filter.is_empty() => {
+            EnvFilter::try_new(filter).map_err(|error| InvalidFilter(error.to_string()))?
+        }
         _ => EnvFilter::new(DEFAULT_FILTER),
     };
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(colours)
         .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => lines.with_target(false).init(),

@@ -2,6 +2,7 @@
 
 mod admission;
 mod broker;
+mod controller;
 mod edits;
 mod engine;
 mod fixture;

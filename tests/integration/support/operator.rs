@@ -29,6 +29,17 @@ impl Operator {
         vhost: &Vhost<'_>,
         extra: &[&str],
     ) -> Self {
+        let url = vhost.amqp_url();
+        Self::start_at(testbed, namespace, Some(&url), extra).await
+    }
+
+    /// The same with any default broker, or none.
+    pub async fn start_at(
+        testbed: &Testbed,
+        namespace: &Namespace<'_>,
+        amqp_url: Option<&str>,
+        extra: &[&str],
+    ) -> Self {
         let folder = tempfile::tempdir().expect("a folder for the log");
         let log = folder.path().join("operator.log");
         let file = File::create(&log).expect("a log file");
@@ -40,13 +51,10 @@ impl Operator {
                 env!("CARGO_BIN_EXE_token-bucket-operator"),
                 "run",
             ])
-            .args([
-                "--namespace",
-                namespace.name(),
-                "--amqp-url",
-                &vhost.amqp_url(),
-            ])
-            .args(["--leader-elect=false", "--listen", "127.0.0.1:0"])
+            .args(["--namespace", namespace.name()])
+            .args(amqp_url.map(|url| format!("--amqp-url={url}")))
+            .args(["--listen", "127.0.0.1:0"])
+            .env("LEADER_ELECT", "false")
             .args(extra)
             .env("KUBECONFIG", testbed.kubeconfig())
             .env("NO_COLOR", "1")
