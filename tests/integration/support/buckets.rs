@@ -8,7 +8,7 @@ use token_bucket_operator::api::{TokenBucket, TokenBucketStatus};
 use super::{Namespace, Testbed, eventually};
 
 /// How long anything may take that the operator does at once.
-pub const SOON: Duration = Duration::from_secs(30);
+pub const SOON: Duration = Duration::from_secs(90);
 
 /// The TokenBuckets of one namespace.
 pub struct Buckets {
