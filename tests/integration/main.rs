@@ -2,6 +2,7 @@
 
 mod admission;
 mod broker;
+mod celery;
 mod controller;
 mod edits;
 mod engine;
