@@ -71,15 +71,8 @@ pub async fn cleanup(resource: &TokenBucket, context: &Context) -> Result<Action
     match timeout(ATTEMPT_TIMEOUT, engine.remove(removal)).await {
         Ok(Ok(())) => {
             context.brokers.leave(&id);
-            let queue = resource.queue_name();
-            info!(bucket = %id, queue, "deleted, with its queues");
-            context.publish(
-                resource,
-                Notice::normal(
-                    "QueuesDeleted",
-                    &format!("queue {queue} and its ledger are deleted"),
-                ),
-            );
+            let note = format!("queue {} and its ledger are deleted", resource.queue_name());
+            context.publish(resource, Notice::normal("QueuesDeleted", &note));
             Ok(Action::await_change())
         }
         Ok(Err(error)) => give_up_or(error.into(), resource, context),

@@ -3,15 +3,12 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
-use k8s_openapi::api::events::v1::Event;
 use kube::Api;
-use kube::api::{ListParams, PostParams};
+use kube::api::PostParams;
 use serde_json::json;
 use token_bucket_operator::api::TokenBucketStatus;
 
-use crate::support::{
-    Buckets, Namespace, Operator, SOON, Testbed, condition, eventually, reason, testbed,
-};
+use crate::support::{Buckets, Operator, SOON, condition, event, eventually, reason, testbed};
 
 /// Nothing of it is due while a test runs.
 const RARELY: &str = "0 0 1 1 *";
@@ -19,33 +16,6 @@ const RARELY: &str = "0 0 1 1 *";
 /// `Ready Reconciling Stalled BrokerConnected`.
 fn conditions(status: &TokenBucketStatus) -> [&str; 4] {
     ["Ready", "Reconciling", "Stalled", "BrokerConnected"].map(|kind| condition(status, kind))
-}
-
-async fn event(testbed: &Testbed, namespace: &Namespace<'_>, of: &str, wanted: &str) -> Event {
-    let events: Api<Event> = Api::namespaced(testbed.client().await, namespace.name());
-    eventually("an event", SOON, async || {
-        let list = events
-            .list(&ListParams::default())
-            .await
-            .map_err(|error| error.to_string())?;
-        let of_it = |event: &Event| {
-            let name = event
-                .regarding
-                .as_ref()
-                .and_then(|regarding| regarding.name.as_deref());
-            name == Some(of) && event.reason.as_deref() == Some(wanted)
-        };
-        let reasons: Vec<_> = list
-            .items
-            .iter()
-            .map(|event| event.reason.clone())
-            .collect();
-        list.items
-            .into_iter()
-            .find(of_it)
-            .ok_or(format!("{reasons:?}"))
-    })
-    .await
 }
 
 #[tokio::test]
@@ -242,29 +212,11 @@ async fn sigterm_drains_and_series_leave_with_their_bucket() {
         )
         .await;
     buckets.ready("x").await;
-    let address = eventually("the address of the listener", SOON, async || {
-        let logs = operator.logs();
-        let rest = logs.split_once("address=").map(|(_, rest)| rest.to_owned());
-        rest.and_then(|rest| rest.split_whitespace().next().map(str::to_owned))
-            .ok_or(logs)
-    })
-    .await;
-    let fetch = async |path: &str| {
-        let answer = reqwest::get(format!("http://{address}{path}"))
-            .await
-            .map_err(|error| error.to_string())?;
-        answer
-            .error_for_status()
-            .map_err(|error| error.to_string())?
-            .text()
-            .await
-            .map_err(|error| error.to_string())
-    };
     for path in ["/livez", "/readyz"] {
-        fetch(path).await.expect("healthy and ready");
+        operator.http(path).await.expect("healthy and ready");
     }
     let has_series = async || {
-        let metrics = fetch("/metrics").await?;
+        let metrics = operator.http("/metrics").await?;
         Ok::<_, String>(metrics.lines().any(|line| line.contains(r#"name="x""#)))
     };
     eventually("the bucket's series", SOON, async || {
@@ -286,29 +238,4 @@ async fn sigterm_drains_and_series_leave_with_their_bucket() {
     .await;
     assert!(operator.terminate().await.success(), "{}", operator.logs());
     assert!(operator.logs().contains("drained"), "{}", operator.logs());
-}
-
-#[tokio::test]
-async fn a_second_replica_takes_over_from_the_leader() {
-    let testbed = testbed().await;
-    let (namespace, vhost) = (testbed.namespace().await, testbed.vhost().await);
-    let buckets = Buckets::of(testbed, &namespace).await;
-    let elected = [
-        "--leader-elect=true",
-        "--leader-elect-namespace",
-        namespace.name(),
-    ];
-    let mut first = Operator::start(testbed, &namespace, &vhost, &elected).await;
-    let spec = json!({"schedule": "* * * * * *", "amount": 1, "maximum": 1_000_000, "missedRefills": "All"});
-    buckets.create("x", spec).await;
-    buckets.ready("x").await;
-    let _second = Operator::start(testbed, &namespace, &vhost, &elected).await;
-    // A clean end hands the lease over at once.
-    assert!(first.terminate().await.success());
-    let before = buckets.status("x").await.tokens_issued;
-    buckets
-        .until("x", "refills by the other replica", |status| {
-            status.tokens_issued > before
-        })
-        .await;
 }

@@ -1,5 +1,6 @@
 //! The behaviour of the operator on a real API server and a real RabbitMQ: one module for each subject.
 
+mod absence;
 mod admission;
 mod broker;
 mod celery;
@@ -7,6 +8,7 @@ mod controller;
 mod edits;
 mod engine;
 mod fixture;
+mod leadership;
 mod refills;
 #[allow(
     dead_code,
@@ -14,3 +16,4 @@ mod refills;
     reason = "a kit: not every part is in use at all times"
 )]
 mod support;
+mod writes;

@@ -2,6 +2,7 @@
 //! test, and the operator as a process that can be killed.
 
 mod buckets;
+mod events;
 mod namespace;
 mod operator;
 mod testbed;
@@ -9,6 +10,7 @@ mod vhost;
 mod wait;
 
 pub use buckets::{Buckets, SOON, condition, reason};
+pub use events::event;
 pub use namespace::Namespace;
 pub use operator::Operator;
 pub use testbed::{Testbed, testbed};

@@ -11,7 +11,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Namespace, Testbed, Vhost};
+use super::{Namespace, SOON, Testbed, Vhost, eventually};
 
 /// The operator as users run it: a process. It is killed when dropped; a failing test shows its log.
 pub struct Operator {
@@ -95,6 +95,38 @@ impl Operator {
             sent.expect("bash runs").success(),
             "no signal {name} to {pid}"
         );
+    }
+
+    /// What its HTTP listener answers with success.
+    pub async fn http(&self, path: &str) -> Result<String, String> {
+        let logs = self.logs();
+        let (_, rest) = logs.split_once("address=").ok_or(&logs)?;
+        let address = rest.split_whitespace().next().unwrap_or_default();
+        let answer = reqwest::get(format!("http://{address}{path}")).await;
+        let answer = answer.and_then(|answer| answer.error_for_status());
+        let text = answer.map_err(|error| error.to_string())?.text().await;
+        text.map_err(|error| error.to_string())
+    }
+
+    /// A sample among its metrics, by name and labels; `None` when there is no such series.
+    pub async fn metric(&self, series: &str) -> Result<Option<f64>, String> {
+        let metrics = self.http("/metrics").await?;
+        let mut samples = metrics.lines().filter_map(|line| line.rsplit_once(' '));
+        let sample = samples.find(|(name, _)| *name == series);
+        Ok(sample.and_then(|(_, value)| value.parse().ok()))
+    }
+
+    /// Waits until it has logged `text`.
+    pub async fn logs_have(&self, text: &str) {
+        eventually("a line in the log", SOON, async || {
+            let logs = self.logs();
+            if logs.contains(text) {
+                Ok(())
+            } else {
+                Err(logs)
+            }
+        })
+        .await;
     }
 
     /// What it has logged until now.

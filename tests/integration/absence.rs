@@ -1,0 +1,95 @@
+//! What happens while something that the operator needs is away, or wrong.
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
+use kube::api::{Patch, PatchParams, PostParams};
+use serde_json::json;
+use token_bucket_operator::api::TokenBucketStatus;
+
+use crate::support::{Buckets, Operator, condition, event, testbed};
+
+/// Nothing of it is due while a test runs.
+const RARELY: &str = "0 0 1 1 *";
+/// Nobody listens at the discard port.
+const NOBODY: &str = "amqp://127.0.0.1:9/";
+
+fn away(status: &TokenBucketStatus) -> bool {
+    condition(status, "BrokerConnected") == "False"
+}
+
+#[tokio::test]
+async fn deletion_ends_though_the_broker_is_away() {
+    let testbed = testbed().await;
+    let namespace = testbed.namespace().await;
+    let buckets = Buckets::of(testbed, &namespace).await;
+    let _operator = Operator::start_at(testbed, &namespace, Some(NOBODY), &[]).await;
+    let spec = |policy: &str| json!({"schedule": RARELY, "amount": 1, "maximum": 1, "deletionPolicy": policy});
+    buckets.create("gone", spec("Delete")).await;
+    buckets.create("kept", spec("Retain")).await;
+    buckets.until("gone", "the broker to be missed", away).await;
+    buckets.until("kept", "the broker to be missed", away).await;
+
+    // That one needs no broker.
+    buckets.delete("kept").await;
+    // The other one waits a minute for it.
+    buckets.delete("gone").await;
+    let event = event(testbed, &namespace, "gone", "QueuesLeftBehind").await;
+    let note = event.note.unwrap_or_default();
+    assert!(note.contains("token_bucket_gone.ledger"), "{note}");
+}
+
+#[tokio::test]
+async fn corrected_credentials_are_used_at_once() {
+    let testbed = testbed().await;
+    let (namespace, vhost) = (testbed.namespace().await, testbed.vhost().await);
+    let buckets = Buckets::of(testbed, &namespace).await;
+    let _operator = Operator::start_at(testbed, &namespace, None, &[]).await;
+    let secrets: Api<Secret> = Api::namespaced(testbed.client().await, namespace.name());
+    let secret = |uri: &str| json!({"metadata": {"name": "rabbit"}, "stringData": {"uri": uri}});
+    let wrong = vhost.amqp_url().replacen(":test@", ":s3cret@", 1);
+    let wrong = serde_json::from_value(secret(&wrong)).expect("a Secret");
+    secrets
+        .create(&PostParams::default(), &wrong)
+        .await
+        .expect("it is accepted");
+    let connection = json!({"secretRef": {"name": "rabbit"}});
+    let spec = json!({"schedule": RARELY, "amount": 7, "maximum": 9, "connection": connection});
+    for name in ["one", "two"] {
+        buckets.create(name, spec.clone()).await;
+        let status = buckets.until(name, "the refusal", away).await;
+        assert!(!format!("{status:?}").contains("s3cret"), "{status:?}");
+    }
+
+    let right = Patch::Merge(secret(&vhost.amqp_url()));
+    secrets
+        .patch("rabbit", &PatchParams::default(), &right)
+        .await
+        .expect("it is accepted");
+    buckets.ready("one").await;
+    buckets.ready("two").await;
+    event(testbed, &namespace, "one", "BrokerRecovered").await;
+}
+
+#[tokio::test]
+async fn a_bucket_that_leaves_the_selector_is_let_go() {
+    let testbed = testbed().await;
+    let (namespace, vhost) = (testbed.namespace().await, testbed.vhost().await);
+    let buckets = Buckets::of(testbed, &namespace).await;
+    let selector = ["--selector", "team!=other"];
+    let operator = Operator::start(testbed, &namespace, &vhost, &selector).await;
+    let spec = json!({"schedule": RARELY, "amount": 1, "maximum": 9, "initialTokens": 4});
+    buckets.create("x", spec).await;
+    buckets.ready("x").await;
+
+    testbed.kubectl(&[
+        "label",
+        "tb/x",
+        "team=other",
+        "--namespace",
+        namespace.name(),
+    ]);
+    // Without its finalizer it is gone at once, though the operator does not hear of it.
+    operator.logs_have("left the label selector").await;
+    buckets.delete("x").await;
+    assert_eq!(vhost.depth("token_bucket_x").await, Some(4));
+}
