@@ -106,7 +106,7 @@ pub(super) fn abandon(object: &impl ResourceExt, queues: &str, context: &Context
     context.forget(&id);
     warn!(bucket = %id, queues, "deleted, but its queues are left behind: {why}");
     let note = format!(
-        "left behind at the broker: {queues}. {why}. Delete them by hand when nobody needs them"
+        "these may be left behind at the broker: {queues}. {why}. Delete them by hand when nobody needs them"
     );
     context.publish(object, Notice::warning("QueuesLeftBehind", &note));
 }

@@ -7,13 +7,17 @@ use kube::runtime::finalizer;
 
 use super::resolve::ResolveError;
 use crate::engine::RemoveError;
+use crate::ops::api_error::{has_code, words};
 
 /// Why a pass ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The finalizer could not be added or removed.
     #[error("cannot write the finalizer: {0}")]
-    Finalizer(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Finalizer(String),
+    /// The resource changed or went while the finalizer was written.
+    #[error("the resource has changed meanwhile")]
+    Changed,
     /// The broker of the bucket is not known.
     #[error(transparent)]
     Resolve(#[from] ResolveError),
@@ -40,6 +44,7 @@ impl Error {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Finalizer(_) => "Finalizer",
+            Self::Changed => "Changed",
             Self::Resolve(error) => error.reason(),
             Self::Remove(error) => error.reason(),
             Self::Timeout => "Timeout",
@@ -50,7 +55,7 @@ impl Error {
     #[must_use]
     pub fn class(&self) -> Class {
         match self {
-            Self::Remove(RemoveError::NotConnected) => Class::Wait,
+            Self::Changed | Self::Remove(RemoveError::NotConnected) => Class::Wait,
             Self::Finalizer(_) | Self::Resolve(_) | Self::Remove(_) | Self::Timeout => {
                 Class::Unexpected
             }
@@ -85,7 +90,15 @@ impl From<finalizer::Error<Self>> for Error {
     fn from(error: finalizer::Error<Self>) -> Self {
         match error {
             finalizer::Error::ApplyFailed(error) | finalizer::Error::CleanupFailed(error) => error,
-            error => Self::Finalizer(Box::new(error)),
+            finalizer::Error::AddFinalizer(error) | finalizer::Error::RemoveFinalizer(error) => {
+                // 422: the patch names the finalizers that it expects.
+                if [404, 409, 422].iter().any(|code| has_code(&error, *code)) {
+                    Self::Changed
+                } else {
+                    Self::Finalizer(words(&error))
+                }
+            }
+            error => Self::Finalizer(error.to_string()),
         }
     }
 }

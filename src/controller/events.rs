@@ -13,6 +13,7 @@ use tracing::{debug, warn};
 
 use crate::api::TokenBucket;
 use crate::bucket::BucketId;
+use crate::ops::api_error::words;
 use crate::ops::identity::PROGRAM;
 
 /// Events that wait. When a broker with thousands of buckets goes away, the rest is dropped.
@@ -110,10 +111,24 @@ async fn send(recorder: Recorder, mut waiting: mpsc::Receiver<(ObjectReference, 
         };
         match timeout(REQUEST_TIMEOUT, recorder.publish(&event, &reference)).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => warn!(%error, "cannot publish an event"),
+            Ok(Err(error)) if is_namespace_terminating(&error) => {
+                debug!(error = words(&error), "no event");
+            }
+            Ok(Err(error)) => warn!(error = words(&error), "cannot publish an event"),
             Err(_) => warn!("cannot publish an event: the API server did not answer in time"),
         }
     }
+}
+
+/// A namespace that is being deleted takes no events about what is deleted with it.
+fn is_namespace_terminating(error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else {
+        return false;
+    };
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    causes
+        .into_iter()
+        .any(|cause| cause.reason == "NamespaceTerminating")
 }
 
 /// The API server refuses notes of more than 1024 bytes.

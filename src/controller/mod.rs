@@ -56,7 +56,7 @@ type Guarded = DeserializeGuard<TokenBucket>;
 /// Passes at the same time.
 const CONCURRENCY: u16 = 64;
 /// At the end, events that wait have so long.
-const EVENTS_WITHIN: Duration = Duration::from_secs(2);
+const EVENTS_WITHIN: Duration = Duration::from_millis(500);
 
 /// What the controller needs.
 #[derive(Clone)]

@@ -133,7 +133,10 @@ async fn apply(resource: &TokenBucket, context: &Context) -> Result<Action, Erro
         Err(error) => {
             context.metrics.reconcile_error(error.reason());
             refuse(resource, Some(resource), context, error.verdict());
-            return Ok(Action::requeue(LOOK_AGAIN_AFTER));
+            return Ok(match connection {
+                Some(_) => Action::requeue(LOOK_AGAIN_AFTER),
+                None => Action::await_change(),
+            });
         }
     };
     let rivals = context.index().rivals(&bucket.id);

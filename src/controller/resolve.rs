@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::api::Connection;
 use crate::broker::{Endpoint, EndpointError};
+use crate::ops::api_error::words;
 
 /// For so long all buckets that name a Secret use what one of them read.
 const READ_AGAIN_AFTER: Duration = Duration::from_secs(10);
@@ -44,12 +45,12 @@ pub enum ResolveError {
     )]
     SecretForbidden(String),
     /// The API server did not answer.
-    #[error("cannot read Secret {name}: {source}")]
+    #[error("cannot read Secret {name}: {message}")]
     SecretUnavailable {
         /// Name of the Secret.
         name: String,
         /// What the client said.
-        source: Box<kube::Error>,
+        message: String,
     },
 }
 
@@ -154,7 +155,7 @@ impl Resolver {
             }
             error => ResolveError::SecretUnavailable {
                 name: name.to_owned(),
-                source: error.into(),
+                message: words(&error),
             },
         })?;
         endpoint(&secret.data.unwrap_or_default()).map_err(|problem| ResolveError::InvalidSecret {

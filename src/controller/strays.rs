@@ -11,6 +11,7 @@ use tracing::{info, warn};
 use super::scope::Scope;
 use crate::api::{FINALIZER, TokenBucket};
 use crate::bucket::BucketId;
+use crate::ops::api_error::words;
 
 /// Takes the names of resources that a watch lost.
 #[derive(Clone, Debug)]
@@ -42,7 +43,7 @@ async fn look_after(client: Client, mut lost: mpsc::UnboundedReceiver<BucketId>)
             }
             Ok(false) => {}
             Err(error) => {
-                warn!(bucket = %id, %error, "cannot remove the finalizer from a bucket that left the selector")
+                warn!(bucket = %id, error = words(&error), "cannot remove the finalizer from a bucket that left the selector")
             }
         }
     }

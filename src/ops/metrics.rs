@@ -254,9 +254,14 @@ impl Metrics {
         self.status_writes.get_or_create(&ByResult { result }).inc();
     }
 
-    /// This replica leads, or stands by.
+    /// This replica leads, or stands by: then what it knew of buckets and brokers is of the past.
     pub fn leading(&self, leader: bool) {
         self.leader.set(leader.into());
+        if !leader {
+            self.available.clear();
+            self.maximum.clear();
+            self.connected.clear();
+        }
     }
 }
 
@@ -301,6 +306,19 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn a_replica_that_leads_no_more_knows_no_bucket_and_no_broker() {
+        let metrics = Metrics::default();
+        metrics.observed(&id(), Some(3), Some(25));
+        metrics.connection("127.0.0.1:5672", true);
+        metrics.leading(false);
+        let text = metrics.encode().unwrap();
+        assert!(
+            !text.contains("shop") && !text.contains("127.0.0.1"),
+            "{text}"
+        );
     }
 
     #[test]

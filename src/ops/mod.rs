@@ -1,6 +1,7 @@
 //! What every service needs, whatever it does: logs, metrics, probes, signals, leader election.
 
 pub mod admin;
+pub mod api_error;
 pub mod election;
 pub mod identity;
 pub mod metrics;

@@ -14,8 +14,8 @@ pub enum LogFormat {
     Json,
 }
 
-/// Other crates report through us what matters; their own lines are for debugging.
-// lapin calls every closed channel an error; a 404 is an answer here, and what matters comes as our own errors.
+/// Other crates report through us what matters; their own lines are for debugging. lapin calls every closed channel an
+/// error, but a 404 is an answer here.
 const DEFAULT_FILTER: &str = "warn,lapin=off,token_bucket_operator=info";
 
 /// An invalid `RUST_LOG`.

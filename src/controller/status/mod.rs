@@ -31,6 +31,7 @@ use crate::broker::Endpoint;
 use crate::bucket::BucketId;
 use crate::engine::{Connection, Outcome};
 use crate::ops::Metrics;
+use crate::ops::api_error::words;
 use book::{Book, Job, Moment};
 use pace::Class;
 use patch::Written;
@@ -211,7 +212,7 @@ impl Writer {
             }
             Err(error) => {
                 self.metrics.status_write("error");
-                warn!(bucket = %job.id, %error, "cannot write the status: trying again");
+                warn!(bucket = %job.id, error = words(&error), "cannot write the status: trying again");
                 book.failed(&job, rand::random(), moment());
             }
         }

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::Readiness;
+use super::api_error::words;
 use super::identity::PROGRAM;
 use claim::{Seen, claimed, released};
 
@@ -119,7 +120,10 @@ impl Candidate {
                     Ok(Some(lease)) => return lease,
                     Ok(None) => Duration::ZERO,
                     Err(error) => {
-                        warn!(%error, "cannot take the lease {PROGRAM}: trying again");
+                        warn!(
+                            error = words(&error),
+                            "cannot take the lease {PROGRAM}: trying again"
+                        );
                         RETRY_AFTER
                     }
                 },
@@ -188,7 +192,10 @@ impl Candidate {
                 Err(error) if is_conflict(&error) => (None, Duration::ZERO),
                 Err(error) => {
                     if !failing {
-                        warn!(%error, "cannot renew the lease: going on while nobody else holds it");
+                        warn!(
+                            error = words(&error),
+                            "cannot renew the lease: going on while nobody else holds it"
+                        );
                     }
                     (held.take(), RETRY_AFTER)
                 }
@@ -223,7 +230,10 @@ impl Candidate {
         match self.write(released(lease)).await {
             Ok(_) => info!("released the lease"),
             Err(error) => {
-                warn!(%error, "cannot release the lease: the next leader waits until it expires")
+                warn!(
+                    error = words(&error),
+                    "cannot release the lease: the next leader waits until it expires"
+                )
             }
         }
     }
