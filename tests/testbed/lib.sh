@@ -32,6 +32,20 @@ find_tool() {
     return 1
 }
 
+# own_cluster: whether KUBECONFIG names a cluster on this machine that answers. It is used instead of a control plane of
+# our own. A cluster elsewhere is never touched; nor is a testbed's, where a demo's operator would meddle in the tests.
+own_cluster() {
+    local client server
+    [[ -n ${KUBECONFIG:-} && ! -e $(dirname "$KUBECONFIG")/../env ]] || return 1
+    client=$(find_tool kubectl) || return 1
+    server=$("$client" config view --minify -o 'jsonpath={.clusters[0].cluster.server}' 2>/dev/null) || return 1
+    if [[ ! $server =~ ^https?://(127\.|localhost[:/]|\[::1\]) ]]; then
+        say "KUBECONFIG names a cluster that is not on this machine ($server): it is left alone"
+        return 1
+    fi
+    "$client" get --raw /readyz >/dev/null 2>&1
+}
+
 # with_progress WHAT LOG COMMAND...: runs the command with its output in LOG and prints a line now and then, so
 # that nobody takes a long step for a hanging one; without a terminal too. On failure it shows the end of LOG.
 with_progress() {
