@@ -10,7 +10,7 @@ use super::plan::MOST_TOKENS;
 use super::slot::{Adjustment, Stage};
 use super::worker::Worker;
 use crate::broker::{BrokerError, RefillChannel, Transaction};
-use crate::bucket::{BucketId, Ledger};
+use crate::bucket::BucketId;
 
 impl Worker {
     /// One step for one of the buckets whose queue is to be put right, so that the others go on in between.
@@ -28,17 +28,15 @@ impl Worker {
         let Some((id, queue)) = adjusting else {
             return Ok(());
         };
-        let Some(slot) = self.slots.get(&id) else {
-            return Ok(());
-        };
-        let Some(ledger) = slot.ledger.clone() else {
+        // Without its ledger nothing of a bucket may be moved.
+        let Some(slot) = self.slots.get(&id).filter(|slot| slot.ledger.is_some()) else {
             return Ok(());
         };
         match queue.adjustment(slot.bucket.maximum) {
             Adjustment::None => self.ready(&id, queue),
             Adjustment::Trim(excess) => self.trim(channel, &id, queue, excess).await?,
-            Adjustment::Carry => self.carry(channel, &id, ledger).await?,
-            Adjustment::Replace => self.replace(channel, &id, ledger).await?,
+            Adjustment::Carry => self.carry(channel, &id).await?,
+            Adjustment::Replace => self.replace(channel, &id).await?,
         }
         Ok(())
     }
@@ -86,26 +84,15 @@ impl Worker {
         &mut self,
         channel: &mut RefillChannel,
         id: &BucketId,
-        mut ledger: Ledger,
     ) -> Result<(), BrokerError> {
-        let Some(slot) = self.slots.get_mut(id) else {
+        let Some(slot) = self.slots.get(id) else {
             return Ok(());
         };
         let acks = channel.take_out(&slot.bucket.queue(), MOST_TOKENS).await?;
         if acks.is_empty() {
-            return self.replace(channel, id, ledger).await;
+            return self.replace(channel, id).await;
         }
-        ledger.owed += acks.len() as u64;
-        let ledgers = vec![(slot.bucket.ledger_queue(), ledger.clone())];
-        channel
-            .commit(Transaction {
-                ledgers,
-                acks,
-                ..Transaction::default()
-            })
-            .await?;
-        slot.ledger = Some(ledger);
-        Ok(())
+        self.owe(channel, id, acks.len() as u64, acks).await
     }
 
     /// Declares an empty queue anew.
@@ -113,28 +100,18 @@ impl Worker {
         &mut self,
         channel: &mut RefillChannel,
         id: &BucketId,
-        mut ledger: Ledger,
     ) -> Result<(), BrokerError> {
-        let Some(slot) = self.slots.get_mut(id) else {
+        let Some(slot) = self.slots.get(id) else {
             return Ok(());
         };
         let (name, maximum) = (slot.bucket.queue(), slot.bucket.maximum);
-        let came = self
-            .context
-            .broker
+        let broker = &self.context.broker;
+        let came = broker
             .replace_bucket(&name, slot.bucket.queue_type, maximum)
             .await?;
         if came > 0 {
             warn!(bucket = %id, tokens = came, "somebody else filled the queue while it was replaced; its tokens are kept");
-            ledger.owed += came;
-            let ledgers = vec![(slot.bucket.ledger_queue(), ledger.clone())];
-            channel
-                .commit(Transaction {
-                    ledgers,
-                    ..Transaction::default()
-                })
-                .await?;
-            slot.ledger = Some(ledger);
+            self.owe(channel, id, came, Vec::new()).await?;
         }
         info!(bucket = %id, maximum, "queue declared anew");
         self.ready(
@@ -144,6 +121,34 @@ impl Worker {
                 limit: Some(maximum),
             },
         );
+        Ok(())
+    }
+
+    /// Writes into the ledger that so many tokens more are in no queue, in one transaction with the acknowledgements
+    /// that take them out.
+    async fn owe(
+        &mut self,
+        channel: &mut RefillChannel,
+        id: &BucketId,
+        tokens: u64,
+        acks: Vec<u64>,
+    ) -> Result<(), BrokerError> {
+        let Some(slot) = self.slots.get_mut(id) else {
+            return Ok(());
+        };
+        let Some(mut ledger) = slot.ledger.clone() else {
+            return Ok(());
+        };
+        ledger.owed += tokens;
+        let ledgers = vec![(slot.bucket.ledger_queue(), ledger.clone())];
+        channel
+            .commit(Transaction {
+                ledgers,
+                acks,
+                ..Transaction::default()
+            })
+            .await?;
+        slot.ledger = Some(ledger);
         Ok(())
     }
 }
