@@ -33,6 +33,24 @@ pub const LEDGER_QUEUE_SUFFIX: &str = ".ledger";
 /// What stands behind the name of a refill queue in the name of the queue of its parked requests.
 pub const PARKED_QUEUE_SUFFIX: &str = ".rejected";
 
+/// The queue that holds the tokens of the bucket `name`, by the wire contract.
+#[must_use]
+pub fn queue_name(name: &str) -> String {
+    format!("{BUCKET_QUEUE_PREFIX}{name}")
+}
+
+/// The queue that holds the ledger of the bucket `name`, by the wire contract.
+#[must_use]
+pub fn ledger_queue_name(name: &str) -> String {
+    format!("{BUCKET_QUEUE_PREFIX}{name}{LEDGER_QUEUE_SUFFIX}")
+}
+
+/// The queue of what was parked from a refill queue, by the wire contract.
+#[must_use]
+pub fn parked_queue_name(refill_queue: &str) -> String {
+    format!("{refill_queue}{PARKED_QUEUE_SUFFIX}")
+}
+
 impl TokenBucket {
     /// Name of the bucket at the broker, without prefix: `spec.name`, else `metadata.name` with `-` and `.` as `_`.
     pub fn bucket_name(&self) -> String {
@@ -44,12 +62,12 @@ impl TokenBucket {
 
     /// Name of the queue that holds the tokens.
     pub fn queue_name(&self) -> String {
-        format!("{BUCKET_QUEUE_PREFIX}{}", self.bucket_name())
+        queue_name(&self.bucket_name())
     }
 
     /// Name of the queue that holds the bucket's ledger.
     pub fn ledger_queue_name(&self) -> String {
-        format!("{}{LEDGER_QUEUE_SUFFIX}", self.queue_name())
+        ledger_queue_name(&self.bucket_name())
     }
 
     /// Value of the annotation [`REFILL_REQUESTED_AT`] when it has not been carried out yet.

@@ -18,7 +18,7 @@ use super::connection::{Broker, During};
 use super::error::{Action, BrokerError};
 use super::transaction::{Delivery, Forward, Transaction};
 use super::wire;
-use crate::api::QueueType;
+use crate::api::{QueueType, parked_queue_name};
 
 /// Messages asked for in one flight.
 const GETS: u64 = 256;
@@ -97,10 +97,7 @@ impl RefillChannel {
     async fn declare_rejected(&self) -> Result<(), BrokerError> {
         match self
             .broker
-            .declare(
-                &wire::rejected_queue(&self.queue),
-                wire::rejected_queue_arguments(),
-            )
+            .declare(&self.rejected_queue(), wire::rejected_queue_arguments())
             .await
         {
             Ok(_) | Err(BrokerError::OtherArguments { .. }) => Ok(()),
@@ -111,7 +108,7 @@ impl RefillChannel {
     /// The queue that rejected requests are forwarded to.
     #[must_use]
     pub fn rejected_queue(&self) -> String {
-        wire::rejected_queue(&self.queue)
+        parked_queue_name(&self.queue)
     }
 
     /// Waits for a delivery and takes it and those that have arrived already, at most `most`. May be dropped while it

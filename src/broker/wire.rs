@@ -4,15 +4,10 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use super::error::BrokerError;
-use crate::api::{PARKED_QUEUE_SUFFIX, QueueType};
+use crate::api::QueueType;
 
 /// Most requests that are kept in the queue for rejected ones.
 const MOST_REJECTED: u64 = 10_000;
-
-/// The queue that keeps the rejected requests of a refill queue.
-pub(super) fn rejected_queue(refill_queue: &str) -> String {
-    format!("{refill_queue}{PARKED_QUEUE_SUFFIX}")
-}
 
 /// A queue's name as AMQP has it.
 pub(super) fn name(queue: &str) -> Result<ShortString, BrokerError> {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use crate::api::{BUCKET_QUEUE_PREFIX, LEDGER_QUEUE_SUFFIX, MissedRefills, QueueType};
+use crate::api::{MissedRefills, QueueType, ledger_queue_name, queue_name};
 use crate::schedule::Timetable;
 
 pub use ledger::{Ledger, Refill, VERSION as LEDGER_VERSION};
@@ -89,16 +89,4 @@ impl Bucket {
     pub fn ledger_queue(&self) -> String {
         ledger_queue_name(&self.name)
     }
-}
-
-/// The queue of the bucket `name`, by the wire contract.
-#[must_use]
-pub fn queue_name(name: &str) -> String {
-    format!("{BUCKET_QUEUE_PREFIX}{name}")
-}
-
-/// The ledger's queue of the bucket `name`, by the wire contract.
-#[must_use]
-pub fn ledger_queue_name(name: &str) -> String {
-    format!("{BUCKET_QUEUE_PREFIX}{name}{LEDGER_QUEUE_SUFFIX}")
 }

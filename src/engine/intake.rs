@@ -11,7 +11,7 @@ use super::outcome::Outcome;
 use super::plan::Asked;
 use super::slot::Stage;
 use super::worker::Worker;
-use crate::api::PARKED_QUEUE_SUFFIX;
+use crate::api::parked_queue_name;
 use crate::broker::{Delivery, Forward, Origin, Transaction};
 use crate::bucket::{BucketId, Cause};
 
@@ -190,7 +190,7 @@ impl Worker {
         reason: &'static str,
         message: &str,
     ) {
-        let to = format!("{}{PARKED_QUEUE_SUFFIX}", self.context.queue);
+        let to = parked_queue_name(&self.context.queue);
         if self.intake.told.insert(reason) {
             warn!(
                 refill_queue = %self.context.queue, parked_in = %to, reason, message,

@@ -12,8 +12,9 @@ use tracing::debug;
 
 use super::board::Board;
 use super::outcome::Observed;
+use crate::api::queue_name;
 use crate::broker::{Broker, BrokerError};
-use crate::bucket::{BucketId, queue_name};
+use crate::bucket::BucketId;
 
 /// Counts that are under way at one time: enough to keep the broker busy.
 const CONCURRENCY: usize = 256;

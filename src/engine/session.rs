@@ -14,9 +14,9 @@ use super::observer::Observer;
 use super::scheduler::Scheduler;
 use super::worker::{self, Context};
 use super::{Command, Desired, Options, Removal, RemoveError};
-use crate::api::{DeletionPolicy, PARKED_QUEUE_SUFFIX};
+use crate::api::{DeletionPolicy, ledger_queue_name, parked_queue_name, queue_name};
 use crate::broker::{Broker, BrokerError, DeleteIf, Deleted};
-use crate::bucket::{Bucket, BucketId, ledger_queue_name, queue_name};
+use crate::bucket::{Bucket, BucketId};
 
 /// One connection and its tasks.
 pub(super) struct Session {
@@ -228,7 +228,7 @@ impl Session {
             return Ok(());
         }
         // Parked requests are for a person to look at.
-        self.delete(&format!("{queue}{PARKED_QUEUE_SUFFIX}"), DeleteIf::Empty)
+        self.delete(&parked_queue_name(queue), DeleteIf::Empty)
             .await?;
         Ok(())
     }
