@@ -18,6 +18,7 @@ use super::publisher::RequestPublisher;
 use super::refill_channel::RefillChannel;
 use super::socket::Socket;
 use super::unreadable;
+use super::version::Version;
 use crate::api::QueueType;
 
 /// Limit for TCP, TLS and AMQP handshake together.
@@ -129,6 +130,12 @@ impl Broker {
     #[must_use]
     pub fn blocked(&self) -> bool {
         self.state.borrow().blocked
+    }
+
+    /// What the broker says of itself; None when it tells no version.
+    #[must_use]
+    pub fn version(&self) -> Option<&Version> {
+        self.socket.version()
     }
 
     /// Says goodbye. Everything that is under way on the connection ends with an error. When it has ended over a message

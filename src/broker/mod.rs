@@ -10,8 +10,10 @@ mod queues;
 mod refill_channel;
 mod request;
 mod socket;
+mod tap;
 mod transaction;
 mod unreadable;
+mod version;
 mod wire;
 
 pub use connection::Broker;
@@ -22,3 +24,4 @@ pub use queues::{Declared, DeleteIf, Deleted, LedgerRead};
 pub use refill_channel::RefillChannel;
 pub use request::{Origin, REFILL_TASK, RefillRequest, Rejection};
 pub use transaction::{Delivery, Forward, REJECTED_REASON, Transaction};
+pub use version::Version;

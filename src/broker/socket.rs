@@ -12,6 +12,9 @@ use lapin::uri::AMQPUri;
 use lapin::{Connection, ConnectionProperties};
 use tokio::time::{Duration, timeout};
 
+use super::tap::{self, Tap, Told};
+use super::version::Version;
+
 /// A handle to the socket of one connection.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Socket(Arc<State>);
@@ -20,6 +23,7 @@ pub(super) struct Socket(Arc<State>);
 struct State {
     socket: OnceLock<TcpStream>,
     aborted: AtomicBool,
+    version: Told,
 }
 
 impl Socket {
@@ -34,9 +38,10 @@ impl Socket {
         let this = self.clone();
         Connection::connector(
             uri,
-            lapin::runtime::default_runtime()?,
-            async move |uri: AMQPUri, runtime| {
+            tap::runtime(),
+            async move |uri: AMQPUri, _| {
                 let tls = OwnedTLSConfig::default();
+                let runtime = lapin::runtime::default_runtime()?;
                 let connecting = uri.connect_with_config_async(tls.as_ref(), &runtime);
                 let stream = timeout(limit, connecting)
                     .await
@@ -56,11 +61,20 @@ impl Socket {
                 if this.0.aborted.load(Ordering::SeqCst) {
                     this.abort();
                 }
-                Ok(stream)
+                // Outside of TLS, so that the tap hears what the broker says.
+                Ok(AsyncTcpStream::Plain(Tap::new(
+                    stream,
+                    this.0.version.clone(),
+                )))
             },
             properties,
         )
         .await
+    }
+
+    /// What the broker says of itself, once it is connected.
+    pub(super) fn version(&self) -> Option<&Version> {
+        self.0.version.get()
     }
 
     /// Ends the connection at once, without a word to the peer.

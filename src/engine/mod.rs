@@ -165,7 +165,9 @@ async fn run(
             None => return,
             Some(Err(error)) => error,
             Some(Ok(broker)) => {
-                info!(broker = %endpoint, "connected to the broker");
+                let version = broker.version().map(ToString::to_string);
+                let version = version.as_deref().unwrap_or("unknown");
+                info!(broker = %endpoint, version, "connected to the broker");
                 board.tell(Outcome::Connection(Connection::Up));
                 let since = Instant::now();
                 let session = Session::start(broker, options.clone(), board.clone()).await;

@@ -6,7 +6,7 @@ use futures::future::join_all;
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
 use token_bucket_operator::api::QueueType;
-use token_bucket_operator::broker::{Broker, BrokerError, Endpoint, Transaction};
+use token_bucket_operator::broker::{Broker, BrokerError, Endpoint, Transaction, Version};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 
@@ -145,6 +145,13 @@ async fn the_broker_shows_who_is_connected() {
         json!("token-bucket-operator")
     );
     assert_eq!(connection["timeout"], json!(10));
+    let overview = manage(Method::GET, "overview", None).await.unwrap();
+    let version = overview["rabbitmq_version"].as_str().unwrap();
+    assert_eq!(
+        broker.version(),
+        Some(&Version::new("RabbitMQ", version)),
+        "{overview}"
+    );
     broker.close().await;
     assert!(broker.lost().await.is_connection_lost());
 }
