@@ -13,7 +13,8 @@ use clap::Parser;
 use cli::{Cli, Command, RunArgs, ScheduleArgs};
 use token_bucket_operator::broker::Endpoint;
 use token_bucket_operator::controller::{self, Scope, Settings};
-use token_bucket_operator::ops::election::Candidate;
+use token_bucket_operator::engine::Permit;
+use token_bucket_operator::ops::election::{Candidate, Term};
 use token_bucket_operator::ops::signals::Signals;
 use token_bucket_operator::ops::{Identity, Metrics, Readiness, admin, telemetry};
 use token_bucket_operator::{api, schedule};
@@ -159,7 +160,10 @@ async fn operate(args: RunArgs, stop: CancellationToken) -> anyhow::Result<()> {
                 .await
                 .map_err(anyhow::Error::from)
         } else {
-            lead(stop.clone()).await.map_err(anyhow::Error::from)
+            let permit = Permit::unlimited();
+            lead(Term { stop, permit })
+                .await
+                .map_err(anyhow::Error::from)
         }
     };
     tokio::select! {

@@ -33,12 +33,12 @@ use kube::runtime::controller::Config;
 use kube::runtime::reflector::Store;
 use tokio::sync::{SetOnce, mpsc};
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use crate::api::{QueueType, TokenBucket};
 use crate::broker::Endpoint;
 use crate::engine;
+use crate::ops::election::Term;
 use crate::ops::{Identity, Metrics, Readiness};
 use brokers::Brokers;
 use context::Context;
@@ -86,11 +86,12 @@ pub struct Settings {
 #[error("{0} ended unexpectedly: ending the program, to be started again")]
 pub struct Ended(&'static str);
 
-/// Cares for the resources until `stop`, then lets the engines finish what they are at.
+/// Cares for the resources until the term ends, then lets the engines finish what they are at.
 ///
 /// # Errors
 /// When a part of it ends by itself: a bug.
-pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), Ended> {
+pub async fn run(settings: Settings, term: Term) -> Result<(), Ended> {
+    let Term { stop, permit } = term;
     let Settings {
         client,
         scope,
@@ -115,6 +116,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), Ende
         connection_name: identity.connection_name(),
         status_interval,
         refill_queue_type,
+        permit,
     };
     let writer = Writer {
         client: client.clone(),

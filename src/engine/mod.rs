@@ -11,6 +11,7 @@ mod intake;
 mod look;
 mod observer;
 mod outcome;
+mod permit;
 mod plan;
 mod scheduler;
 mod session;
@@ -34,6 +35,7 @@ use board::Board;
 use session::Session;
 
 pub use outcome::{BucketState, Connection, Observed, Outcome, Phase};
+pub use permit::{Granter, Moment, Permit};
 
 /// A connection that lasted this long was a good one: the next try after it comes soon.
 const GOOD_CONNECTION: Duration = Duration::from_secs(30);
@@ -47,6 +49,8 @@ pub struct Options {
     pub status_interval: Duration,
     /// Type of the refill queues.
     pub refill_queue_type: QueueType,
+    /// While it is not in force no refill is asked for.
+    pub permit: Permit,
 }
 
 /// A handle of an engine.

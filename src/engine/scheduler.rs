@@ -11,6 +11,7 @@ use tracing::{debug, warn};
 
 use super::agenda::{Agenda, Request};
 use super::board::Board;
+use super::permit::{Moment, Permit};
 use crate::broker::{BrokerError, Origin, RefillRequest, RequestPublisher};
 use crate::bucket::{Bucket, BucketId};
 
@@ -39,10 +40,11 @@ impl Scheduler {
     /// A handle, and the task that publishes until the connection is lost or all handles are gone.
     pub(super) fn new(
         publisher: RequestPublisher,
+        permit: Permit,
         board: Arc<Board>,
     ) -> (Self, impl Future<Output = BrokerError>) {
         let (commands, receiver) = mpsc::unbounded_channel();
-        (Self { commands }, run(publisher, board, receiver))
+        (Self { commands }, run(publisher, permit, board, receiver))
     }
 
     /// Schedules a bucket from its ledger on: `reference` is the newest tick that needs no request any more.
@@ -74,28 +76,35 @@ impl Scheduler {
 
 async fn run(
     publisher: RequestPublisher,
+    mut permit: Permit,
     board: Arc<Board>,
     mut commands: mpsc::UnboundedReceiver<Command>,
 ) -> BrokerError {
     let mut agenda = Agenda::default();
     let mut clock = Clock::start();
+    // Overdue requests, and whether the clock was watched, since something was published last.
+    let mut requests = Vec::new();
+    let mut awake = true;
     loop {
-        let sleep = agenda.next().map_or(LONGEST_SLEEP, |at| {
-            (at - Utc::now())
+        let permitted = permit.allows(Moment::now());
+        let sleep = match agenda.next().filter(|_| permitted) {
+            Some(at) => (at - Utc::now())
                 .to_std()
                 .unwrap_or_default()
-                .min(LONGEST_SLEEP)
-        });
+                .min(LONGEST_SLEEP),
+            None => LONGEST_SLEEP,
+        };
         let mut batch = Vec::new();
-        let mut requests = Vec::new();
         tokio::select! {
             // Many buckets come at once at a start: their overdue requests go out together.
             received = commands.recv_many(&mut batch, 1000) => if received == 0 {
                 return BrokerError::ConnectionLost { reason: "the engine ends".into() };
             },
             () = tokio::time::sleep(sleep) => {}
+            () = permit.renewed(), if !permitted => {}
         }
-        let (now, awake) = clock.look();
+        let (now, watched) = clock.look();
+        awake &= watched;
         for command in batch {
             match command {
                 Command::Enter {
@@ -109,12 +118,18 @@ async fn run(
                 }
                 Command::Leave(id, done) => {
                     agenda.leave(&id);
+                    requests.retain(|request: &Request| request.bucket.id != id);
                     // Between two publications nothing is under way.
                     done.map(|done| done.send(()));
                 }
             }
         }
+        if !permit.allows(Moment::now()) {
+            continue;
+        }
         requests.extend(agenda.take_due(now, awake));
+        awake = true;
+        let requests = std::mem::take(&mut requests);
         if let Err(lost) = publish(&publisher, &board, &agenda, requests).await {
             return lost;
         }

@@ -49,7 +49,11 @@ impl Session {
     ) -> Result<Self, BrokerError> {
         let broker = Arc::new(broker);
         let (missed, missing) = mpsc::unbounded_channel();
-        let (scheduler, scheduling) = Scheduler::new(broker.publisher().await?, board.clone());
+        let (scheduler, scheduling) = Scheduler::new(
+            broker.publisher().await?,
+            options.permit.clone(),
+            board.clone(),
+        );
         let (observer, observing) = Observer::new(
             broker.clone(),
             board.clone(),

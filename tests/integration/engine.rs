@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use chrono::Utc;
 use chrono_tz::UTC;
-use token_bucket_operator::api::{DeletionPolicy, MissedRefills, QueueType};
+use token_bucket_operator::api::{DeletionPolicy, MissedRefills, QueueType, Trigger};
 use token_bucket_operator::broker::Endpoint;
 use token_bucket_operator::bucket::{Bucket, BucketId};
-use token_bucket_operator::engine::{BucketState, Engine, Options, Outcome, Phase, Removal};
+use token_bucket_operator::engine::{
+    BucketState, Engine, Moment, Options, Outcome, Permit, Phase, Removal,
+};
 use token_bucket_operator::schedule::Timetable;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -28,11 +30,16 @@ struct Running {
 
 impl Running {
     fn start(vhost: &Vhost<'_>) -> Self {
+        Self::start_with(vhost, Permit::unlimited())
+    }
+
+    fn start_with(vhost: &Vhost<'_>, permit: Permit) -> Self {
         let endpoint = Endpoint::parse(&vhost.amqp_url()).expect("an AMQP URL");
         let options = Options {
             connection_name: "test".into(),
             status_interval: Duration::from_millis(200),
             refill_queue_type: QueueType::Classic,
+            permit,
         };
         let (sender, outcomes) = mpsc::unbounded_channel();
         let stop = CancellationToken::new();
@@ -315,5 +322,44 @@ async fn a_thousand_buckets_are_refilled_in_the_same_second() {
         Ok(())
     })
     .await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn an_engine_that_may_have_been_replaced_asks_for_nothing_until_it_knows_better() {
+    let vhost = testbed().await.vhost().await;
+    let (granter, permit) = Permit::granted(Moment::now(), Duration::ZERO);
+    let mut running = Running::start_with(&vhost, permit);
+    let bucket = Bucket {
+        missed_refills: MissedRefills::All,
+        ..bucket("x", "* * * * * *", 1, 100_000)
+    };
+    running.engine.apply(bucket.clone(), 1);
+    running.ready(1, 1).await;
+    eventually("two ticks to have passed", SOON, async || {
+        let age = Utc::now() - bucket.created;
+        (age.num_seconds() > 2)
+            .then_some(())
+            .ok_or(format!("{age}"))
+    })
+    .await;
+    // What others ask for is carried out, and is the first refill.
+    running.engine.apply(asked(&bucket, "now"), 2);
+    let refilled = |outcome: &Outcome| matches!(outcome, Outcome::Refilled { .. });
+    match running.until(refilled).await {
+        Outcome::Refilled { trigger, .. } => assert_eq!(trigger, Trigger::Manual),
+        outcome => panic!("{outcome:?}"),
+    }
+    granter.renew(Moment::now(), SOON);
+    match running.until(refilled).await {
+        Outcome::Refilled { trigger, added, .. } => {
+            assert_eq!(trigger, Trigger::Schedule);
+            assert!(
+                added >= 2,
+                "the ticks that passed meanwhile are in it: {added}"
+            );
+        }
+        outcome => panic!("{outcome:?}"),
+    }
     running.stop().await;
 }

@@ -21,6 +21,7 @@ use tracing::{info, warn};
 use super::Readiness;
 use super::api_error::words;
 use super::identity::PROGRAM;
+use crate::engine::{Granter, Moment, Permit};
 use claim::{Seen, claimed, released};
 
 /// A holder that has not renewed its lease for so long has lost it.
@@ -46,6 +47,15 @@ pub enum ElectionError<E> {
         limit = STOP_WITHIN.as_secs()
     )]
     StillWorking(String),
+}
+
+/// For as long as a replica leads.
+#[derive(Clone, Debug)]
+pub struct Term {
+    /// Cancelled when the work is to stop.
+    pub stop: CancellationToken,
+    /// Whether the replica knows that it still leads.
+    pub permit: Permit,
 }
 
 /// One replica's candidacy.
@@ -75,26 +85,30 @@ impl Candidate {
     pub async fn lead<E, Work>(
         &self,
         stop: &CancellationToken,
-        work: impl Fn(CancellationToken) -> Work,
+        work: impl Fn(Term) -> Work,
     ) -> Result<(), ElectionError<E>>
     where
         Work: Future<Output = Result<(), E>>,
     {
         loop {
-            let lease = tokio::select! {
+            let (lease, since) = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                lease = self.acquire() => lease,
+                taken = self.acquire() => taken,
             };
             info!(holder = self.holder, "this replica leads");
+            let (granter, permit) = Permit::granted(since, LEASE_DURATION);
             let term = stop.child_token();
-            let mut running = pin!(work(term.clone()));
+            let mut running = pin!(work(Term {
+                stop: term.clone(),
+                permit,
+            }));
             let mut held = Some(lease);
             let successor = tokio::select! {
                 result = &mut running => {
                     self.release(held).await;
                     return result.map_err(ElectionError::Work);
                 }
-                successor = self.hold(&mut held) => successor,
+                successor = self.hold(&mut held, &granter) => successor,
             };
             warn!(
                 holder = successor,
@@ -108,16 +122,16 @@ impl Candidate {
         }
     }
 
-    /// Waits until the lease is free, and takes it.
-    async fn acquire(&self) -> Lease {
+    /// Waits until the lease is free, and takes it. The moment is that of the request.
+    async fn acquire(&self) -> (Lease, Moment) {
         let mut changes = pin!(self.changes());
         let mut seen = Seen::nothing(Instant::now());
         let mut announced = None;
         loop {
-            let now = Instant::now();
-            let pause = match seen.free_after(&self.holder, now) {
+            let now = Moment::now();
+            let pause = match seen.free_after(&self.holder, Instant::now()) {
                 Duration::ZERO => match self.take(&mut seen).await {
-                    Ok(Some(lease)) => return lease,
+                    Ok(Some(lease)) => return (lease, now),
                     Ok(None) => Duration::ZERO,
                     Err(error) => {
                         warn!(
@@ -169,12 +183,13 @@ impl Candidate {
         }
     }
 
-    /// Renews the lease until somebody else holds it, and says who.
-    async fn hold(&self, held: &mut Option<Lease>) -> String {
+    /// Renews the lease and the permit until somebody else holds the lease, and says who.
+    async fn hold(&self, held: &mut Option<Lease>, granter: &Granter) -> String {
         let mut pause = RENEW_EVERY;
         let mut failing = false;
         loop {
             sleep(pause).await;
+            let now = Moment::now();
             let renewed = match held.as_ref() {
                 Some(lease) => {
                     self.write(claimed(Some(lease), PROGRAM, &self.holder, LEASE_DURATION))
@@ -187,20 +202,34 @@ impl Candidate {
                 },
             };
             (*held, pause) = match renewed {
-                Ok(lease) => (Some(lease), RENEW_EVERY),
+                Ok(lease) => {
+                    failing = false;
+                    granter.renew(now, LEASE_DURATION);
+                    (Some(lease), RENEW_EVERY)
+                }
                 // Changed or deleted behind our back: look who holds it.
                 Err(error) if is_conflict(&error) => (None, Duration::ZERO),
                 Err(error) => {
+                    // Who was stopped finds its connections broken: only a second failure means that nobody answers.
+                    let unreachable = failing || granter.lasts(now);
+                    if unreachable {
+                        granter.renew(now, LEASE_DURATION);
+                    }
                     if !failing {
                         warn!(
                             error = words(&error),
                             "cannot renew the lease: going on while nobody else holds it"
                         );
                     }
-                    (held.take(), RETRY_AFTER)
+                    failing = true;
+                    let pause = if unreachable {
+                        RETRY_AFTER
+                    } else {
+                        Duration::ZERO
+                    };
+                    (held.take(), pause)
                 }
             };
-            failing = pause == RETRY_AFTER;
         }
     }
 
