@@ -40,7 +40,10 @@ async fn a_bucket_fills_on_schedule_up_to_its_maximum() {
         }
     })
     .await;
-    assert!(seen == [0, 10, 20, 25] || seen == [10, 20, 25], "{seen:?}");
+    // Whoever counts in the middle of a commit sees a part of it.
+    assert!(seen.is_sorted(), "{seen:?}");
+    seen.retain(|depth| [10, 20, 25].contains(depth));
+    assert_eq!(seen, [10, 20, 25]);
 
     let queue = vhost
         .queue("token_bucket_x")

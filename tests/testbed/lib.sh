@@ -9,6 +9,8 @@ CARGO_DENY_VERSION=0.20.2
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/token-bucket-operator
 etcd_cache=$cache/etcd-$ETCD_VERSION
 kubernetes_cache=$cache/kubernetes-$KUBERNETES_VERSION
+# A root file system of Debian trixie, complete or not there.
+rabbitmq_4=$cache/rabbitmq-4-trixie
 
 say() { printf '%s\n' "$*" >&2; }
 

@@ -54,7 +54,8 @@ impl<'t> Vhost<'t> {
     }
 
     /// The queue as the management API describes it: `type`, `durable`, `arguments`… Its counts lag by seconds:
-    /// [`Vhost::depth`] is exact.
+    /// [`Vhost::depth`] is exact. RabbitMQ 4 adds the type to the arguments of a queue that was declared without one;
+    /// here a classic queue has none in any case.
     pub async fn queue(&self, name: &str) -> Option<Value> {
         let answer = self
             .api(
@@ -65,7 +66,15 @@ impl<'t> Vhost<'t> {
             .await;
         match answer.status() {
             StatusCode::NOT_FOUND => None,
-            _ => Some(answer.json().await.expect("a queue in JSON")),
+            _ => {
+                let mut queue: Value = answer.json().await.expect("a queue in JSON");
+                if queue["arguments"]["x-queue-type"] == "classic"
+                    && let Some(arguments) = queue["arguments"].as_object_mut()
+                {
+                    arguments.remove("x-queue-type");
+                }
+                Some(queue)
+            }
         }
     }
 
