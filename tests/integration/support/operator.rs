@@ -71,6 +71,11 @@ impl Operator {
         }
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.id().expect("the operator is running")
+    }
+
     /// SIGKILL, and waits until the process is gone.
     pub async fn kill(&mut self) {
         self.process.kill().await.expect("the operator was running");
@@ -86,7 +91,7 @@ impl Operator {
 
     /// Sends a signal by its name: `STOP`, `CONT`…
     pub async fn signal(&self, name: &str) {
-        let pid = self.process.id().expect("the operator is running");
+        let pid = self.pid();
         let sent = Command::new("bash")
             .args(["-c", &format!("kill -s {name} {pid}")])
             .status()
