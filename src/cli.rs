@@ -80,7 +80,7 @@ pub struct RunArgs {
     )]
     pub status_writes_per_second: NonZeroU32,
 
-    /// Type of the refill queues; quorum needs a name that no Celery application declares
+    /// Type of the refill queues; quorum needs RabbitMQ 3.13, and a name that no Celery application declares
     #[arg(
         long,
         env = "REFILL_QUEUE_TYPE",

@@ -140,8 +140,8 @@ pub struct TokenBucketSpec {
     #[schemars(with = "Option<i64>", range(min = 1, max = 31_536_000))]
     pub starting_deadline_seconds: Option<u32>,
 
-    /// Type of the bucket's queue at the broker: classic, or quorum (replicated; needs more of the broker). Cannot be
-    /// changed. Default: classic
+    /// Type of the bucket's queue at the broker: classic, or quorum (replicated; needs more of the broker, and RabbitMQ
+    /// 3.13 or newer). Cannot be changed. Default: classic
     #[serde(default)]
     #[x_kube(validation = rules::QUEUE_TYPE_IMMUTABLE)]
     pub queue_type: QueueType,

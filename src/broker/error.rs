@@ -67,6 +67,17 @@ pub enum BrokerError {
         /// The broker's own words.
         message: String,
     },
+    /// The broker is too old for what the buckets want.
+    #[error(
+        "{broker} may lose refills on quorum queues: it does not carry out a transaction on them as a whole, RabbitMQ \
+         3.13 and newer do. Upgrade the broker, or {instead}"
+    )]
+    UnsupportedVersion {
+        /// Product and version.
+        broker: String,
+        /// What to do instead of an upgrade.
+        instead: &'static str,
+    },
     /// The broker did not take responsibility for a message.
     #[error(
         "the broker refused a message for queue {queue}; does a policy limit it with reject-publish?"
@@ -124,6 +135,7 @@ impl BrokerError {
             Self::InUse { .. } => "QueueInUse",
             Self::NoQueue { .. } => "NoQueue",
             Self::OtherArguments { .. } => "QueueArgumentsDiffer",
+            Self::UnsupportedVersion { .. } => "UnsupportedBrokerVersion",
             Self::MessageRefused { .. } => "MessageRefused",
             Self::Blocked => "BrokerBlocked",
             Self::Timeout { .. } => "BrokerTimeout",
@@ -153,6 +165,7 @@ impl BrokerError {
                 | Self::AccessRefused { .. }
                 | Self::InUse { .. }
                 | Self::OtherArguments { .. }
+                | Self::UnsupportedVersion { .. }
         )
     }
 

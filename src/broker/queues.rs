@@ -140,6 +140,7 @@ impl Broker {
         };
         let name = wire::name(queue)?;
         let channel = self.lease(action).await?;
+        let arguments = wire::explicit(arguments, self.version());
         let answer = channel.queue_declare(name, QueueDeclareOptions::durable(), arguments);
         let declared = self.answer(action, During::AlarmFail, answer).await;
         channel.put_back();
@@ -287,7 +288,7 @@ impl Broker {
             channel.queue_declare(
                 name,
                 QueueDeclareOptions::durable(),
-                wire::queue_arguments(kind, Some(maximum)),
+                wire::explicit(wire::queue_arguments(kind, Some(maximum)), self.version()),
             ),
         );
         let answer = self

@@ -8,6 +8,7 @@ use futures::future::{FutureExt, join_all};
 use futures::stream::StreamExt;
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, BasicQosOptions,
+    QueueDeclareOptions,
 };
 use lapin::types::{FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Consumer};
@@ -16,6 +17,7 @@ use tracing::debug;
 
 use super::connection::{Broker, During};
 use super::error::{Action, BrokerError};
+use super::queues::DeleteIf;
 use super::transaction::{Delivery, Forward, Transaction};
 use super::wire;
 use crate::api::{QueueType, parked_queue_name};
@@ -35,6 +37,8 @@ pub struct RefillChannel {
     queue: String,
     channel: Channel,
     consumer: Consumer,
+    /// The queue that makes us the only consumer of a quorum queue.
+    holder: Option<String>,
 }
 
 impl RefillChannel {
@@ -52,9 +56,9 @@ impl RefillChannel {
         broker
             .declare(queue, wire::refill_queue_arguments(kind))
             .await?;
-        // Quorum queues do not know exclusive consumers. A second single active consumer would wait without being told
-        // so, and take itself for the holder.
-        if kind == QueueType::Quorum
+        let holder = (kind == QueueType::Quorum).then(|| wire::holder_queue_name(queue));
+        // Also one that knows nothing of the holder's queue is in the way.
+        if holder.is_some()
             && broker
                 .look_at(queue)
                 .await?
@@ -67,7 +71,19 @@ impl RefillChannel {
         let channel = broker.channel(action).await?;
         let consumer = {
             let name = wire::name(queue)?;
+            let lock = holder.as_deref().map(wire::name).transpose()?;
             let opening = async {
+                // Quorum queues know no exclusive consumers: a second one would wait without being told so, and take
+                // itself for the holder. A queue that belongs to a connection tells, and goes with it.
+                if let Some(lock) = lock {
+                    let options = QueueDeclareOptions {
+                        exclusive: true,
+                        ..Default::default()
+                    };
+                    channel
+                        .queue_declare(lock, options, FieldTable::default())
+                        .await?;
+                }
                 channel.tx_select().await?;
                 channel
                     .basic_qos(prefetch, BasicQosOptions::default())
@@ -87,6 +103,7 @@ impl RefillChannel {
             queue: queue.to_owned(),
             channel,
             consumer,
+            holder,
         };
         this.declare_rejected().await?;
         sleep(SETTLE).await;
@@ -256,6 +273,11 @@ impl RefillChannel {
         // A channel that cannot be closed is gone already, which is as good.
         if let Err(error) = self.broker.answer(action, During::AlarmFail, closing).await {
             debug!(%error, queue = self.queue, "the refill channel was not closed in order");
+        }
+        if let Some(holder) = &self.holder
+            && let Err(error) = self.broker.delete_queue(holder, DeleteIf::Always).await
+        {
+            debug!(%error, queue = holder, "it goes with the connection");
         }
     }
 }

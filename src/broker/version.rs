@@ -30,16 +30,13 @@ impl Version {
         }
     }
 
-    /// Whether it is certainly a RabbitMQ older than `major.minor`. No for other products and for versions that cannot
-    /// be told; a pre-release counts as what it becomes.
+    /// The release series of a RabbitMQ, for example `(3, 13)`; a pre-release counts as what it becomes. None for other
+    /// products, and for a version that is not of this form.
     #[must_use]
-    pub fn is_rabbitmq_before(&self, major: u64, minor: u64) -> bool {
-        self.product == "RabbitMQ" && self.numbers().is_some_and(|own| own < (major, minor))
-    }
-
-    fn numbers(&self) -> Option<(u64, u64)> {
+    pub fn rabbitmq(&self) -> Option<(u64, u64)> {
         let mut numbers = self.version.split('.').map(str::parse);
-        Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+        let series = (numbers.next()?.ok()?, numbers.next()?.ok()?);
+        (self.product == "RabbitMQ").then_some(series)
     }
 }
 
@@ -184,21 +181,19 @@ mod tests {
     }
 
     #[test]
-    fn only_a_rabbitmq_that_is_surely_older_counts_as_older() {
-        for (product, version, older) in [
-            ("RabbitMQ", "3.10.8", true),
-            ("RabbitMQ", "3.12.14", true),
-            ("RabbitMQ", "2.99", true),
-            ("RabbitMQ", "3.13.0-rc.1", false),
-            ("RabbitMQ", "3.13.7", false),
-            ("RabbitMQ", "4.0.5", false),
-            ("RabbitMQ", "unknown", false),
-            ("RabbitMQ", "3", false),
-            ("RabbitMQ", "", false),
-            ("LavinMQ", "2.1.0", false),
+    fn a_release_series_is_that_of_a_rabbitmq_or_none() {
+        for (product, version, series) in [
+            ("RabbitMQ", "3.10.8", Some((3, 10))),
+            ("RabbitMQ", "3.13.0-rc.1", Some((3, 13))),
+            ("RabbitMQ", "4.0.5+1.g1234", Some((4, 0))),
+            ("RabbitMQ", "4.1", Some((4, 1))),
+            ("RabbitMQ", "4", None),
+            ("RabbitMQ", "4.x", None),
+            ("RabbitMQ", "", None),
+            ("LavinMQ", "2.1.0", None),
         ] {
             let version = Version::new(product, version);
-            assert_eq!(version.is_rabbitmq_before(3, 13), older, "{version}");
+            assert_eq!(version.rabbitmq(), series, "{version}");
         }
     }
 }

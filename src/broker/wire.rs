@@ -4,6 +4,7 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use super::error::BrokerError;
+use super::version::Version;
 use crate::api::QueueType;
 
 /// Most requests that are kept in the queue for rejected ones.
@@ -14,6 +15,11 @@ pub(super) fn name(queue: &str) -> Result<ShortString, BrokerError> {
     ShortString::try_new(queue).map_err(|error| BrokerError::Protocol {
         message: format!("queue name: {error}"),
     })
+}
+
+/// The queue that marks the holder of a quorum refill queue.
+pub(super) fn holder_queue_name(refill_queue: &str) -> String {
+    format!("{refill_queue}.holder")
 }
 
 /// Arguments of a bucket's or a ledger's queue.
@@ -29,6 +35,21 @@ pub(super) fn queue_arguments(kind: QueueType, maximum: Option<u64>) -> FieldTab
         arguments.insert(
             "x-queue-type".into(),
             AMQPValue::LongString("quorum".into()),
+        );
+    }
+    arguments
+}
+
+/// The same arguments for a broker that lets a virtual host choose the type of what is declared without one, which
+/// RabbitMQ does from 3.11 on. A fence in particular must not become a queue that knows no exclusive consumers.
+pub(super) fn explicit(mut arguments: FieldTable, broker: Option<&Version>) -> FieldTable {
+    let chooses = broker
+        .and_then(Version::rabbitmq)
+        .is_some_and(|series| series >= (3, 11));
+    if chooses && !arguments.contains_key("x-queue-type") {
+        arguments.insert(
+            "x-queue-type".into(),
+            AMQPValue::LongString("classic".into()),
         );
     }
     arguments

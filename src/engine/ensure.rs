@@ -76,6 +76,25 @@ impl EnsureError {
     }
 }
 
+/// Whether transactions on queues of this type are carried out as a whole. A broker that does not tell its version is
+/// given the benefit of the doubt.
+pub(super) fn supported(
+    broker: &Broker,
+    kind: QueueType,
+    instead: &'static str,
+) -> Result<(), BrokerError> {
+    match broker.version() {
+        Some(version)
+            if kind == QueueType::Quorum
+                && version.rabbitmq().is_some_and(|series| series < (3, 13)) =>
+        {
+            let broker = version.to_string();
+            Err(BrokerError::UnsupportedVersion { broker, instead })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Declares and reads the ledger. A bucket that has none gets its initial tokens as owed, unless its queue was there
 /// before: then it is somebody's, with the tokens that it holds. `known` is the ledger as it was when this process last
 /// saw it: it is written again when somebody deleted its queue.
@@ -86,6 +105,11 @@ pub(super) async fn ledger(
     now: DateTime<Utc>,
 ) -> Result<LedgerState, EnsureError> {
     let queue = bucket.ledger_queue();
+    supported(
+        broker,
+        bucket.queue_type,
+        "create the bucket anew with queueType: classic",
+    )?;
     if let Declared::Different { message } =
         broker.declare_ledger(&queue, bucket.queue_type).await?
     {

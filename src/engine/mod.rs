@@ -169,9 +169,12 @@ async fn run(
             None => return,
             Some(Err(error)) => error,
             Some(Ok(broker)) => {
-                let version = broker.version().map(ToString::to_string);
-                let version = version.as_deref().unwrap_or("unknown");
-                info!(broker = %endpoint, version, "connected to the broker");
+                match broker.version() {
+                    Some(version) => info!(broker = %endpoint, %version, "connected to the broker"),
+                    None => {
+                        info!(broker = %endpoint, "connected to a broker that tells no version")
+                    }
+                }
                 board.tell(Outcome::Connection(Connection::Up));
                 let since = Instant::now();
                 let session = Session::start(broker, options.clone(), board.clone()).await;

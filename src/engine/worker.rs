@@ -16,6 +16,7 @@ use tracing::{info, warn};
 
 use super::backoff::Backoff;
 use super::board::Board;
+use super::ensure;
 use super::intake::Intake;
 use super::look::Look;
 use super::observer::Observer;
@@ -108,10 +109,17 @@ pub(super) async fn run(
             queue_type,
             ..
         } = &*worker.context;
-        let error = match broker
-            .consume_requests(queue, *queue_type, MOST_REQUESTS)
-            .await
-        {
+        let consume = async {
+            ensure::supported(
+                broker,
+                *queue_type,
+                "start the operator with --refill-queue-type classic",
+            )?;
+            broker
+                .consume_requests(queue, *queue_type, MOST_REQUESTS)
+                .await
+        };
+        let error = match consume.await {
             Ok(mut channel) => {
                 info!(refill_queue = %queue, "refill queue is ours");
                 backoff = Backoff::default();
@@ -131,7 +139,10 @@ pub(super) async fn run(
             return Err(error);
         }
         warn!(refill_queue = %worker.context.queue, %error, "refill queue is not available");
-        let patient = started.elapsed() < HANDOVER || !error.needs_person();
+        let patient = match error {
+            BrokerError::InUse { .. } => started.elapsed() < HANDOVER,
+            _ => !error.needs_person(),
+        };
         if !worker
             .wait(backoff.next(), &error, patient, &mut commands, &stop)
             .await

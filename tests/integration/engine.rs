@@ -21,8 +21,8 @@ use crate::support::{SOON, Vhost, eventually, testbed};
 /// Nothing of it is due while a test runs.
 const RARELY: &str = "0 0 1 1 *";
 
-struct Running {
-    engine: Engine,
+pub struct Running {
+    pub engine: Engine,
     outcomes: mpsc::UnboundedReceiver<Outcome>,
     stop: CancellationToken,
     task: JoinHandle<()>,
@@ -34,11 +34,20 @@ impl Running {
     }
 
     fn start_with(vhost: &Vhost<'_>, permit: Permit) -> Self {
-        let endpoint = Endpoint::parse(&vhost.amqp_url()).expect("an AMQP URL");
+        Self::start_at(&vhost.amqp_url(), QueueType::Classic, permit)
+    }
+
+    /// On any broker, with refill queues of any type.
+    pub fn of_type(amqp_url: &str, refill_queue_type: QueueType) -> Self {
+        Self::start_at(amqp_url, refill_queue_type, Permit::unlimited())
+    }
+
+    fn start_at(amqp_url: &str, refill_queue_type: QueueType, permit: Permit) -> Self {
+        let endpoint = Endpoint::parse(amqp_url).expect("an AMQP URL");
         let options = Options {
             connection_name: "test".into(),
             status_interval: Duration::from_millis(200),
-            refill_queue_type: QueueType::Classic,
+            refill_queue_type,
             permit,
         };
         let (sender, outcomes) = mpsc::unbounded_channel();
@@ -53,7 +62,7 @@ impl Running {
     }
 
     /// Waits for an outcome, and answers it.
-    async fn until(&mut self, wanted: impl Fn(&Outcome) -> bool) -> Outcome {
+    pub async fn until(&mut self, wanted: impl Fn(&Outcome) -> bool) -> Outcome {
         loop {
             let outcome = tokio::time::timeout(SOON, self.outcomes.recv()).await;
             let outcome = outcome
@@ -66,7 +75,7 @@ impl Running {
     }
 
     /// Waits until `count` buckets are ready in this revision, and answers the state of the last one.
-    async fn ready(&mut self, count: usize, revision: u64) -> BucketState {
+    pub async fn ready(&mut self, count: usize, revision: u64) -> BucketState {
         let ready = |outcome: &Outcome| match outcome {
             Outcome::Bucket(_, state) => state.phase == Phase::Ready && state.revision == revision,
             _ => false,
@@ -82,13 +91,13 @@ impl Running {
         }
     }
 
-    async fn stop(self) {
+    pub async fn stop(self) {
         self.stop.cancel();
         self.task.await.expect("the engine ends by itself");
     }
 }
 
-fn bucket(name: &str, schedule: &str, amount: u64, maximum: u64) -> Bucket {
+pub fn bucket(name: &str, schedule: &str, amount: u64, maximum: u64) -> Bucket {
     let created = Utc::now();
     Bucket {
         id: BucketId {
@@ -111,14 +120,14 @@ fn bucket(name: &str, schedule: &str, amount: u64, maximum: u64) -> Bucket {
     }
 }
 
-fn asked(bucket: &Bucket, value: &str) -> Bucket {
+pub fn asked(bucket: &Bucket, value: &str) -> Bucket {
     Bucket {
         refill_request: Some(value.into()),
         ..bucket.clone()
     }
 }
 
-fn removal(bucket: &Bucket) -> Removal {
+pub fn removal(bucket: &Bucket) -> Removal {
     let Bucket {
         id,
         name,
@@ -170,8 +179,17 @@ async fn a_big_refill_does_not_hold_up_a_small_one() {
 #[tokio::test]
 async fn a_second_engine_waits_for_the_refill_queue_and_takes_over() {
     let vhost = testbed().await.vhost().await;
-    let (mut first, mut second) = (Running::start(&vhost), Running::start(&vhost));
-    let bucket = bucket("x", "* * * * * *", 1, 100_000);
+    waits_and_takes_over(&vhost, QueueType::Classic).await;
+}
+
+/// An engine has the refill queue; another one waits for it and goes on where the first one ended.
+pub async fn waits_and_takes_over(vhost: &Vhost<'_>, kind: QueueType) {
+    let start = || Running::of_type(&vhost.amqp_url(), kind);
+    let (mut first, mut second) = (start(), start());
+    let bucket = Bucket {
+        queue_type: kind,
+        ..bucket("x", "* * * * * *", 1, 100_000)
+    };
     first.engine.apply(bucket.clone(), 1);
     first.ready(1, 1).await;
     second.engine.apply(bucket.clone(), 7);

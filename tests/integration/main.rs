@@ -9,6 +9,7 @@ mod edits;
 mod engine;
 mod fixture;
 mod leadership;
+mod quorum;
 mod refills;
 #[allow(
     dead_code,
@@ -16,4 +17,5 @@ mod refills;
     reason = "a kit: not every part is in use at all times"
 )]
 mod support;
+mod versions;
 mod writes;

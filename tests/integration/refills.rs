@@ -271,12 +271,25 @@ async fn requests_of_others_are_carried_out_and_bad_ones_parked() {
 
 #[tokio::test]
 async fn kills_add_no_tick_twice_and_miss_none() {
+    survives_kills("classic", 3).await;
+}
+
+/// Every tick adds `amount` tokens exactly once, though the operator is killed again and again.
+pub async fn survives_kills(queue_type: &str, amount: u64) {
     let testbed = testbed().await;
     let (namespace, vhost) = (testbed.namespace().await, testbed.vhost().await);
     let buckets = Buckets::of(testbed, &namespace).await;
-    let arguments = ["--status-interval", "200ms"];
+    let arguments = [
+        "--status-interval",
+        "200ms",
+        "--refill-queue-type",
+        queue_type,
+    ];
     let mut operator = Operator::start(testbed, &namespace, &vhost, &arguments).await;
-    let spec = json!({"schedule": "* * * * * *", "amount": 3, "maximum": 1_000_000, "missedRefills": "All"});
+    let spec = json!({
+        "schedule": "* * * * * *", "amount": amount, "maximum": 1_000_000, "missedRefills": "All",
+        "queueType": queue_type,
+    });
     let created = buckets
         .create("x", spec)
         .await
@@ -323,7 +336,7 @@ async fn kills_add_no_tick_twice_and_miss_none() {
         .expect("the bucket's queue");
     assert_eq!(
         taken + left,
-        3 * ticks,
+        amount * ticks,
         "{ticks} ticks, {taken} tokens taken, {left} left"
     );
 }

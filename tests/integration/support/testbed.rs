@@ -12,6 +12,8 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 
+use serde_json::json;
+
 use super::{Namespace, Vhost};
 
 /// A Kubernetes control plane and a RabbitMQ node, shared by all tests of a run.
@@ -143,7 +145,12 @@ impl Testbed {
 
     /// A new vhost, empty.
     pub async fn vhost(&self) -> Vhost<'_> {
-        Vhost::create(self).await
+        Vhost::create(self, json!({})).await
+    }
+
+    /// A new vhost where queues that are declared without a type are quorum queues.
+    pub async fn quorum_vhost(&self) -> Vhost<'_> {
+        Vhost::create(self, json!({"default_queue_type": "quorum"})).await
     }
 
     /// A new namespace, empty.

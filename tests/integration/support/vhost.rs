@@ -25,7 +25,7 @@ pub struct Vhost<'t> {
 }
 
 impl<'t> Vhost<'t> {
-    pub(super) async fn create(testbed: &'t Testbed) -> Self {
+    pub(super) async fn create(testbed: &'t Testbed, settings: Value) -> Self {
         let unique = unique();
         let vhost = Self {
             testbed,
@@ -36,7 +36,9 @@ impl<'t> Vhost<'t> {
         let user = json!({"password": PASSWORD, "tags": ""});
         let all = json!({"configure": ".*", "write": ".*", "read": ".*"});
         vhost.api(Method::PUT, &vhost.user_path(), Some(user)).await;
-        vhost.api(Method::PUT, &vhost.path("vhosts"), None).await;
+        vhost
+            .api(Method::PUT, &vhost.path("vhosts"), Some(settings))
+            .await;
         let path = format!("{}/{}", vhost.path("permissions"), vhost.user);
         vhost.api(Method::PUT, &path, Some(all)).await;
         vhost
