@@ -13,6 +13,7 @@ mod observer;
 mod outcome;
 mod permit;
 mod plan;
+mod removals;
 mod scheduler;
 mod session;
 mod slot;

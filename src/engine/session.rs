@@ -11,10 +11,11 @@ use tracing::{debug, info, warn};
 
 use super::board::Board;
 use super::observer::Observer;
+use super::removals::{Answer, Removals, Removed};
 use super::scheduler::Scheduler;
 use super::worker::{self, Context};
 use super::{Command, Desired, Options, Removal, RemoveError};
-use crate::api::{DeletionPolicy, ledger_queue_name, parked_queue_name, queue_name};
+use crate::api::{DeletionPolicy, parked_queue_name, queue_name};
 use crate::broker::{Broker, BrokerError, DeleteIf, Deleted};
 use crate::bucket::{Bucket, BucketId};
 
@@ -29,6 +30,7 @@ pub(super) struct Session {
     workers: HashMap<String, Lane>,
     /// Bucket to its refill queue.
     places: HashMap<BucketId, Arc<Bucket>>,
+    removals: Removals,
     missing: mpsc::UnboundedReceiver<BucketId>,
     stop: CancellationToken,
     tasks: JoinSet<BrokerError>,
@@ -73,6 +75,7 @@ impl Session {
             observer,
             workers: HashMap::new(),
             places: HashMap::new(),
+            removals: Removals::default(),
             missing,
             stop: CancellationToken::new(),
             tasks,
@@ -95,6 +98,7 @@ impl Session {
                 () = stop.cancelled() => break None,
                 Some(Ok(lost)) = self.tasks.join_next() => break Some(lost),
                 Some(id) = self.missing.recv() => self.look(&id),
+                removed = self.removals.next() => self.removed(removed, desired).await,
                 command = commands.recv() => match command {
                     None => break None,
                     Some(Command::Apply(bucket, revision)) => {
@@ -111,7 +115,7 @@ impl Session {
                     }
                     Some(Command::Remove(removal, done)) => {
                         desired.remove(&removal.id);
-                        let _ = done.send(self.remove(&removal).await);
+                        self.remove(removal, done).await;
                     }
                 },
             }
@@ -127,6 +131,9 @@ impl Session {
 
     async fn apply(&mut self, bucket: Arc<Bucket>, revision: u64) {
         let id = bucket.id.clone();
+        if self.removals.hold_up(&bucket.name, &id) {
+            return;
+        }
         if let Some(old) = self
             .places
             .get(&id)
@@ -199,26 +206,36 @@ impl Session {
         }
     }
 
-    async fn remove(&mut self, removal: &Removal) -> Result<(), RemoveError> {
-        let Removal {
-            id,
-            name,
-            refill_queue,
-            policy,
-        } = removal;
+    async fn remove(&mut self, removal: Removal, answer: Answer) {
         // The worker counts requests for a bucket that nobody knows as dropped, not as held.
-        self.board.leave(id);
-        self.release(id).await;
-        if *policy == DeletionPolicy::Retain {
-            return Ok(());
+        self.board.leave(&removal.id);
+        self.release(&removal.id).await;
+        match removal.policy {
+            DeletionPolicy::Retain => {
+                let _ = answer.send(Ok(()));
+            }
+            DeletionPolicy::Delete => self.removals.start(self.broker.clone(), removal, answer),
         }
-        // The ledger goes last: while it is there, what is owed is not forgotten.
-        self.delete(&queue_name(name), DeleteIf::Always).await?;
-        self.delete(&ledger_queue_name(name), DeleteIf::Always)
-            .await?;
-        self.delete_refill_queue(refill_queue).await?;
-        info!(bucket = %id, queue = queue_name(name), "queues deleted");
-        Ok(())
+    }
+
+    async fn removed(&mut self, removed: Removed, desired: &Desired) {
+        let Removed {
+            removal,
+            answer,
+            mut result,
+        } = removed;
+        let freed = self.removals.ended(&removal);
+        if result.is_ok() && freed.refill_queue {
+            result = self.delete_refill_queue(&removal.refill_queue).await;
+        }
+        if result.is_ok() {
+            info!(bucket = %removal.id, queue = queue_name(&removal.name), "queues deleted");
+        }
+        // Who asked may have given up meanwhile.
+        let _ = answer.send(result);
+        if let Some((bucket, revision)) = freed.waiting.and_then(|id| desired.get(&id)) {
+            self.apply(bucket.clone(), *revision).await;
+        }
     }
 
     /// Deletes a refill queue that no bucket uses any more. We were its exclusive consumer, so it was ours; what is not
