@@ -105,3 +105,44 @@ impl Ledger {
         self.tick.map_or(self.since, |tick| tick.max(self.since))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{at, bucket, ledger};
+    use super::*;
+
+    #[test]
+    fn an_edit_of_the_schedule_begins_anew_and_mints_nothing() {
+        let run = Ledger {
+            tick: Some(at(60)),
+            ..ledger()
+        };
+        let edited = run
+            .clone()
+            .brought_up_to(&bucket(), "*/5 * * * *", at(1_000));
+        assert_eq!(edited.reference(), at(1_000));
+        assert_eq!((edited.tick, edited.issued), (run.tick, run.issued));
+        // Only once: the next look finds the schedule that it knows.
+        let later = edited
+            .clone()
+            .brought_up_to(&bucket(), "*/5 * * * *", at(2_000));
+        assert_eq!(later, edited);
+    }
+
+    #[test]
+    fn an_edit_of_anything_else_keeps_what_was_missed() {
+        let fingerprint = bucket().timetable.fingerprint();
+        let edited = ledger().brought_up_to(&bucket(), &fingerprint, at(1_000));
+        assert_eq!(edited, ledger());
+    }
+
+    #[test]
+    fn after_a_clock_that_was_ahead_its_last_tick_is_still_the_last() {
+        let ahead = Ledger {
+            tick: Some(at(9_000)),
+            ..ledger()
+        };
+        let edited = ahead.brought_up_to(&bucket(), "*/5 * * * *", at(100));
+        assert_eq!(edited.reference(), at(9_000));
+    }
+}

@@ -4,13 +4,16 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
+use super::clock::MOST_LAG;
 use crate::bucket::{Bucket, BucketId, Due, due, overdue};
 use crate::schedule::Timetable;
 
 /// Ticks of one bucket that count as lag when they are found together; more than these go by its policy.
 const MOST_LATE_TICKS: usize = 100;
+/// When to ask again for a refill whose request was not accepted.
+const ASK_AGAIN: TimeDelta = TimeDelta::seconds(1);
 
 /// All buckets with their next due times.
 #[derive(Debug, Default)]
@@ -27,6 +30,8 @@ struct Entry {
     timetable: Timetable,
     /// Newest tick that has been requested or given up.
     last: DateTime<Utc>,
+    /// The request for the ticks after it was not accepted.
+    refused: bool,
     turn: u64,
 }
 
@@ -58,6 +63,7 @@ impl Agenda {
                 bucket: bucket.clone(),
                 timetable,
                 last,
+                refused: false,
                 turn: 0,
             },
         );
@@ -102,7 +108,10 @@ impl Agenda {
             let Some(entry) = self.entries.get_mut(&id) else {
                 continue;
             };
-            let dues = if awake {
+            let next = entry.timetable.next(entry.last);
+            let stuck = std::mem::take(&mut entry.refused)
+                && next.is_some_and(|tick| now - tick > MOST_LAG);
+            let dues = if awake && !stuck {
                 due(
                     &entry.bucket,
                     &entry.timetable,
@@ -125,7 +134,21 @@ impl Agenda {
         requests
     }
 
+    /// The request for the ticks after `since` was not accepted: they are due again, in a while.
+    pub(super) fn put_back(&mut self, id: &BucketId, since: DateTime<Utc>, now: DateTime<Utc>) {
+        if let Some(entry) = self.entries.get_mut(id) {
+            entry.last = entry.last.min(since);
+            entry.refused = true;
+            self.line_up_after(id, now + ASK_AGAIN);
+        }
+    }
+
     fn line_up(&mut self, id: &BucketId) {
+        self.line_up_after(id, DateTime::<Utc>::MIN_UTC);
+    }
+
+    /// The bucket is due at its next tick, but not before `earliest`.
+    fn line_up_after(&mut self, id: &BucketId, earliest: DateTime<Utc>) {
         self.turn += 1;
         if let Some(entry) = self.entries.get_mut(id) {
             entry.turn = self.turn;
@@ -134,6 +157,7 @@ impl Agenda {
                 .next(entry.last)
                 .filter(|_| !entry.bucket.suspend)
             {
+                let at = at.max(earliest);
                 self.heap.push(Reverse((at, self.turn, id.clone())));
             }
         }

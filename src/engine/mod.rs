@@ -5,6 +5,7 @@ mod adjust;
 mod agenda;
 mod backoff;
 mod board;
+mod clock;
 mod commit;
 mod ensure;
 mod intake;

@@ -2,23 +2,31 @@
 //! remembers nothing that it could not lose; after a restart it starts from the ledgers.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::agenda::{Agenda, Request};
 use super::board::Board;
+use super::clock::{Clock, LONGEST_SLEEP};
 use super::permit::{Moment, Permit};
 use crate::broker::{BrokerError, Origin, RefillRequest, RequestPublisher};
 use crate::bucket::{Bucket, BucketId};
 
-/// Longest sleep: how soon a changed wall clock is noticed.
-const LONGEST_SLEEP: Duration = Duration::from_secs(1);
-/// The wall clock may run ahead of the monotonic one by this much before the ticks between count as missed.
-const MOST_DRIFT: TimeDelta = TimeDelta::seconds(2);
+/// Where requests go, and what becomes of each.
+pub(super) trait Publish {
+    fn publish(
+        &self,
+        requests: &[(String, RefillRequest)],
+    ) -> impl Future<Output = Vec<Result<(), BrokerError>>> + Send;
+}
+
+impl Publish for RequestPublisher {
+    async fn publish(&self, requests: &[(String, RefillRequest)]) -> Vec<Result<(), BrokerError>> {
+        RequestPublisher::publish(self, requests).await
+    }
+}
 
 /// A handle of the scheduler's task.
 #[derive(Clone, Debug)]
@@ -39,12 +47,14 @@ enum Command {
 impl Scheduler {
     /// A handle, and the task that publishes until the connection is lost or all handles are gone.
     pub(super) fn new(
-        publisher: RequestPublisher,
+        publisher: impl Publish,
         permit: Permit,
         board: Arc<Board>,
+        clock: Clock,
     ) -> (Self, impl Future<Output = BrokerError>) {
         let (commands, receiver) = mpsc::unbounded_channel();
-        (Self { commands }, run(publisher, permit, board, receiver))
+        let scheduling = run(publisher, permit, board, clock, receiver);
+        (Self { commands }, scheduling)
     }
 
     /// Schedules a bucket from its ledger on: `reference` is the newest tick that needs no request any more.
@@ -75,20 +85,19 @@ impl Scheduler {
 }
 
 async fn run(
-    publisher: RequestPublisher,
+    publisher: impl Publish,
     mut permit: Permit,
     board: Arc<Board>,
+    mut clock: Clock,
     mut commands: mpsc::UnboundedReceiver<Command>,
 ) -> BrokerError {
     let mut agenda = Agenda::default();
-    let mut clock = Clock::start();
-    // Overdue requests, and whether the clock was watched, since something was published last.
+    // Overdue requests since something was published last.
     let mut requests = Vec::new();
-    let mut awake = true;
     loop {
         let permitted = permit.allows(Moment::now());
         let sleep = match agenda.next().filter(|_| permitted) {
-            Some(at) => (at - Utc::now())
+            Some(at) => (at - clock.now())
                 .to_std()
                 .unwrap_or_default()
                 .min(LONGEST_SLEEP),
@@ -103,8 +112,7 @@ async fn run(
             () = tokio::time::sleep(sleep) => {}
             () = permit.renewed(), if !permitted => {}
         }
-        let (now, watched) = clock.look();
-        awake &= watched;
+        let now = clock.now();
         for command in batch {
             match command {
                 Command::Enter {
@@ -124,25 +132,27 @@ async fn run(
                 }
             }
         }
+        // The clock is not looked at meanwhile: what passes without a permit passes while nobody can refill.
         if !permit.allows(Moment::now()) {
             continue;
         }
+        let (now, awake) = clock.look();
         requests.extend(agenda.take_due(now, awake));
-        awake = true;
         let requests = std::mem::take(&mut requests);
-        if let Err(lost) = publish(&publisher, &board, &agenda, requests).await {
+        let publishing = publish(&publisher, &board, &mut agenda, requests, now);
+        if let Err(lost) = clock.watch_during(publishing).await {
             return lost;
         }
     }
 }
 
-/// Publishes what is due. A request that could not be published is not repeated here: its ledger brings it back when
-/// the refill queue is there again.
+/// Publishes what is due at `now`. What the broker does not accept is due again in a while.
 async fn publish(
-    publisher: &RequestPublisher,
+    publisher: &impl Publish,
     board: &Board,
-    agenda: &Agenda,
+    agenda: &mut Agenda,
     requests: Vec<Request>,
+    now: DateTime<Utc>,
 ) -> Result<(), BrokerError> {
     if requests.is_empty() {
         return Ok(());
@@ -166,6 +176,7 @@ async fn publish(
         })
         .collect();
     let answers = publisher.publish(&messages).await;
+    let mut refusals = Vec::new();
     for (Request { bucket, due }, answer) in requests.iter().zip(answers) {
         match answer {
             Ok(()) => {
@@ -173,35 +184,20 @@ async fn publish(
             }
             Err(error) if error.is_connection_lost() => return Err(error),
             Err(error) => {
-                warn!(bucket = %bucket.id, tick = %due.tick, %error, "refill request not accepted by the broker")
+                agenda.put_back(&bucket.id, due.since, now);
+                refusals.push(error);
             }
         }
         board.update(&bucket.id, |state| {
             state.next_refill = agenda.next_of(&bucket.id)
         });
     }
+    if let Some(error) = refusals.first() {
+        let requests = refusals.len();
+        warn!(requests, %error, "refill requests not accepted by the broker; they are tried again");
+    }
     Ok(())
 }
 
-/// Tells whether the wall clock went on as the monotonic one did.
-struct Clock {
-    wall: DateTime<Utc>,
-    monotonic: Instant,
-}
-
-impl Clock {
-    fn start() -> Self {
-        Self {
-            wall: Utc::now(),
-            monotonic: Instant::now(),
-        }
-    }
-
-    /// The time, and whether the scheduler has been awake since the last look.
-    fn look(&mut self) -> (DateTime<Utc>, bool) {
-        let before = std::mem::replace(self, Self::start());
-        let elapsed =
-            TimeDelta::from_std(self.monotonic - before.monotonic).unwrap_or(TimeDelta::MAX);
-        (self.wall, self.wall - before.wall <= elapsed + MOST_DRIFT)
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::board::Board;
+use super::clock::Clock;
 use super::observer::Observer;
 use super::removals::{Answer, Removals, Removed};
 use super::scheduler::Scheduler;
@@ -55,6 +56,7 @@ impl Session {
             broker.publisher().await?,
             options.permit.clone(),
             board.clone(),
+            Clock::system(),
         );
         let (observer, observing) = Observer::new(
             broker.clone(),
