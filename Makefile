@@ -1,7 +1,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test check crds tools
+.PHONY: help demo demo-down test check crds tools chaos bench
 
 scripts := .ci/run demo/up demo/down demo/take tests/testbed/testbed tests/testbed/tools
 
@@ -23,6 +23,12 @@ test: tools ## run all tests, on real servers too
 		TESTBED_BROKER=4 cargo test --locked --test integration -- --include-ignored $(on_rabbitmq_4); \
 	elif [[ -z $${CI:-} ]]; then echo "SKIPPED, for the reason above: the tests on RabbitMQ 4"; \
 	else exit 1; fi
+
+chaos: tools ## break things at random and count every token: SEED=… SECONDS=…
+	cargo test --locked --test chaos -- $(if $(SEED),--seed $(SEED)) --seconds $(or $(SECONDS),600)
+
+bench: tools ## measure against the limits of the broker and of the API server
+	cargo bench --locked --bench operator
 
 check: ## formatting, lints, generated files, scripts, licences and duplicates of dependencies
 	cargo fmt --check

@@ -42,6 +42,11 @@ CONF
             >>"$outside/rabbitmq.conf"
     fi
 
+    # For those who stop the node or set off its alarms.
+    printf '#!/bin/sh\nexec %s "$@"\n' "${within[*]} env HOME=$data/home RABBITMQ_NODENAME=$broker_node \
+ERL_EPMD_PORT=${ports[5]} /usr/lib/rabbitmq/bin/rabbitmqctl" >"$dir/rabbitmqctl"
+    chmod +x "$dir/rabbitmqctl"
+
     start epmd "${tools[epmd]}" -port "${ports[5]}" -address 127.0.0.1
     # RUNNING_UNDER_SYSTEMD: the script then becomes the Erlang machine, so its pid is the server's.
     start rabbitmq "${within[@]}" env HOME="$data/home" ERL_CRASH_DUMP="$data/erl_crash.dump" RUNNING_UNDER_SYSTEMD=true \

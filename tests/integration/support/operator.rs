@@ -1,6 +1,6 @@
 use std::{
     fs::{self, File},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::Duration,
 };
@@ -40,6 +40,16 @@ impl Operator {
         amqp_url: Option<&str>,
         extra: &[&str],
     ) -> Self {
+        Self::start_with(testbed.kubeconfig(), namespace, amqp_url, extra)
+    }
+
+    /// The same with a kubeconfig of one's own.
+    pub fn start_with(
+        kubeconfig: &Path,
+        namespace: &Namespace<'_>,
+        amqp_url: Option<&str>,
+        extra: &[&str],
+    ) -> Self {
         let folder = tempfile::tempdir().expect("a folder for the log");
         let log = folder.path().join("operator.log");
         let file = File::create(&log).expect("a log file");
@@ -56,7 +66,7 @@ impl Operator {
             .args(["--listen", "127.0.0.1:0"])
             .env("LEADER_ELECT", "false")
             .args(extra)
-            .env("KUBECONFIG", testbed.kubeconfig())
+            .env("KUBECONFIG", kubeconfig)
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())
             .stdout(file.try_clone().expect("a log file"))

@@ -143,6 +143,17 @@ impl Testbed {
         command.output().expect("kubectl runs")
     }
 
+    /// Runs rabbitmqctl and waits for it. What it does concerns everybody who uses the broker.
+    pub async fn rabbitmqctl(&self, arguments: &[&str]) {
+        let mut command = tokio::process::Command::new(self.setting("RABBITMQCTL"));
+        let output = command.args(arguments).output().await.expect("it runs");
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success(),
+            "rabbitmqctl {arguments:?}: {message}"
+        );
+    }
+
     /// A new vhost, empty.
     pub async fn vhost(&self) -> Vhost<'_> {
         Vhost::create(self, json!({})).await

@@ -1,0 +1,165 @@
+//! The accountant: knows by its own arithmetic which ticks were due, and counts tokens at the broker. It asks neither the
+//! operator nor its statuses.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use lapin::options::BasicGetOptions;
+use lapin::{Channel, Connection, ConnectionProperties};
+use tokio::sync::RwLock;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::Vhost;
+
+/// How long after the last fault the sums have to agree.
+const HEALED_WITHIN: Duration = Duration::from_secs(120);
+/// Sums that have to agree in a row, a second apart. One could agree by accident: a doubled tick and one that is late.
+const AGREEMENTS: u32 = 3;
+
+/// What is promised about the sum of a bucket's tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Promise {
+    /// Every tick once, whatever happens: `missedRefills: All` and a maximum that is never reached.
+    Exact,
+    /// No tick twice: `Latest` or `Skip`, or a small maximum.
+    AtMost,
+}
+
+/// One bucket's account.
+pub struct Account {
+    pub name: &'static str,
+    /// Seconds between ticks; divides a minute.
+    pub every: u64,
+    pub amount: u64,
+    /// Highest maximum that it ever has.
+    pub maximum: u64,
+    pub promise: Promise,
+    pub created: DateTime<Utc>,
+    taken: Arc<AtomicU64>,
+}
+
+/// What the accountant found.
+#[derive(Debug, Default)]
+pub struct Balance {
+    pub ticks: u64,
+    pub taken: u64,
+    pub left: u64,
+    pub lost: u64,
+    pub doubled: u64,
+}
+
+impl Account {
+    pub fn new(
+        name: &'static str,
+        every: u64,
+        amount: u64,
+        maximum: u64,
+        promise: Promise,
+        created: DateTime<Utc>,
+    ) -> Self {
+        Self {
+            name,
+            every,
+            amount,
+            maximum,
+            promise,
+            created,
+            taken: Arc::default(),
+        }
+    }
+
+    pub fn queue(&self) -> String {
+        format!("token_bucket_{}", self.name)
+    }
+
+    /// Ticks in `(created, at]`.
+    fn ticks(&self, at: DateTime<Utc>) -> u64 {
+        let every = i64::try_from(self.every).expect("a small number");
+        let ticks = at.timestamp().div_euclid(every) - self.created.timestamp().div_euclid(every);
+        u64::try_from(ticks).expect("it was created before")
+    }
+
+    /// Waits until the tokens agree with the ticks, and says so; or by how many ticks they do not.
+    pub async fn settle(&self, vhost: &Vhost<'_>) -> Balance {
+        let start = tokio::time::Instant::now();
+        let mut agreements = 0;
+        loop {
+            middle_of_a_second().await;
+            let now = Utc::now();
+            let (ticks, taken) = (self.ticks(now), self.taken.load(Ordering::SeqCst));
+            let left = vhost.depth(&self.queue()).await.unwrap_or_default();
+            let (tokens, due) = (taken + left, ticks * self.amount);
+            let agrees = match self.promise {
+                Promise::Exact => tokens == due,
+                Promise::AtMost => tokens <= due && tokens > 0,
+            };
+            agreements = if agrees { agreements + 1 } else { 0 };
+            if agreements == AGREEMENTS || start.elapsed() > HEALED_WITHIN {
+                let off = |more: u64, less: u64| more.saturating_sub(less).div_ceil(self.amount);
+                let exact = self.promise == Promise::Exact;
+                return Balance {
+                    ticks,
+                    taken,
+                    left,
+                    lost: if exact { off(due, tokens) } else { 0 },
+                    doubled: off(tokens, due),
+                };
+            }
+        }
+    }
+}
+
+/// Takes tokens as workers do and looks at how many there are, until `stop`. `quiet` keeps the takers from asking while
+/// the broker goes down: what it hands out then never arrives. Answers how often a bucket held more than its maximum.
+pub async fn work(
+    url: String,
+    accounts: Arc<Vec<Account>>,
+    quiet: Arc<RwLock<()>>,
+    stop: CancellationToken,
+) -> u64 {
+    let mut takers = JoinSet::new();
+    for index in 0..accounts.len() {
+        let (url, accounts, quiet, stop) =
+            (url.clone(), accounts.clone(), quiet.clone(), stop.clone());
+        takers.spawn(async move { take(&url, &accounts[index], &quiet, &stop).await });
+    }
+    takers.join_all().await.into_iter().sum()
+}
+
+async fn take(url: &str, account: &Account, quiet: &RwLock<()>, stop: &CancellationToken) -> u64 {
+    let mut channel: Option<(Connection, Channel)> = None;
+    let mut over = 0;
+    while !stop.is_cancelled() {
+        sleep(Duration::from_millis(40)).await;
+        let _permit = quiet.read().await;
+        let Some((_, open)) = channel.as_ref().filter(|(_, it)| it.status().connected()) else {
+            channel = connect(url).await.ok();
+            continue;
+        };
+        let got = open.basic_get(account.queue().into(), BasicGetOptions { no_ack: true });
+        if let Ok(Some(token)) = got.await {
+            account.taken.fetch_add(1, Ordering::SeqCst);
+            over += u64::from(u64::from(token.message_count) >= account.maximum);
+        }
+    }
+    over
+}
+
+async fn connect(url: &str) -> lapin::Result<(Connection, Channel)> {
+    let connection = Connection::connect(url, ConnectionProperties::default()).await?;
+    let channel = connection.create_channel().await?;
+    Ok((connection, channel))
+}
+
+/// Ticks come at full seconds; well after that their tokens are there, unless something is wrong.
+async fn middle_of_a_second() {
+    let millisecond = Utc::now().timestamp_subsec_millis();
+    sleep(Duration::from_millis(u64::from(
+        (1_700 - millisecond) % 1_000 + 5,
+    )))
+    .await;
+}

@@ -1,0 +1,107 @@
+//! What can go wrong.
+
+use std::fmt;
+
+use rand::RngExt;
+use rand::rngs::StdRng;
+
+/// One fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Fault {
+    /// An operator gets SIGKILL and is started again.
+    Kill,
+    /// An operator gets SIGTERM and is started again.
+    Terminate,
+    /// An operator is stopped for longer than its lease, then goes on.
+    Stop,
+    /// Connections to the broker are reset.
+    Cut,
+    /// Nothing gets through to the broker and nobody is told.
+    Freeze,
+    /// The network to the broker is slow.
+    Slow,
+    /// Nothing gets through to the API server.
+    NoApiServer,
+    /// Connections to the API server are reset.
+    CutApiServer,
+    /// Somebody deletes the refill queue.
+    DeleteRefillQueue,
+    /// Somebody floods the refill queue with what is no request.
+    Flood,
+    /// A bucket's maximum is raised or lowered.
+    EditMaximum,
+    /// A bucket is suspended and resumed.
+    Suspend,
+    /// The broker stops and starts.
+    RestartBroker,
+    /// The broker is short of memory and blocks whoever publishes.
+    MemoryAlarm,
+}
+
+use Fault::*;
+
+/// How often each one comes: with one operator mostly kills, with two what concerns the hand-over.
+const ALONE: &[(Fault, u32)] = &[
+    (Kill, 80),
+    (Terminate, 4),
+    (Cut, 4),
+    (Slow, 2),
+    (CutApiServer, 2),
+    (DeleteRefillQueue, 2),
+    (Flood, 2),
+    (EditMaximum, 3),
+    (Suspend, 3),
+    (MemoryAlarm, 1),
+    (RestartBroker, 1),
+];
+const REPLICATED: &[(Fault, u32)] = &[
+    (Kill, 4),
+    (Terminate, 3),
+    (Stop, 4),
+    (Cut, 4),
+    (Freeze, 2),
+    (Slow, 2),
+    (NoApiServer, 2),
+    (CutApiServer, 2),
+    (DeleteRefillQueue, 1),
+    (Flood, 1),
+    (EditMaximum, 2),
+    (Suspend, 2),
+    (MemoryAlarm, 1),
+    (RestartBroker, 1),
+];
+
+impl Fault {
+    pub fn random(random: &mut StdRng, replicas: usize) -> Self {
+        let table = if replicas == 1 { ALONE } else { REPLICATED };
+        let mut ticket = random.random_range(0..table.iter().map(|(_, weight)| weight).sum());
+        for (fault, weight) in table {
+            if ticket < *weight {
+                return *fault;
+            }
+            ticket -= weight;
+        }
+        Kill
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Kill => "operator killed (SIGKILL)",
+            Terminate => "operator ended (SIGTERM)",
+            Stop => "operator stopped for 20 s (SIGSTOP, SIGCONT)",
+            Cut => "connections to the broker reset",
+            Freeze => "broker's network frozen for 40 s",
+            Slow => "broker's network slow",
+            NoApiServer => "API server's network frozen for 20 s",
+            CutApiServer => "connections to the API server reset",
+            DeleteRefillQueue => "refill queue deleted",
+            Flood => "refill queue flooded",
+            EditMaximum => "maximum edited",
+            Suspend => "bucket suspended and resumed",
+            RestartBroker => "broker restarted",
+            MemoryAlarm => "broker's memory alarm",
+        })
+    }
+}

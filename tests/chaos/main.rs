@@ -1,0 +1,63 @@
+//! The soak: random faults, again and again, under steady takers; then an accountant who knows which ticks were due
+//! counts the tokens. `make chaos` runs it; the same seed brings the same sequence of faults.
+
+mod accounts;
+mod faults;
+mod soak;
+
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "the fixture of the tests, of which a soak needs a part"
+)]
+#[path = "../integration/support/mod.rs"]
+mod support;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+
+/// Breaks things at random and proves that no refill was lost or doubled.
+#[derive(Debug, Parser)]
+struct Args {
+    /// Of the sequence of faults [default: a random one]
+    #[arg(long)]
+    seed: Option<u64>,
+    /// How long faults go on, in seconds, all soaks together
+    #[arg(long, default_value_t = 600)]
+    seconds: u64,
+    /// How many operators [default: a soak with one that is killed a lot, then one with two replicas]
+    #[arg(long, value_name = "NUMBER")]
+    operators: Vec<usize>,
+}
+
+#[tokio::main]
+#[expect(clippy::print_stdout, reason = "the report is what it is run for")]
+async fn main() -> ExitCode {
+    let Args {
+        seed,
+        seconds,
+        operators,
+    } = Args::parse();
+    let seed = seed.unwrap_or_else(rand::random);
+    println!("seed {seed}");
+    let mut clean = true;
+    let soaks = if operators.is_empty() {
+        vec![1, 2]
+    } else {
+        operators
+    };
+    let duration = Duration::from_secs(seconds) / u32::try_from(soaks.len()).unwrap_or(1);
+    for replicas in soaks {
+        let report = soak::run(seed, replicas, duration).await;
+        println!("\n{report}");
+        clean &= report.is_clean();
+    }
+    if clean {
+        ExitCode::SUCCESS
+    } else {
+        println!("repeat it with: make chaos SEED={seed} SECONDS={seconds}");
+        ExitCode::FAILURE
+    }
+}

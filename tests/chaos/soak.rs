@@ -1,0 +1,322 @@
+//! One soak: a namespace and a vhost of its own, operators behind proxies, takers, faults, and the balance at the end.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lapin::BasicProperties;
+use lapin::options::BasicPublishOptions;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use serde_json::json;
+use token_bucket_operator::api::from_time;
+use tokio::sync::RwLock;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::accounts::{Account, Balance, Promise, work};
+use crate::faults::Fault;
+use crate::support::{Buckets, Namespace, Network, Operator, Proxy, Vhost, testbed};
+
+const REFILL_QUEUE: &str = "token_buckets.refill";
+/// Beyond every sum of a soak.
+const PLENTY: u64 = 1_000_000;
+/// Longer than a lease.
+const STOPPED: Duration = Duration::from_secs(20);
+/// Longer than it takes to notice a silent connection.
+const FROZEN: Duration = Duration::from_secs(40);
+/// Messages of a flood.
+const FLOOD: usize = 20_000;
+
+/// Name, seconds between ticks, amount, maximum, policy, promise.
+type Plan = (&'static str, u64, u64, u64, &'static str, Promise);
+const PLANS: &[Plan] = &[
+    ("each_second", 1, 3, PLENTY, "All", Promise::Exact),
+    ("each_second_2", 1, 7, PLENTY, "All", Promise::Exact),
+    ("each_2", 2, 1, PLENTY, "All", Promise::Exact),
+    ("each_3", 3, 50, PLENTY, "All", Promise::Exact),
+    ("each_5", 5, 2_000, PLENTY, "All", Promise::Exact),
+    ("edited", 1, 2, PLENTY, "All", Promise::Exact),
+    ("suspended", 1, 4, PLENTY, "All", Promise::Exact),
+    ("latest", 1, 5, PLENTY, "Latest", Promise::AtMost),
+    ("skip", 2, 5, PLENTY, "Skip", Promise::AtMost),
+    ("small", 1, 20, 50, "All", Promise::AtMost),
+];
+
+/// The result of a soak.
+pub struct Report {
+    replicas: usize,
+    faults: BTreeMap<Fault, u64>,
+    balances: Vec<(&'static str, Promise, Balance)>,
+    over: u64,
+}
+
+impl Report {
+    pub fn is_clean(&self) -> bool {
+        let exact = |(_, _, balance): &(_, _, Balance)| balance.lost == 0 && balance.doubled == 0;
+        self.over == 0 && self.balances.iter().all(exact)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "operators: {}", self.replicas)?;
+        for (fault, count) in &self.faults {
+            writeln!(f, "{count:6}  {fault}")?;
+        }
+        writeln!(
+            f,
+            "bucket           ticks due  tokens taken  tokens left  ticks lost  ticks doubled"
+        )?;
+        for (name, promise, balance) in &self.balances {
+            let Balance {
+                ticks,
+                taken,
+                left,
+                lost,
+                doubled,
+            } = balance;
+            let lost = match promise {
+                Promise::Exact => lost.to_string(),
+                Promise::AtMost => "by policy".to_owned(),
+            };
+            writeln!(
+                f,
+                "{name:15} {ticks:10} {taken:13} {left:12} {lost:>11} {doubled:14}"
+            )?;
+        }
+        write!(f, "seen above its maximum: {} times", self.over)
+    }
+}
+
+/// Runs faults for `duration` and draws the balance.
+pub async fn run(seed: u64, replicas: usize, duration: Duration) -> Report {
+    let testbed = testbed().await;
+    let (namespace, vhost) = (testbed.namespace().await, testbed.vhost().await);
+    let mut stage = Stage::set(&namespace, &vhost, replicas, seed).await;
+    let accounts = Arc::new(stage.open_accounts().await);
+    let (stop, quiet) = (CancellationToken::new(), Arc::new(RwLock::default()));
+    let takers = tokio::spawn(work(
+        vhost.amqp_url(),
+        accounts.clone(),
+        quiet.clone(),
+        stop.clone(),
+    ));
+    let (mut faults, begun) = (BTreeMap::new(), Instant::now());
+    while begun.elapsed() < duration {
+        sleep(Duration::from_millis(stage.random.random_range(50..1_500))).await;
+        let fault = Fault::random(&mut stage.random, replicas);
+        stage.suffer(fault, &quiet).await;
+        *faults.entry(fault).or_default() += 1;
+        eprintln!("{:7.1} s  {fault}", begun.elapsed().as_secs_f32());
+    }
+    stage.heal().await;
+    stop.cancel();
+    let over = takers.await.expect("the takers end");
+    let mut balances = Vec::new();
+    for account in &*accounts {
+        let balance = account.settle(&vhost).await;
+        balances.push((account.name, account.promise, balance));
+    }
+    Report {
+        replicas,
+        faults,
+        balances,
+        over,
+    }
+}
+
+/// Operators, and the proxies between them and the rest.
+struct Stage<'t> {
+    namespace: &'t Namespace<'t>,
+    vhost: &'t Vhost<'t>,
+    buckets: Buckets,
+    broker: Proxy,
+    api: Proxy,
+    kubeconfig: PathBuf,
+    _folder: tempfile::TempDir,
+    operators: Vec<Operator>,
+    random: StdRng,
+}
+
+impl<'t> Stage<'t> {
+    async fn set(
+        namespace: &'t Namespace<'t>,
+        vhost: &'t Vhost<'t>,
+        replicas: usize,
+        seed: u64,
+    ) -> Self {
+        let testbed = testbed().await;
+        let broker = Proxy::to(authority(&vhost.amqp_url()).to_owned()).await;
+        let text = std::fs::read_to_string(testbed.kubeconfig()).expect("a kubeconfig");
+        let server = authority(text.split('"').nth(1).expect("the server's URL"));
+        let api = Proxy::to(server.to_owned()).await;
+        let folder = tempfile::tempdir().expect("a folder");
+        let kubeconfig = folder.path().join("kubeconfig");
+        let text = text.replace(server, &api.address().to_string());
+        std::fs::write(&kubeconfig, text).expect("it can be written");
+        let mut stage = Self {
+            namespace,
+            vhost,
+            buckets: Buckets::of(testbed, namespace).await,
+            broker,
+            api,
+            kubeconfig,
+            _folder: folder,
+            operators: Vec::new(),
+            random: StdRng::seed_from_u64(seed),
+        };
+        stage.operators = (0..replicas).map(|_| stage.operator(replicas)).collect();
+        stage
+    }
+
+    fn operator(&self, replicas: usize) -> Operator {
+        let url = self.vhost.amqp_url();
+        let url = url.replace(authority(&url), &self.broker.address().to_string());
+        let elect = format!("--leader-elect={}", replicas > 1);
+        let arguments = [&elect, "--leader-elect-namespace", self.namespace.name()];
+        Operator::start_with(&self.kubeconfig, self.namespace, Some(&url), &arguments)
+    }
+
+    async fn open_accounts(&self) -> Vec<Account> {
+        let mut accounts = Vec::new();
+        for &(name, every, amount, maximum, policy, promise) in PLANS {
+            let spec = json!({
+                "name": name, "schedule": format!("*/{every} * * * * *"), "amount": amount, "maximum": maximum,
+                "missedRefills": policy, "refillQueue": REFILL_QUEUE,
+            });
+            let resource = self.buckets.create(&name.replace('_', "-"), spec).await;
+            let created = resource.metadata.creation_timestamp.expect("a time");
+            let created = from_time(&created);
+            let highest = if name == "edited" {
+                2 * maximum
+            } else {
+                maximum
+            };
+            accounts.push(Account::new(name, every, amount, highest, promise, created));
+        }
+        accounts
+    }
+
+    /// One operator; when there are several, mostly the one that leads.
+    async fn victim(&mut self) -> usize {
+        let random = self.random.random_range(0..self.operators.len());
+        if self.random.random_bool(0.25) {
+            return random;
+        }
+        for (index, operator) in self.operators.iter().enumerate() {
+            if let Ok(Some(1.0)) = operator.metric("tokenbucket_leader").await {
+                return index;
+            }
+        }
+        random
+    }
+
+    async fn suffer(&mut self, fault: Fault, quiet: &RwLock<()>) {
+        let testbed = testbed().await;
+        let replicas = self.operators.len();
+        match fault {
+            Fault::Kill => {
+                let victim = self.victim().await;
+                self.operators[victim].kill().await;
+                self.operators[victim] = self.operator(replicas);
+            }
+            Fault::Terminate => {
+                let victim = self.victim().await;
+                self.operators[victim].terminate().await;
+                self.operators[victim] = self.operator(replicas);
+            }
+            Fault::Stop => {
+                let victim = self.victim().await;
+                self.operators[victim].signal("STOP").await;
+                sleep(STOPPED).await;
+                self.operators[victim].signal("CONT").await;
+            }
+            Fault::Cut => self.broker.cut(),
+            Fault::Freeze => during(&self.broker, Network::Frozen, FROZEN).await,
+            Fault::Slow => during(&self.broker, Network::Slow, Duration::from_secs(5)).await,
+            Fault::NoApiServer => during(&self.api, Network::Frozen, STOPPED).await,
+            Fault::CutApiServer => self.api.cut(),
+            Fault::DeleteRefillQueue => {
+                let channel = self.vhost.channel().await;
+                let deleted = channel.queue_delete(REFILL_QUEUE.into(), Default::default());
+                deleted.await.expect("it is deleted");
+            }
+            Fault::Flood => self.flood().await,
+            Fault::EditMaximum => {
+                let maximum = PLENTY + self.random.random_range(0..PLENTY);
+                self.buckets
+                    .edit("edited", json!({"maximum": maximum}))
+                    .await;
+            }
+            Fault::Suspend => {
+                self.buckets
+                    .edit("suspended", json!({"suspend": true}))
+                    .await;
+                sleep(Duration::from_millis(self.random.random_range(100..4_000))).await;
+                self.buckets
+                    .edit("suspended", json!({"suspend": false}))
+                    .await;
+            }
+            Fault::RestartBroker => {
+                let _nobody = quiet.write().await;
+                testbed.rabbitmqctl(&["stop_app"]).await;
+                testbed.rabbitmqctl(&["start_app"]).await;
+            }
+            Fault::MemoryAlarm => {
+                testbed
+                    .rabbitmqctl(&["set_vm_memory_high_watermark", "0"])
+                    .await;
+                sleep(Duration::from_secs(3)).await;
+                testbed
+                    .rabbitmqctl(&["set_vm_memory_high_watermark", "0.4"])
+                    .await;
+            }
+        }
+    }
+
+    /// Messages that nobody can carry out: malformed, of another program, for a bucket that does not exist.
+    async fn flood(&self) {
+        let channel = self.vhost.channel().await;
+        let bodies: [&[u8]; 3] = [b"{", br#"[[], {"name": "nobody"}, {}]"#, b""];
+        for number in 0..FLOOD {
+            let publish = channel.basic_publish(
+                "".into(),
+                REFILL_QUEUE.into(),
+                BasicPublishOptions::default(),
+                bodies[number % bodies.len()],
+                BasicProperties::default(),
+            );
+            // The broker may be going down; what does not arrive is no loss.
+            if publish.await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn heal(&mut self) {
+        self.broker.set(Network::Good);
+        self.api.set(Network::Good);
+        self.buckets
+            .edit("suspended", json!({"suspend": false}))
+            .await;
+        for operator in &self.operators {
+            operator.signal("CONT").await;
+        }
+    }
+}
+
+async fn during(proxy: &Proxy, network: Network, duration: Duration) {
+    proxy.set(network);
+    sleep(duration).await;
+    proxy.set(Network::Good);
+}
+
+/// Host and port of a URL.
+fn authority(url: &str) -> &str {
+    let (_, rest) = url.split_once("://").expect("a URL");
+    let rest = rest.split('/').next().unwrap_or_default();
+    rest.rsplit('@').next().unwrap_or_default()
+}
