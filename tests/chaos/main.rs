@@ -57,7 +57,7 @@ async fn main() -> ExitCode {
     if clean {
         ExitCode::SUCCESS
     } else {
-        println!("repeat it with: make chaos SEED={seed} SECONDS={seconds}");
+        println!("repeat it with: make chaos SEED={seed} DURATION={seconds}");
         ExitCode::FAILURE
     }
 }
