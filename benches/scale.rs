@@ -18,6 +18,9 @@ use crate::system;
 
 /// Requests of the bench itself that are under way at one time.
 const IN_FLIGHT: usize = 32;
+/// Resources as the API server's metrics name them.
+const BUCKETS: &str = "tokenbuckets";
+const EVENTS: &str = "events";
 /// Counts are read so seldom that a run sees one sweep, at the start.
 const SELDOM: &str = "--status-interval=10m";
 /// Longest time that a phase may take.
@@ -40,6 +43,7 @@ struct Results {
     steady: Vec<f64>,
     idle: Vec<f64>,
     writes: Vec<f64>,
+    events: Vec<f64>,
     restart: Vec<f64>,
     restart_writes: Vec<f64>,
     deletion: Vec<f64>,
@@ -87,6 +91,7 @@ pub async fn run(report: &mut Report, count: usize, rounds: usize) {
     );
     add("operator's CPU for that", "s", results.ready_cpu, None);
     add("API writes each", "", each(&results.writes), most(2.0));
+    add("events of all", "", results.events, most(0.0));
     add("peak memory", "MiB", results.peak, None);
     add(
         "steady memory",
@@ -127,7 +132,11 @@ async fn round(count: usize, results: &mut Results) {
     serving(&operator).await;
     let pid = operator.pid();
 
-    let (writes, used, start) = (writes(&client).await, system::cpu(pid), Instant::now());
+    let (written, told) = (
+        writes(&client, BUCKETS).await,
+        writes(&client, EVENTS).await,
+    );
+    let (used, start) = (system::cpu(pid), Instant::now());
     let ready = tokio::spawn(all_ready(buckets.clone(), count));
     create(&buckets, count).await;
     ready.await.expect("every bucket becomes ready");
@@ -138,7 +147,8 @@ async fn round(count: usize, results: &mut Results) {
     results.peak.push(system::memory(pid).1);
     results
         .writes
-        .push(writes_since(&client, writes).await - count as f64);
+        .push(writes(&client, BUCKETS).await - written - count as f64);
+    results.events.push(writes(&client, EVENTS).await - told);
 
     // What idles is measured when the writes of the start are over.
     tokio::time::sleep(Duration::from_secs(5)).await;
@@ -173,7 +183,7 @@ async fn restart<'t>(
     results: &mut Results,
 ) -> Operator {
     assert!(before.terminate().await.success());
-    let (written, start) = (writes(client).await, Instant::now());
+    let (written, start) = (writes(client, BUCKETS).await, Instant::now());
     let operator = Operator::start(testbed().await, namespace, vhost, &[SELDOM]).await;
     // A bucket has this series once its queues were looked at and its refills run.
     eventually("every bucket to be in force", LIMIT, async || {
@@ -193,7 +203,7 @@ async fn restart<'t>(
     tokio::time::sleep(Duration::from_secs(3)).await;
     results
         .restart_writes
-        .push(writes_since(client, written).await);
+        .push(writes(client, BUCKETS).await - written);
     operator
 }
 
@@ -282,18 +292,14 @@ async fn serving(operator: &Operator) {
     .await;
 }
 
-/// Writes of TokenBuckets and of Events that the API server has seen since it began.
-async fn writes(client: &Client) -> f64 {
+/// Writes of `resource` that the API server has seen since it began.
+async fn writes(client: &Client, resource: &str) -> f64 {
     let request = axum::http::Request::get("/metrics").body(Vec::new());
     let text = client.request_text(request.expect("a request")).await;
     text.expect("the API server's metrics")
         .lines()
         .filter(|line| line.starts_with("apiserver_request_total{"))
-        .filter(|line| {
-            ["tokenbuckets", "events"]
-                .iter()
-                .any(|it| line.contains(&format!("resource=\"{it}\"")))
-        })
+        .filter(|line| line.contains(&format!("resource=\"{resource}\"")))
         .filter(|line| {
             ["POST", "PUT", "PATCH", "APPLY"]
                 .iter()
@@ -301,8 +307,4 @@ async fn writes(client: &Client) -> f64 {
         })
         .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
         .sum()
-}
-
-async fn writes_since(client: &Client, before: f64) -> f64 {
-    writes(client).await - before
 }

@@ -20,7 +20,9 @@ pub(super) fn transition(before: &TokenBucketStatus, after: &TokenBucketStatus) 
     if away(after) {
         return (!away(before)).then(|| Notice::warning(BROKER_UNAVAILABLE, &ready.message));
     }
-    if holds(after, READY) && !holds(before, READY) {
+    // That a new bucket works is what everybody expects; thousands of them would hide what is worth reading.
+    let was_not = condition(before, READY).is_some_and(|old| old.status != "True");
+    if holds(after, READY) && was_not {
         let reason = if away(before) {
             "BrokerRecovered"
         } else {
@@ -66,7 +68,7 @@ mod tests {
         let conflict = status(&refused(1, "NameConflict"), &Connection::Up);
         let invalid = status(&refused(1, "InvalidSchedule"), &Connection::Up);
         for (before, after, told) in [
-            (&none, &ready, Some("Ready")),
+            (&none, &ready, None),
             (&ready, &more, None),
             (&ready, &away, Some("BrokerUnavailable")),
             (&none, &away, Some("BrokerUnavailable")),
