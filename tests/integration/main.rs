@@ -9,6 +9,7 @@ mod edits;
 mod engine;
 mod fixture;
 mod leadership;
+mod missed;
 mod quorum;
 mod refills;
 #[allow(
