@@ -149,13 +149,17 @@ impl Worker {
             };
             self.context.board.update(&id, |state| state.show(&ledger));
             self.context.observer.soon(id.clone());
-            if ledger.owed > 0 {
-                self.work.insert(id);
-            } else if self.work.remove(&id) {
+            let (owes, filling) = (ledger.owed > 0, slot.filling);
+            if !owes && self.work.remove(&id) {
                 let added = ledger.last_refill.as_ref().map(|refill| refill.added);
                 info!(bucket = %id, added, "refilled to the last token");
             }
             slot.ledger = Some(ledger);
+            if owes {
+                self.work.insert(id);
+            } else if filling {
+                self.look_at_queue(&id);
+            }
         }
     }
 

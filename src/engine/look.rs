@@ -47,7 +47,7 @@ impl Worker {
         });
     }
 
-    fn look_at_queue(&mut self, id: &BucketId) {
+    pub(super) fn look_at_queue(&mut self, id: &BucketId) {
         let Some(slot) = self.slots.get(id) else {
             return;
         };
@@ -116,13 +116,15 @@ impl Worker {
         self.look_at_queue(id);
     }
 
-    /// A bucket's refills run from now on.
+    /// A bucket's refills run from now on. What it is owed from its creation or from a replaced queue comes first, and
+    /// then a look again, so that whoever is told that the bucket is ready is told of these tokens too.
     pub(super) fn ready(&mut self, id: &BucketId, queue: QueueState) {
         let Some(slot) = self.slots.get_mut(id) else {
             return;
         };
         let Some(ledger) = &slot.ledger else { return };
         slot.stage = Stage::Ready { limit: queue.limit };
+        slot.filling = ledger.owed > 0;
         let now = Utc::now();
         let Context {
             board,
@@ -132,7 +134,14 @@ impl Worker {
         } = &*self.context;
         board.update(id, |state| {
             state.revision = slot.revision;
-            state.phase = Phase::Ready;
+            state.phase = if slot.filling {
+                Phase::Progressing {
+                    reason: "Filling",
+                    message: "Tokens that the bucket is owed are being added.".into(),
+                }
+            } else {
+                Phase::Ready
+            };
             state.limit = queue.limit;
             state.observed = Some(Observed {
                 tokens: queue.tokens,

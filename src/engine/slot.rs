@@ -22,6 +22,8 @@ pub(super) struct Slot {
     pub(super) unwritten: bool,
     /// Requests that came while the bucket was not ready for them.
     pub(super) held: Vec<Asked>,
+    /// The last look found tokens owed: that the bucket is ready is told when they are in it.
+    pub(super) filling: bool,
 }
 
 impl Slot {
@@ -34,6 +36,7 @@ impl Slot {
             ledger: None,
             unwritten: false,
             held: Vec::new(),
+            filling: false,
         }
     }
 

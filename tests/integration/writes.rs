@@ -6,7 +6,7 @@ use futures::StreamExt;
 use kube::Api;
 use kube::api::{ListParams, WatchEvent, WatchParams};
 use serde_json::json;
-use token_bucket_operator::api::{TokenBucket, TokenBucketStatus};
+use token_bucket_operator::api::{TokenBucket, TokenBucketStatus, Trigger};
 
 use crate::support::{Buckets, Operator, SOON, eventually, testbed};
 
@@ -81,6 +81,24 @@ async fn a_bucket_takes_two_writes_to_be_ready() {
             "finalizers tokenbucket.dev/queues, observed Some(1), tokens Some(0)",
         ]
     );
+}
+
+#[tokio::test]
+async fn a_bucket_is_ready_when_its_initial_tokens_are_in_it() {
+    let testbed = testbed().await;
+    let (namespace, vhost) = (testbed.namespace().await, testbed.vhost().await);
+    let buckets = Buckets::of(testbed, &namespace).await;
+    // No count comes later and mends what the first status says.
+    let seldom = ["--status-interval", "1h"];
+    let _operator = Operator::start(testbed, &namespace, &vhost, &seldom).await;
+    let spec = json!({"schedule": RARELY, "amount": 1, "maximum": 30_000, "initialTokens": 25_000});
+    buckets.create("x", spec).await;
+    let status = buckets.ready("x").await;
+    assert_eq!(status.available_tokens, Some(25_000));
+    let initial = status
+        .last_refill
+        .map(|refill| (refill.trigger, refill.added));
+    assert_eq!(initial, Some((Trigger::Initial, 25_000)));
 }
 
 #[tokio::test]
