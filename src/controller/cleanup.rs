@@ -71,8 +71,6 @@ pub async fn cleanup(resource: &TokenBucket, context: &Context) -> Result<Action
     match timeout(ATTEMPT_TIMEOUT, engine.remove(removal)).await {
         Ok(Ok(())) => {
             context.brokers.leave(&id);
-            let note = format!("queue {} and its ledger are deleted", resource.queue_name());
-            context.publish(resource, Notice::normal("QueuesDeleted", &note));
             Ok(Action::await_change())
         }
         Ok(Err(error)) => give_up_or(error.into(), resource, context),
