@@ -1,6 +1,7 @@
 //! Where a broker is and as whom to speak to it.
 
 use std::fmt;
+use std::sync::Arc;
 
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
 
@@ -11,11 +12,11 @@ const HEARTBEAT: u16 = 10;
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Endpoint {
     tls: bool,
-    host: String,
+    host: Arc<str>,
     port: u16,
-    vhost: String,
-    username: String,
-    password: String,
+    vhost: Arc<str>,
+    username: Arc<str>,
+    password: Arc<str>,
     heartbeat: u16,
 }
 
@@ -116,11 +117,11 @@ impl Endpoint {
     ) -> Self {
         Self {
             tls,
-            host: host.to_owned(),
+            host: host.into(),
             port,
-            vhost: if vhost.is_empty() { "/" } else { vhost }.to_owned(),
-            username: username.to_owned(),
-            password: password.to_owned(),
+            vhost: if vhost.is_empty() { "/" } else { vhost }.into(),
+            username: username.into(),
+            password: password.into(),
             heartbeat: HEARTBEAT,
         }
     }
@@ -144,13 +145,13 @@ impl Endpoint {
             },
             authority: AMQPAuthority {
                 userinfo: AMQPUserInfo {
-                    username: self.username.clone(),
-                    password: self.password.clone(),
+                    username: self.username.to_string(),
+                    password: self.password.to_string(),
                 },
-                host: self.host.clone(),
+                host: self.host.to_string(),
                 port: self.port,
             },
-            vhost: self.vhost.clone(),
+            vhost: self.vhost.to_string(),
             query: AMQPQueryString {
                 heartbeat: Some(self.heartbeat),
                 ..Default::default()
@@ -206,7 +207,11 @@ impl fmt::Display for Endpoint {
         } else {
             ("", "")
         };
-        let vhost = if self.vhost == "/" { "" } else { &self.vhost };
+        let vhost = if &*self.vhost == "/" {
+            ""
+        } else {
+            &*self.vhost
+        };
         write!(
             f,
             "{scheme}://{}@{open}{}{close}:{}/{vhost}",
@@ -229,7 +234,15 @@ mod tests {
 
     fn parts(uri: &str) -> (String, u16, String, String, String, bool) {
         let it = Endpoint::parse(uri).unwrap();
-        (it.host, it.port, it.vhost, it.username, it.password, it.tls)
+        let text = |part: Arc<str>| part.to_string();
+        (
+            text(it.host),
+            it.port,
+            text(it.vhost),
+            text(it.username),
+            text(it.password),
+            it.tls,
+        )
     }
 
     #[test]
@@ -242,10 +255,10 @@ mod tests {
             "amqp://h/%2F",
             "amqp://h?heartbeat=5",
         ] {
-            assert_eq!(Endpoint::parse(uri).unwrap().vhost, "/", "{uri}");
+            assert_eq!(Endpoint::parse(uri).unwrap().vhost(), "/", "{uri}");
         }
-        assert_eq!(Endpoint::parse("amqp://h/shop").unwrap().vhost, "shop");
-        assert_eq!(Endpoint::parse("amqp://h/a%2Fb").unwrap().vhost, "a/b");
+        assert_eq!(Endpoint::parse("amqp://h/shop").unwrap().vhost(), "shop");
+        assert_eq!(Endpoint::parse("amqp://h/a%2Fb").unwrap().vhost(), "a/b");
     }
 
     #[test]
@@ -284,7 +297,7 @@ mod tests {
 
     #[test]
     fn a_trailing_newline_of_a_secret_is_not_part_of_the_virtual_host() {
-        assert_eq!(Endpoint::parse("amqp://h/shop\n").unwrap().vhost, "shop");
+        assert_eq!(Endpoint::parse("amqp://h/shop\n").unwrap().vhost(), "shop");
     }
 
     #[test]
@@ -343,7 +356,7 @@ mod tests {
             let escape = |text: &str| text.bytes().map(|byte| format!("%{byte:02X}")).collect::<String>();
             let uri = format!("amqp://{}:{}@h", escape(&username), escape(&password));
             let endpoint = Endpoint::parse(&uri).unwrap();
-            prop_assert_eq!((endpoint.username, endpoint.password), (username, password));
+            prop_assert_eq!((&*endpoint.username, &*endpoint.password), (&*username, &*password));
         }
     }
 }

@@ -8,6 +8,7 @@ mod missed;
 mod refill;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -19,13 +20,14 @@ pub use ledger::{Ledger, Refill, VERSION as LEDGER_VERSION};
 pub use missed::{Due, due, overdue};
 pub use refill::{Cause, Refusal, accept};
 
-/// Names a bucket towards people: `namespace/name` of its resource, or the file it was read from.
+/// Names a bucket towards people: `namespace/name` of its resource, or the file it was read from. Every part of the
+/// program has a map of these, so clones share their text.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BucketId {
     /// Namespace of the resource.
-    pub namespace: String,
+    pub namespace: Arc<str>,
     /// Name of the resource.
-    pub name: String,
+    pub name: Arc<str>,
 }
 
 impl fmt::Display for BucketId {

@@ -8,7 +8,7 @@ use kube::{Resource, ResourceExt};
 
 use super::Guarded;
 use super::validate::id_of;
-use crate::api::{Connection, from_time};
+use crate::api::{Connection, TokenBucketStatus, from_time};
 use crate::bucket::BucketId;
 
 /// A resource's claim to a queue. The smallest claim of several owns it: the oldest resource, then the smallest UID.
@@ -26,6 +26,8 @@ struct Known {
     /// None when the resource cannot be read: it claims nothing.
     queue: Option<String>,
     connection: Option<Connection>,
+    /// The status that it came with, until the first pass takes it.
+    published: Option<Box<TokenBucketStatus>>,
 }
 
 /// The resources that one or several watches have shown.
@@ -64,7 +66,7 @@ impl Index {
                 let missing = |id: &&BucketId| {
                     scope
                         .as_ref()
-                        .is_none_or(|namespace| *namespace == id.namespace)
+                        .is_none_or(|namespace| **namespace == *id.namespace)
                         && !listed.contains(id)
                 };
                 let missing: Vec<_> = self.known.keys().filter(missing).cloned().collect();
@@ -91,6 +93,12 @@ impl Index {
         self.known
             .get(id)
             .is_some_and(|known| Some(known.claim.uid.as_str()) == uid)
+    }
+
+    /// The status that the resource had when it was first seen; None the second time.
+    pub fn take_published(&mut self, id: &BucketId) -> Option<TokenBucketStatus> {
+        let published = self.known.get_mut(id)?.published.take()?;
+        Some(*published)
     }
 
     /// Resources that name the same queue as `id`: those with a better claim, and those with a worse one. Each with its
@@ -141,6 +149,7 @@ impl Index {
             claim,
             queue,
             connection,
+            published: None,
         };
         if let Some(before) = self.known.get_mut(&id) {
             if before.claim == known.claim && before.queue == known.queue {
@@ -158,7 +167,9 @@ impl Index {
                 .or_default()
                 .insert(known.claim.clone());
         }
-        self.known.insert(id.clone(), known);
+        let published = object.0.as_ref().ok();
+        let published = published.and_then(|bucket| bucket.status.clone().map(Box::new));
+        self.known.insert(id.clone(), Known { published, ..known });
         self.push_rivals(&id, changes);
     }
 
@@ -220,7 +231,7 @@ mod tests {
     }
 
     fn names(rivals: &[(BucketId, Option<Connection>)]) -> Vec<&str> {
-        rivals.iter().map(|(id, _)| id.name.as_str()).collect()
+        rivals.iter().map(|(id, _)| &*id.name).collect()
     }
 
     const EARLY: &str = "2026-01-01T00:00:00Z";
@@ -254,6 +265,20 @@ mod tests {
             object("b", "u1", EARLY, "same"),
         ]);
         assert_eq!(names(&index.rivals(&id("a")).better), ["b"]);
+    }
+
+    #[test]
+    fn the_status_of_a_resource_is_handed_over_once() {
+        let mut shown = object("a", "u1", EARLY, "one");
+        let status = TokenBucketStatus {
+            available_tokens: Some(7),
+            ..TokenBucketStatus::default()
+        };
+        shown.0.as_mut().unwrap().status = Some(status.clone());
+        let mut index = index(&[shown.clone()]);
+        assert_eq!(index.take_published(&id("a")), Some(status));
+        index.observe(None, &Event::Apply(shown));
+        assert_eq!(index.take_published(&id("a")), None);
     }
 
     #[test]

@@ -122,10 +122,7 @@ async fn apply(resource: &TokenBucket, context: &Context) -> Result<Action, Erro
             return Ok(Action::await_change());
         }
     };
-    let (namespace, connection) = (
-        bucket.id.namespace.as_str(),
-        resource.spec.connection.as_ref(),
-    );
+    let (namespace, connection) = (&*bucket.id.namespace, resource.spec.connection.as_ref());
     let endpoint = match context.resolver.resolve(namespace, connection).await {
         Ok(endpoint) => endpoint,
         // It goes on where it is: that the API server is away is no reason to stop refills.
@@ -216,14 +213,14 @@ fn report(
     judgement: Judgement,
     context: &Context,
 ) {
+    let id = id_of(object);
+    let published = context.index().take_published(&id);
     context.report(Report::Pass(Pass {
-        id: id_of(object),
+        id,
         uid: object.uid().unwrap_or_default(),
         generation: object.meta().generation.unwrap_or_default(),
         queue: resource.map(TokenBucket::queue_name),
-        published: resource
-            .and_then(|resource| resource.status.clone())
-            .unwrap_or_default(),
+        published: published.unwrap_or_default(),
         judgement,
     }));
 }

@@ -89,8 +89,8 @@ pub fn validate(resource: &TokenBucket, now: DateTime<Utc>) -> Result<Bucket, In
 /// `namespace/name` of a resource.
 pub fn id_of(resource: &impl ResourceExt) -> BucketId {
     BucketId {
-        namespace: resource.namespace().unwrap_or_default(),
-        name: resource.name_any(),
+        namespace: resource.namespace().unwrap_or_default().into(),
+        name: resource.name_any().into(),
     }
 }
 

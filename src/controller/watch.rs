@@ -31,9 +31,7 @@ pub(super) fn watch(
         None => Api::all(context.client.clone()),
     };
     let stream = watcher(api, scope.config())
-        .modify(|object| object.managed_fields_mut().clear())
         .default_backoff()
-        .reflect(writer)
         .inspect_ok(move |event| {
             let changes = context.index().observe(namespace.as_deref(), event);
             for id in &changes.gone {
@@ -45,9 +43,24 @@ pub(super) fn watch(
         .inspect_err(
             |error| warn!(%error, "the watch of TokenBuckets is interrupted: trying again"),
         )
+        .modify(strip)
+        .reflect(writer)
         .applied_objects()
         .predicate_filter(fingerprint, PredicateConfig::default());
     (store, stream)
+}
+
+/// Takes away what no pass needs: it would be most of the memory of a store with many resources.
+fn strip(object: &mut Guarded) {
+    let meta = object.meta_mut();
+    meta.managed_fields = None;
+    meta.labels = None;
+    if let Some(annotations) = &mut meta.annotations {
+        annotations.retain(|key, _| key == REFILL_REQUESTED_AT);
+    }
+    if let Ok(bucket) = &mut object.0 {
+        bucket.status = None;
+    }
 }
 
 /// Two versions of a resource with equal fingerprints need one pass. In particular the operator's own writes of the
@@ -115,6 +128,24 @@ mod tests {
         assert!(same(
             |it| it["metadata"]["annotations"] = json!({"other": "now"})
         ));
+    }
+
+    #[test]
+    fn nothing_is_kept_that_no_pass_needs() {
+        let mut stored = object(|it| {
+            it["status"] = json!({"availableTokens": 7});
+            it["metadata"]["labels"] = json!({"team": "shop"});
+            it["metadata"]["annotations"] = json!({"other": "x", REFILL_REQUESTED_AT: "now"});
+            it["metadata"]["managedFields"] = json!([{"manager": "kubectl"}]);
+        });
+        strip(&mut stored);
+        let needed = object(|it| {
+            it["metadata"]["annotations"] = json!({REFILL_REQUESTED_AT: "now"});
+        });
+        assert_eq!(
+            serde_json::to_value(stored.0.unwrap()).unwrap(),
+            serde_json::to_value(needed.0.unwrap()).unwrap()
+        );
     }
 
     #[test]

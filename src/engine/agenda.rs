@@ -182,7 +182,7 @@ mod tests {
             .iter()
             .map(|request| {
                 (
-                    request.bucket.id.name.as_str(),
+                    &*request.bucket.id.name,
                     (request.due.tick - at(0)).num_seconds(),
                 )
             })

@@ -199,7 +199,7 @@ mod tests {
         let mut tokens: Vec<_> = plan
             .tokens
             .iter()
-            .map(|(id, tokens)| (id.name.as_str(), *tokens))
+            .map(|(id, tokens)| (&*id.name, *tokens))
             .collect();
         tokens.sort_unstable();
         tokens

@@ -1,5 +1,6 @@
 //! What Prometheus reads. Labels are bounded: words from this program, brokers, and buckets that exist.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
@@ -22,8 +23,8 @@ const LAG_BUCKETS: [f64; 12] = [
 /// Labels of a bucket's series.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfBucket {
-    namespace: String,
-    name: String,
+    namespace: Arc<str>,
+    name: Arc<str>,
 }
 
 impl From<&BucketId> for OfBucket {

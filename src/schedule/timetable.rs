@@ -5,6 +5,7 @@ use super::clock::stretches;
 use super::parse::{Kind, Schedule};
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
+use std::sync::Arc;
 
 /// Seconds that a search looks at in one go. Short, because most searches end in the first minutes.
 const WINDOW: i64 = 3 * DAY;
@@ -17,7 +18,8 @@ const WINDOW: i64 = 3 * DAY;
 /// time: its ticks are the anchor plus one, two, three… times the duration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Timetable {
-    schedule: Schedule,
+    /// Shared: an engine keeps each timetable with more than one anchor.
+    schedule: Arc<Schedule>,
     zone: Tz,
     anchor: i64,
 }
@@ -26,7 +28,7 @@ impl Timetable {
     /// `anchor` is where `@every` counts from, cut to whole seconds; other schedules do not use it.
     pub fn new(schedule: Schedule, zone: Tz, anchor: DateTime<Utc>) -> Self {
         Self {
-            schedule,
+            schedule: Arc::new(schedule),
             zone,
             anchor: anchor.timestamp(),
         }
@@ -35,7 +37,10 @@ impl Timetable {
     /// The same timetable, where `@every` counts from `anchor`.
     #[must_use]
     pub fn anchored(self, anchor: DateTime<Utc>) -> Self {
-        Self::new(self.schedule, self.zone, anchor)
+        Self {
+            anchor: anchor.timestamp(),
+            ..self
+        }
     }
 
     /// The first tick strictly after `after`; `None` when there is none before the year 2100.

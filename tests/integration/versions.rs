@@ -28,7 +28,7 @@ async fn refused(running: &mut Running, name: &str) -> String {
     let outcome = running
         .until(|outcome| {
             matches!(outcome, Outcome::Bucket(id, state)
-                if id.name == name && matches!(state.phase, Phase::Stalled { .. }))
+                if *id.name == *name && matches!(state.phase, Phase::Stalled { .. }))
         })
         .await;
     match outcome {

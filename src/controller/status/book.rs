@@ -67,7 +67,8 @@ impl Book {
     }
 
     /// A pass over the resource ended.
-    pub(super) fn pass(&mut self, pass: Pass, now: Moment) {
+    pub(super) fn pass(&mut self, mut pass: Pass, now: Moment) {
+        let published = std::mem::take(&mut pass.published);
         let id = pass.id.clone();
         match self.entries.get_mut(&id) {
             Some(entry) if entry.pass.uid == pass.uid => {
@@ -81,7 +82,7 @@ impl Book {
                 self.forget(&id);
                 let entry = Entry {
                     state: None,
-                    written: pass.published.clone(),
+                    written: published,
                     times: Times {
                         touched: now.instant,
                         unsettled: None,

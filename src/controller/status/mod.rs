@@ -66,7 +66,7 @@ pub struct Pass {
     pub generation: i64,
     /// Name of the bucket's queue, when that is known.
     pub queue: Option<String>,
-    /// Its status in the API.
+    /// Its status in the API when it was first seen; what is there later, the writer has written itself.
     pub published: TokenBucketStatus,
     /// How the pass ended.
     pub judgement: Judgement,
