@@ -1,9 +1,14 @@
 //! The bench: `make bench`, or `cargo bench --bench operator -- [SCENARIO…]`. Every comparison alternates its variants
 //! within one run, on a real RabbitMQ and a real API server; docs/performance.md has the results.
 
+mod engine;
+mod punctual;
+mod raw;
+mod refill;
 mod report;
 mod scale;
 mod system;
+mod ticks;
 
 // The tests' fixture; the bench needs a part of it.
 #[allow(dead_code, unused_imports)]
@@ -34,6 +39,16 @@ struct Args {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Scenario {
+    /// 100,000 tokens for one bucket, beside the broker's limit and the Python library
+    Refill,
+    /// 100 buckets due in the same second
+    Ticks100,
+    /// 1,000 buckets due in the same second
+    Ticks1000,
+    /// 10,000 buckets due in the same second
+    Ticks10000,
+    /// One bucket that is due every second
+    Punctual,
     /// 1,000 buckets: created, after a restart, deleted
     Scale1000,
     /// 10,000 buckets: created, idle, after a restart, deleted
@@ -55,6 +70,11 @@ async fn main() {
     let mut report = Report::new(&json);
     for scenario in scenarios {
         match scenario {
+            Scenario::Refill => refill::run(&mut report, rounds).await,
+            Scenario::Ticks100 => ticks::run(&mut report, 100, rounds).await,
+            Scenario::Ticks1000 => ticks::run(&mut report, 1_000, rounds).await,
+            Scenario::Ticks10000 => ticks::run(&mut report, 10_000, rounds).await,
+            Scenario::Punctual => punctual::run(&mut report, rounds).await,
             Scenario::Scale1000 => scale::run(&mut report, 1_000, rounds).await,
             Scenario::Scale10000 => scale::run(&mut report, 10_000, 1).await,
         }

@@ -2,6 +2,7 @@
 //! test, and the operator as a process that can be killed.
 
 mod buckets;
+mod celery;
 mod events;
 mod namespace;
 mod operator;
@@ -11,6 +12,7 @@ mod vhost;
 mod wait;
 
 pub use buckets::{Buckets, SOON, condition, reason};
+pub use celery::Celery;
 pub use events::event;
 pub use namespace::Namespace;
 pub use operator::Operator;

@@ -1,0 +1,171 @@
+//! A big refill of one bucket: the operator, the broker's limit, and the Python library.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lapin::options::{QueueDeclareOptions, QueuePurgeOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use serde_json::json;
+use token_bucket_operator::broker::{Broker, Endpoint, Origin, RefillRequest, RequestPublisher};
+
+use crate::raw::{self, Raw};
+use crate::report::{Goal, Report};
+use crate::support::{Buckets, Celery, Operator, Vhost, eventually, testbed};
+use crate::system;
+
+const TOKENS: u32 = 100_000;
+/// As the operator has it.
+const TRANSACTION: u32 = 10_000;
+const BUCKET: &str = "token_bucket_x";
+const REFILL: &str = "token_buckets.refill";
+/// Longest time that a refill may take.
+const LIMIT: Duration = Duration::from_secs(300);
+/// How often a bucket that is being filled is looked at.
+const OFTEN: Duration = Duration::from_millis(3);
+/// The library needs half a minute for a round, and its results differ little.
+const LIBRARY_ROUNDS: usize = 3;
+
+/// Measures all variants, one after the other in each round.
+pub async fn run(report: &mut Report, rounds: usize) {
+    let testbed = testbed().await;
+    let namespace = testbed.namespace().await;
+    let (ours, limit, theirs) = (
+        testbed.vhost().await,
+        testbed.vhost().await,
+        testbed.vhost().await,
+    );
+    let operator = Operator::start(testbed, &namespace, &ours, &["--status-interval=10m"]).await;
+    let buckets = Buckets::of(testbed, &namespace).await;
+    let spec = json!({"schedule": "0 0 1 1 *", "amount": TOKENS, "maximum": TOKENS});
+    buckets.create("x", spec).await;
+    buckets.ready("x").await;
+    let mut raw = prepare(&limit).await;
+    let celery = Celery::new(&theirs, TOKENS, TOKENS).await;
+    theirs.declare(REFILL, FieldTable::default()).await;
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-max-length".into(), AMQPValue::LongUInt(TOKENS));
+    theirs.declare(BUCKET, arguments).await;
+    let _worker = celery.worker(REFILL);
+    theirs.depth_becomes(REFILL, 0).await;
+    let (ask_ours, ask_theirs) = (publisher(&ours).await, publisher(&theirs).await);
+
+    let (mut operators, mut limits, mut libraries) = (Vec::new(), Vec::new(), Vec::new());
+    let mut used = Vec::new();
+    for round in 0..rounds {
+        let before = system::cpu(operator.pid());
+        operators.push(asked_for(&ours, &ask_ours).await);
+        used.push((system::cpu(operator.pid()) - before).as_secs_f64());
+        let seconds;
+        (raw, seconds) = tokio::task::spawn_blocking(|| by_raw(raw))
+            .await
+            .expect("it is refilled");
+        purge(&limit).await;
+        limits.push(f64::from(TOKENS) / seconds);
+        if round < LIBRARY_ROUNDS {
+            libraries.push(asked_for(&theirs, &ask_theirs).await);
+        }
+    }
+    let over = |peer: &[f64]| {
+        operators
+            .iter()
+            .zip(peer)
+            .map(|(ours, peer)| ours / peer)
+            .collect::<Vec<_>>()
+    };
+    let mut add = |what: &str, unit, values, goal| {
+        report.add(format!("100,000 tokens: {what}"), unit, values, goal);
+    };
+    let least = |goal| Some(Goal::AtLeast(goal));
+    add("operator ÷ broker's limit", "×", over(&limits), least(0.95));
+    add(
+        "operator ÷ Python library",
+        "×",
+        over(&libraries),
+        least(9.0),
+    );
+    add("broker's limit", "tokens/s", limits, None);
+    add("Python library", "tokens/s", libraries, None);
+    add("operator", "tokens/s", operators, None);
+    add("operator's CPU for that", "s", used, None);
+}
+
+/// Asks for a refill as a Celery app does, and answers tokens per second until all are in the bucket.
+async fn asked_for(vhost: &Vhost<'_>, publisher: &RequestPublisher) -> f64 {
+    let request = RefillRequest {
+        bucket: "x".into(),
+        origin: Origin::Foreign { id: None },
+    };
+    let channel = vhost.channel().await;
+    let passive = QueueDeclareOptions {
+        passive: true,
+        ..Default::default()
+    };
+    let start = Instant::now();
+    let answers = publisher.publish(&[(REFILL.into(), request)]).await;
+    assert_eq!(answers, [Ok(())]);
+    loop {
+        let bucket = channel.queue_declare(BUCKET.into(), passive, FieldTable::default());
+        if bucket.await.expect("the bucket is there").message_count() == TOKENS {
+            break;
+        }
+        assert!(start.elapsed() < LIMIT, "the bucket is not filled");
+        tokio::time::sleep(OFTEN).await;
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    purge(vhost).await;
+    f64::from(TOKENS) / seconds
+}
+
+async fn publisher(vhost: &Vhost<'_>) -> RequestPublisher {
+    let endpoint = Endpoint::parse(&vhost.amqp_url()).expect("an address");
+    let broker = Broker::connect(&endpoint, "bench").await.expect("a broker");
+    let publisher = Arc::new(broker).publisher().await;
+    publisher.expect("a channel")
+}
+
+async fn purge(vhost: &Vhost<'_>) {
+    let channel = vhost.channel().await;
+    let purged = channel.queue_purge(BUCKET.into(), QueuePurgeOptions::default());
+    purged.await.expect("the bucket is there");
+    eventually("the bucket to be empty", LIMIT, async || {
+        match vhost.depth(BUCKET).await {
+            Some(0) => Ok(()),
+            depth => Err(format!("{depth:?}")),
+        }
+    })
+    .await;
+}
+
+/// The queues of a bucket, and their consumer.
+async fn prepare(vhost: &Vhost<'_>) -> Raw {
+    let url = vhost.amqp_url();
+    let prepared = tokio::task::spawn_blocking(move || {
+        let mut raw = Raw::connect(&url);
+        raw.declare(BUCKET, Some(TOKENS));
+        raw.declare(&format!("{BUCKET}.ledger"), Some(1));
+        raw.declare(REFILL, None);
+        raw.consume(REFILL, 2_000);
+        raw
+    });
+    prepared.await.expect("the broker is as expected")
+}
+
+/// The operator's transactions; answers the seconds from the request to the last commit.
+fn by_raw(mut raw: Raw) -> (Raw, f64) {
+    let mut tokens = Vec::new();
+    for _ in 0..TRANSACTION {
+        raw::publish(&mut tokens, BUCKET, b"");
+    }
+    raw::publish(&mut tokens, &format!("{BUCKET}.ledger"), &[b'x'; 300]);
+    let mut request = Vec::new();
+    raw::publish(&mut request, REFILL, &[b'x'; 300]);
+    let start = Instant::now();
+    raw.commit(&request);
+    let mut ack = Vec::new();
+    raw::acknowledge(&mut ack, raw.delivery());
+    raw.send(&ack);
+    for _ in 0..TOKENS / TRANSACTION {
+        raw.commit(&tokens);
+    }
+    (raw, start.elapsed().as_secs_f64())
+}
