@@ -7,6 +7,7 @@ mod celery;
 mod controller;
 mod edits;
 mod engine;
+mod faults;
 mod fixture;
 mod leadership;
 mod missed;

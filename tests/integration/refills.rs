@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Timelike, Utc};
+use chrono::Utc;
 use lapin::BasicProperties;
 use lapin::types::FieldTable;
 use serde_json::json;
 use token_bucket_operator::api::{Trigger, from_time};
 
-use crate::support::{Buckets, Operator, SOON, eventually, testbed};
+use crate::support::{Account, Buckets, Operator, Pace, SOON, eventually, testbed};
 
 /// An hourly schedule: nothing of it is due while a test runs, unless the test asks at the very wrong minute.
 const RARELY: &str = "0 0 1 1 *";
@@ -286,67 +286,19 @@ pub async fn survives_kills(queue_type: &str, amount: u64) {
         queue_type,
     ];
     let mut operator = Operator::start(testbed, &namespace, &vhost, &arguments).await;
-    let spec = json!({
-        "schedule": "* * * * * *", "amount": amount, "maximum": 1_000_000, "missedRefills": "All",
-        "queueType": queue_type,
-    });
-    let created = buckets
-        .create("x", spec)
-        .await
-        .metadata
-        .creation_timestamp
-        .expect("a creation time");
+    let extra = json!({"queueType": queue_type});
+    let limits = [amount, 1_000_000];
+    let account = Account::open(&buckets, "x", Pace::Seconds(1), limits, false, extra).await;
     buckets.ready("x").await;
 
-    let mut taken = 0;
     for round in 0..8_u32 {
         // Kills come at odd moments of the second, when ticks are requested, committed and acknowledged.
         tokio::time::sleep(Duration::from_millis(u64::from(round * 397 % 1_000) + 300)).await;
-        taken += vhost.take("token_bucket_x", 4).await;
+        account.count(vhost.take("token_bucket_x", 4).await);
         operator.kill().await;
         operator = Operator::start(testbed, &namespace, &vhost, &arguments).await;
     }
-    // Stopping the ticks makes the sum exact.
-    let restarted = Utc::now();
-    buckets
-        .until("x", "refills after the last kill", |status| {
-            status
-                .last_refill
-                .as_ref()
-                .and_then(|refill| refill.scheduled_time.as_ref())
-                .map(from_time)
-                > Some(restarted)
-        })
-        .await;
-    buckets.edit("x", json!({"suspend": true})).await;
-    buckets
-        .until("x", "the suspension", |status| {
-            status.next_refill_time.is_none()
-        })
-        .await;
-    let status = buckets.status("x").await;
-    let last = status
-        .last_refill
-        .and_then(|refill| refill.scheduled_time)
-        .expect("a last tick");
-    let ticks = seconds_between(from_time(&created), from_time(&last));
-    let left = vhost
-        .depth("token_bucket_x")
-        .await
-        .expect("the bucket's queue");
-    assert_eq!(
-        taken + left,
-        amount * ticks,
-        "{ticks} ticks, {taken} tokens taken, {left} left"
-    );
-}
-
-fn seconds_between(from: DateTime<Utc>, to: DateTime<Utc>) -> u64 {
-    let whole = |at: DateTime<Utc>| at.with_nanosecond(0).expect("a whole second");
-    (whole(to) - whole(from))
-        .num_seconds()
-        .try_into()
-        .expect("time goes on")
+    account.check(&buckets, &vhost).await;
 }
 
 #[tokio::test]

@@ -49,13 +49,25 @@ ERL_EPMD_PORT=${ports[5]} /usr/lib/rabbitmq/bin/rabbitmqctl" >"$dir/rabbitmqctl"
 
     start epmd "${tools[epmd]}" -port "${ports[5]}" -address 127.0.0.1
     # RUNNING_UNDER_SYSTEMD: the script then becomes the Erlang machine, so its pid is the server's.
-    start rabbitmq "${within[@]}" env HOME="$data/home" ERL_CRASH_DUMP="$data/erl_crash.dump" RUNNING_UNDER_SYSTEMD=true \
+    node=("${within[@]}" env HOME="$data/home" ERL_CRASH_DUMP="$data/erl_crash.dump" RUNNING_UNDER_SYSTEMD=true \
         RABBITMQ_NODENAME="$broker_node" RABBITMQ_DIST_PORT="${ports[6]}" ERL_EPMD_PORT="${ports[5]}" \
         RABBITMQ_CONF_ENV_FILE="$data/no-rabbitmq-env.conf" RABBITMQ_CONFIG_FILE="$data/rabbitmq.conf" \
         RABBITMQ_ADVANCED_CONFIG_FILE="$data/no-advanced.config" RABBITMQ_ENABLED_PLUGINS_FILE="$data/plugins" \
         RABBITMQ_MNESIA_BASE="$data/mnesia" RABBITMQ_LOG_BASE="$data/log" \
         RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS='-kernel inet_dist_use_interface {127,0,0,1}' \
-        "$server"
+        "$server")
+    start rabbitmq "${node[@]}"
+}
+
+# restart_broker SIGNAL: ends the node by it, and starts it with what it has stored.
+restart_broker() {
+    local pid born
+    read -r pid born < <(sed -n 's/^rabbitmq //p' "$dir/pids")
+    kill -s "$1" "$pid"
+    gone_within 60 "$pid" "$born" || die "rabbitmq does not end"
+    sed -i '/^rabbitmq /d' "$dir/pids"
+    start rabbitmq "${node[@]}"
+    await_broker
 }
 
 # The AMQP listener is the last thing that a node opens.

@@ -1,6 +1,7 @@
 //! What the tests stand on: one control plane and one broker for the whole run, a vhost and a namespace for each
 //! test, and the operator as a process that can be killed.
 
+mod accountant;
 mod buckets;
 mod celery;
 mod events;
@@ -11,6 +12,7 @@ mod testbed;
 mod vhost;
 mod wait;
 
+pub use accountant::{Account, Accountant, Pace};
 pub use buckets::{Buckets, SOON, condition, reason};
 pub use celery::Celery;
 pub use events::event;

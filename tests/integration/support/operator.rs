@@ -86,6 +86,11 @@ impl Operator {
         self.process.id().expect("the operator is running")
     }
 
+    /// How it has ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.process.try_wait().expect("its state")
+    }
+
     /// SIGKILL, and waits until the process is gone.
     pub async fn kill(&mut self) {
         self.process.kill().await.expect("the operator was running");

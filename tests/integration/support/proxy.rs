@@ -49,6 +49,16 @@ impl Proxy {
         }
     }
 
+    /// A proxy to the server that `url` names; the answer has the proxy in its place.
+    pub async fn in_front_of(url: &str) -> (Self, String) {
+        let (_, rest) = url.split_once("://").expect("a scheme");
+        let authority = rest.split('/').next().unwrap_or_default();
+        let server = authority.rsplit('@').next().unwrap_or_default();
+        let proxy = Self::to(server.to_owned()).await;
+        let url = url.replacen(server, &proxy.address.to_string(), 1);
+        (proxy, url)
+    }
+
     pub fn address(&self) -> SocketAddr {
         self.address
     }

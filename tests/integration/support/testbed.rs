@@ -1,10 +1,10 @@
 use std::{
     collections::HashMap,
     env, fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
-    process::{ChildStdin, Command, Output, Stdio},
-    sync::OnceLock,
+    process::{ChildStdin, ChildStdout, Command, Output, Stdio},
+    sync::{Mutex, OnceLock},
 };
 
 use kube::{
@@ -12,15 +12,35 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 
-use serde_json::json;
+use serde_json::{Value, json};
+use tempfile::TempDir;
 
-use super::{Namespace, Vhost};
+use super::{Namespace, Proxy, Vhost};
 
 /// A Kubernetes control plane and a RabbitMQ node, shared by all tests of a run.
 pub struct Testbed {
     settings: HashMap<String, String>,
-    /// The servers live until this pipe closes, which is when this process ends, however it ends.
-    _alive: Option<ChildStdin>,
+    /// The servers live until these pipes close, which is when this process ends, however it ends.
+    control: Option<Mutex<Control>>,
+    /// Of a testbed that uses the control plane of another one.
+    _kubeconfig: Option<TempDir>,
+}
+
+struct Control {
+    orders: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Control {
+    fn ready(&mut self) -> Result<(), String> {
+        let mut line = String::new();
+        let read = self.answers.read_line(&mut line);
+        read.map_err(|error| error.to_string())?;
+        match line.trim() {
+            "ready" => Ok(()),
+            _ => Err("tests/testbed/testbed failed; its output is above".into()),
+        }
+    }
 }
 
 /// The testbed, started by the first test that asks. With `TESTBED_DIR`, one that is up already is used: it saves the
@@ -36,10 +56,30 @@ pub async fn testbed() -> &'static Testbed {
 
 impl Testbed {
     fn start() -> Result<Self, String> {
-        let (dir, alive) = match env::var_os("TESTBED_DIR") {
+        let (dir, control) = match env::var_os("TESTBED_DIR") {
             Some(dir) => (PathBuf::from(dir), None),
-            None => Self::run()?,
+            None => Self::run(None)?,
         };
+        let testbed = Self::read(&dir, control)?;
+        testbed.install_crd()?;
+        Ok(testbed)
+    }
+
+    /// A testbed with a broker of its own, which can be killed. It uses the control plane of this one.
+    pub fn with_own_broker(&self) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let kubeconfig = folder.path().join("kubeconfig");
+        fs::copy(self.kubeconfig(), &kubeconfig).expect("a copy of the kubeconfig");
+        let started =
+            Self::run(Some(&kubeconfig)).and_then(|(dir, control)| Self::read(&dir, control));
+        let testbed = started.unwrap_or_else(|error| panic!("no testbed: {error}"));
+        Self {
+            _kubeconfig: Some(folder),
+            ..testbed
+        }
+    }
+
+    fn read(dir: &Path, control: Option<Control>) -> Result<Self, String> {
         let file = dir.join("env");
         let text =
             fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
@@ -47,15 +87,14 @@ impl Testbed {
         let settings = settings
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect();
-        let testbed = Self {
+        Ok(Self {
             settings,
-            _alive: alive,
-        };
-        testbed.install_crd()?;
-        Ok(testbed)
+            control: control.map(Mutex::new),
+            _kubeconfig: None,
+        })
     }
 
-    fn run() -> Result<(PathBuf, Option<ChildStdin>), String> {
+    fn run(kubeconfig: Option<&Path>) -> Result<(PathBuf, Option<Control>), String> {
         let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/testbed");
         let tools = Command::new(scripts.join("tools"))
             .status()
@@ -70,19 +109,26 @@ impl Testbed {
         let mut child = Command::new(scripts.join("testbed"))
             .arg("run")
             .arg(&dir)
+            .envs(kubeconfig.map(|file| ("KUBECONFIG", file)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .map_err(|error| error.to_string())?;
-        let mut line = String::new();
-        let stdout = child.stdout.take().expect("it is piped");
-        BufReader::new(stdout)
-            .read_line(&mut line)
-            .map_err(|error| error.to_string())?;
-        match line.trim() {
-            "ready" => Ok((dir, child.stdin.take())),
-            _ => Err("tests/testbed/testbed failed; its output is above".into()),
-        }
+        let mut control = Control {
+            orders: child.stdin.take().expect("it is piped"),
+            answers: BufReader::new(child.stdout.take().expect("it is piped")),
+        };
+        control.ready()?;
+        Ok((dir, Some(control)))
+    }
+
+    /// Ends the broker by a signal and starts it again with what it has stored. Returns when it is back. Only for a
+    /// broker of one's own.
+    pub fn restart_broker(&self, signal: &str) {
+        let control = self.control.as_ref().expect("a testbed of our own");
+        let mut control = control.lock().expect("nobody has failed with it");
+        writeln!(control.orders, "{signal}").expect("it takes orders");
+        control.ready().expect("it carries them out");
     }
 
     fn install_crd(&self) -> Result<(), String> {
@@ -131,6 +177,26 @@ impl Testbed {
         let config =
             Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
         Client::try_from(config.expect("a usable kubeconfig")).expect("a client")
+    }
+
+    /// A proxy in front of the API server, and a kubeconfig, written to `file`, that goes through it.
+    pub async fn proxy_of_api_server(&self, file: &Path) -> Proxy {
+        let shown = self.kubectl(&[
+            "config",
+            "view",
+            "--minify",
+            "--flatten",
+            "--raw",
+            "-o",
+            "json",
+        ]);
+        let mut kubeconfig: Value = serde_json::from_slice(&shown.stdout).expect("JSON");
+        let server = &mut kubeconfig["clusters"][0]["cluster"]["server"];
+        let (proxy, url) = Proxy::in_front_of(server.as_str().expect("a server")).await;
+        *server = url.into();
+        // JSON is YAML.
+        fs::write(file, kubeconfig.to_string()).expect("a file");
+        proxy
     }
 
     /// Runs kubectl with all rights and waits for it.
