@@ -11,7 +11,8 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::board::Board;
-use super::outcome::Observed;
+use super::ensure::EnsureError;
+use super::outcome::{Observed, Phase};
 use crate::api::queue_name;
 use crate::broker::{Broker, BrokerError};
 use crate::bucket::BucketId;
@@ -137,14 +138,30 @@ async fn count(
                     tokens,
                     at: Utc::now(),
                 };
-                board.update(&id, |state| state.observed = Some(observed));
+                board.update(&id, |state| {
+                    state.observed = Some(observed);
+                    if state.phase != Phase::Ready && state.phase == blocked() {
+                        state.phase = Phase::Ready;
+                    }
+                });
             }
             Ok(None) => {
                 let _ = missing.send(id);
             }
             Err(error) if error.is_connection_lost() => return Err(error),
+            // Only buckets that were ready are counted.
+            Err(BrokerError::Blocked) => board.update(&id, |state| {
+                if state.phase == Phase::Ready {
+                    state.phase = blocked();
+                }
+            }),
             Err(error) => debug!(bucket = %id, %error, "not counted"),
         }
     }
     Ok(())
+}
+
+/// What a bucket is in while the broker has a resource alarm.
+fn blocked() -> Phase {
+    EnsureError::from(BrokerError::Blocked).phase()
 }

@@ -2,7 +2,7 @@ use chrono::Utc;
 use serde_json::json;
 use token_bucket_operator::api::{TokenBucketStatus, from_time};
 
-use crate::support::{Account, Buckets, Operator, Pace, testbed};
+use crate::support::{Account, Buckets, Operator, Pace, reason, testbed};
 
 fn last_tick(status: &TokenBucketStatus) -> Option<chrono::DateTime<Utc>> {
     let refill = status.last_refill.as_ref()?;
@@ -27,7 +27,12 @@ async fn refills_resume_after_a_broker_was_restarted_killed_or_short_of_memory()
     // Whoever publishes has to wait.
     let watermark = "set_vm_memory_high_watermark";
     testbed.rabbitmqctl(&[watermark, "0"]).await;
-    operator.logs_have("resource alarm").await;
+    let blocked = |status: &_| reason(status, "Ready") == "BrokerBlocked";
+    for name in ["x", "full"] {
+        buckets
+            .until(name, "the alarm in the status", blocked)
+            .await;
+    }
     testbed.rabbitmqctl(&[watermark, "0.4"]).await;
     buckets.ready("x").await;
     // A broker that lives loses nothing.
