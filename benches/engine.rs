@@ -96,7 +96,7 @@ pub fn bucket(number: usize, schedule: &str, amount: u64) -> Bucket {
     Bucket {
         id: BucketId {
             namespace: "bench".into(),
-            name: name.clone(),
+            name: name.as_str().into(),
         },
         uid: format!("uid-{number}"),
         created,
