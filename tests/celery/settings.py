@@ -14,7 +14,8 @@ CELERY_BROKER_URL = os.environ["AMQP_URL"]
 CELERY_TOKEN_BUCKETS = {
     "x": TokenBucket(
         name="x",
-        schedule=crontab(minute=0, hour=0, day_of_month=1, month_of_year=1),
+        # Any hour: celery-beat looks at tasks of a certain hour only around that hour.
+        schedule=crontab(minute=0, day_of_month=1, month_of_year=1),
         amount=int(os.environ["AMOUNT"]),
         maximum=int(os.environ["MAXIMUM"]),
         token_refill_queue="token_buckets.refill",

@@ -24,10 +24,13 @@ fn quorum(name: &str, schedule: &str, amount: u64, maximum: u64) -> Bucket {
 async fn a_quorum_bucket_is_filled_resized_and_removed() {
     let vhost = testbed().await.vhost().await;
     let mut running = Running::of_type(&vhost.amqp_url(), QueueType::Quorum);
-    let bucket = quorum("x", "* * * * * *", 400, 1_000);
+    let bucket = quorum("x", RARELY, 400, 1_000);
     running.engine.apply(bucket.clone(), 1);
     running.ready(1, 1).await;
-    vhost.depth_becomes("token_bucket_x", 1_000).await;
+    for (value, tokens) in [("one", 400), ("two", 800), ("three", 1_000)] {
+        running.engine.apply(asked(&bucket, value), 1);
+        vhost.depth_becomes("token_bucket_x", tokens).await;
+    }
     for (name, arguments) in [
         (
             "token_bucket_x",
@@ -48,9 +51,8 @@ async fn a_quorum_bucket_is_filled_resized_and_removed() {
     }
 
     let larger = Bucket {
-        timetable: quorum("x", RARELY, 1, 1).timetable,
         maximum: 3_000,
-        ..bucket.clone()
+        ..asked(&bucket, "three")
     };
     running.engine.apply(larger.clone(), 2);
     running.ready(1, 2).await;
