@@ -26,7 +26,8 @@ const MOST_MOVES: usize = 500;
 pub(super) struct Intake {
     /// Requests for buckets that nobody has named yet.
     strangers: Vec<Delivery>,
-    forwards: Vec<Forward>,
+    /// Messages to move, each with the tag of the delivery that the same transaction acknowledges.
+    forwards: Vec<(u64, Forward)>,
     acks: Vec<u64>,
     since: Instant,
     /// Reasons that have been logged loudly: a flood of bad requests must not flood the log.
@@ -58,7 +59,10 @@ impl Intake {
     /// Puts moves and drops into a transaction.
     pub(super) fn fill(&mut self, transaction: &mut Transaction) {
         let moves = self.forwards.len().min(MOST_MOVES);
-        transaction.forwards.extend(self.forwards.drain(..moves));
+        for (tag, forward) in self.forwards.drain(..moves) {
+            transaction.acks.push(tag);
+            transaction.forwards.push(forward);
+        }
         transaction.acks.append(&mut self.acks);
     }
 }
@@ -129,7 +133,10 @@ impl Worker {
         match self.context.board.refill_queue_of(name) {
             Some(queue) if queue != self.context.queue => {
                 debug!(bucket = name, to = %queue, "refill request follows its bucket");
-                self.intake.forwards.push(delivery.forward(&queue, None));
+                let tag = delivery.tag;
+                self.intake
+                    .forwards
+                    .push((tag, delivery.forward(&queue, None)));
             }
             _ if self.is_retiring() || self.intake.since.elapsed() > PATIENCE => {
                 self.drop_request(delivery, None, "UnknownBucket");
@@ -197,9 +204,10 @@ impl Worker {
                 "message is no refill request that can be carried out; later ones like it are parked without a word"
             );
         }
+        let tag = delivery.tag;
         self.intake
             .forwards
-            .push(delivery.forward(&to, Some(message)));
+            .push((tag, delivery.forward(&to, Some(message))));
         self.context.board.tell(Outcome::Dropped {
             bucket,
             reason,
