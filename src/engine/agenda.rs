@@ -108,9 +108,9 @@ impl Agenda {
             let Some(entry) = self.entries.get_mut(&id) else {
                 continue;
             };
-            let next = entry.timetable.next(entry.last);
+            let late = |tick: DateTime<Utc>| now - tick > MOST_LAG;
             let stuck = std::mem::take(&mut entry.refused)
-                && next.is_some_and(|tick| now - tick > MOST_LAG);
+                && entry.timetable.next(entry.last).is_some_and(late);
             let dues = if awake && !stuck {
                 due(
                     &entry.bucket,

@@ -80,7 +80,7 @@ impl Granter {
     /// Whether the permit lasts still at `now`.
     #[must_use]
     pub fn lasts(&self, now: Moment) -> bool {
-        self.0.borrow().is_none_or(|until| until.is_ahead_of(now))
+        Permit(self.0.subscribe()).allows(now)
     }
 }
 
