@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::Vhost;
+use crate::support::{Pace, Vhost};
 
 /// How long after the last fault the sums have to agree.
 const HEALED_WITHIN: Duration = Duration::from_secs(120);
@@ -32,8 +32,7 @@ pub enum Promise {
 /// One bucket's account.
 pub struct Account {
     pub name: &'static str,
-    /// Seconds between ticks; divides a minute.
-    pub every: u64,
+    pub pace: Pace,
     pub amount: u64,
     /// Highest maximum that it ever has.
     pub maximum: u64,
@@ -55,7 +54,7 @@ pub struct Balance {
 impl Account {
     pub fn new(
         name: &'static str,
-        every: u64,
+        pace: Pace,
         amount: u64,
         maximum: u64,
         promise: Promise,
@@ -63,7 +62,7 @@ impl Account {
     ) -> Self {
         Self {
             name,
-            every,
+            pace,
             amount,
             maximum,
             promise,
@@ -76,13 +75,6 @@ impl Account {
         format!("token_bucket_{}", self.name)
     }
 
-    /// Ticks in `(created, at]`.
-    fn ticks(&self, at: DateTime<Utc>) -> u64 {
-        let every = i64::try_from(self.every).expect("a small number");
-        let ticks = at.timestamp().div_euclid(every) - self.created.timestamp().div_euclid(every);
-        u64::try_from(ticks).expect("it was created before")
-    }
-
     /// Waits until the tokens agree with the ticks, and says so; or by how many ticks they do not.
     pub async fn settle(&self, vhost: &Vhost<'_>) -> Balance {
         let start = tokio::time::Instant::now();
@@ -90,7 +82,10 @@ impl Account {
         loop {
             middle_of_a_second().await;
             let now = Utc::now();
-            let (ticks, taken) = (self.ticks(now), self.taken.load(Ordering::SeqCst));
+            let (ticks, taken) = (
+                self.pace.ticks(self.created, now),
+                self.taken.load(Ordering::SeqCst),
+            );
             let left = vhost.depth(&self.queue()).await.unwrap_or_default();
             let (tokens, due) = (taken + left, ticks * self.amount);
             let agrees = match self.promise {

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::accounts::{Account, Balance, Promise, work};
 use crate::faults::Fault;
-use crate::support::{Buckets, Namespace, Network, Operator, Proxy, Vhost, testbed};
+use crate::support::{Buckets, Namespace, Network, Operator, Pace, Proxy, Vhost, testbed};
 
 const REFILL_QUEUE: &str = "token_buckets.refill";
 /// Beyond every sum of a soak.
@@ -30,19 +30,19 @@ const FROZEN: Duration = Duration::from_secs(40);
 /// Messages of a flood.
 const FLOOD: usize = 20_000;
 
-/// Name, seconds between ticks, amount, maximum, policy, promise.
-type Plan = (&'static str, u64, u64, u64, &'static str, Promise);
+/// Name, pace, amount, maximum, policy, promise.
+type Plan = (&'static str, Pace, u64, u64, &'static str, Promise);
 const PLANS: &[Plan] = &[
-    ("each_second", 1, 3, PLENTY, "All", Promise::Exact),
-    ("each_second_2", 1, 7, PLENTY, "All", Promise::Exact),
-    ("each_2", 2, 1, PLENTY, "All", Promise::Exact),
-    ("each_3", 3, 50, PLENTY, "All", Promise::Exact),
-    ("each_5", 5, 2_000, PLENTY, "All", Promise::Exact),
-    ("edited", 1, 2, PLENTY, "All", Promise::Exact),
-    ("suspended", 1, 4, PLENTY, "All", Promise::Exact),
-    ("latest", 1, 5, PLENTY, "Latest", Promise::AtMost),
-    ("skip", 2, 5, PLENTY, "Skip", Promise::AtMost),
-    ("small", 1, 20, 50, "All", Promise::AtMost),
+    ("each_second", Pace(1), 3, PLENTY, "All", Promise::Exact),
+    ("each_second_2", Pace(1), 7, PLENTY, "All", Promise::Exact),
+    ("each_2", Pace(2), 1, PLENTY, "All", Promise::Exact),
+    ("each_3", Pace(3), 50, PLENTY, "All", Promise::Exact),
+    ("each_5", Pace(5), 2_000, PLENTY, "All", Promise::Exact),
+    ("edited", Pace(1), 2, PLENTY, "All", Promise::Exact),
+    ("suspended", Pace(1), 4, PLENTY, "All", Promise::Exact),
+    ("latest", Pace(1), 5, PLENTY, "Latest", Promise::AtMost),
+    ("skip", Pace(2), 5, PLENTY, "Skip", Promise::AtMost),
+    ("small", Pace(1), 20, 50, "All", Promise::AtMost),
 ];
 
 /// The result of a soak.
@@ -134,6 +134,8 @@ struct Stage<'t> {
     vhost: &'t Vhost<'t>,
     buckets: Buckets,
     broker: Proxy,
+    /// Through the proxy.
+    amqp_url: String,
     api: Proxy,
     kubeconfig: PathBuf,
     _folder: tempfile::TempDir,
@@ -149,19 +151,16 @@ impl<'t> Stage<'t> {
         seed: u64,
     ) -> Self {
         let testbed = testbed().await;
-        let broker = Proxy::to(authority(&vhost.amqp_url()).to_owned()).await;
-        let text = std::fs::read_to_string(testbed.kubeconfig()).expect("a kubeconfig");
-        let server = authority(text.split('"').nth(1).expect("the server's URL"));
-        let api = Proxy::to(server.to_owned()).await;
+        let (broker, amqp_url) = Proxy::in_front_of(&vhost.amqp_url()).await;
         let folder = tempfile::tempdir().expect("a folder");
         let kubeconfig = folder.path().join("kubeconfig");
-        let text = text.replace(server, &api.address().to_string());
-        std::fs::write(&kubeconfig, text).expect("it can be written");
+        let api = testbed.proxy_of_api_server(&kubeconfig).await;
         let mut stage = Self {
             namespace,
             vhost,
             buckets: Buckets::of(testbed, namespace).await,
             broker,
+            amqp_url,
             api,
             kubeconfig,
             _folder: folder,
@@ -173,18 +172,21 @@ impl<'t> Stage<'t> {
     }
 
     fn operator(&self, replicas: usize) -> Operator {
-        let url = self.vhost.amqp_url();
-        let url = url.replace(authority(&url), &self.broker.address().to_string());
         let elect = format!("--leader-elect={}", replicas > 1);
         let arguments = [&elect, "--leader-elect-namespace", self.namespace.name()];
-        Operator::start_with(&self.kubeconfig, self.namespace, Some(&url), &arguments)
+        Operator::start_with(
+            &self.kubeconfig,
+            self.namespace,
+            Some(&self.amqp_url),
+            &arguments,
+        )
     }
 
     async fn open_accounts(&self) -> Vec<Account> {
         let mut accounts = Vec::new();
-        for &(name, every, amount, maximum, policy, promise) in PLANS {
+        for &(name, pace, amount, maximum, policy, promise) in PLANS {
             let spec = json!({
-                "name": name, "schedule": format!("*/{every} * * * * *"), "amount": amount, "maximum": maximum,
+                "name": name, "schedule": pace.schedule(), "amount": amount, "maximum": maximum,
                 "missedRefills": policy, "refillQueue": REFILL_QUEUE,
             });
             let resource = self.buckets.create(&name.replace('_', "-"), spec).await;
@@ -195,7 +197,7 @@ impl<'t> Stage<'t> {
             } else {
                 maximum
             };
-            accounts.push(Account::new(name, every, amount, highest, promise, created));
+            accounts.push(Account::new(name, pace, amount, highest, promise, created));
         }
         accounts
     }
@@ -312,11 +314,4 @@ async fn during(proxy: &Proxy, network: Network, duration: Duration) {
     proxy.set(network);
     sleep(duration).await;
     proxy.set(Network::Good);
-}
-
-/// Host and port of a URL.
-fn authority(url: &str) -> &str {
-    let (_, rest) = url.split_once("://").expect("a URL");
-    let rest = rest.split('/').next().unwrap_or_default();
-    rest.rsplit('@').next().unwrap_or_default()
 }

@@ -59,7 +59,7 @@ impl Scene {
 /// The bucket `x`, refilled each second, and somebody who takes from it.
 async fn books(buckets: &Buckets, vhost: &Vhost<'_>) -> (Arc<Account>, Accountant) {
     let limits = [3, 1_000_000];
-    let account = Account::open(buckets, "x", Pace::Seconds(1), limits, true, json!({})).await;
+    let account = Account::open(buckets, "x", Pace(1), limits, true, json!({})).await;
     let account = Arc::new(account);
     buckets.ready("x").await;
     let accountant = Accountant::start(vhost, std::slice::from_ref(&account)).await;

@@ -13,11 +13,6 @@ mod leadership;
 mod missed;
 mod quorum;
 mod refills;
-#[allow(
-    dead_code,
-    unused_imports,
-    reason = "a kit: not every part is in use at all times"
-)]
 mod support;
 mod versions;
 mod writes;

@@ -288,7 +288,7 @@ pub async fn survives_kills(queue_type: &str, amount: u64) {
     let mut operator = Operator::start(testbed, &namespace, &vhost, &arguments).await;
     let extra = json!({"queueType": queue_type});
     let limits = [amount, 1_000_000];
-    let account = Account::open(&buckets, "x", Pace::Seconds(1), limits, false, extra).await;
+    let account = Account::open(&buckets, "x", Pace(1), limits, false, extra).await;
     buckets.ready("x").await;
 
     for round in 0..8_u32 {

@@ -20,7 +20,7 @@ async fn refills_resume_after_a_broker_was_restarted_killed_or_short_of_memory()
     let full = json!({"schedule": "* * * * * *", "amount": 20, "maximum": 50});
     buckets.create("full", full).await;
     let limits = [3, 1_000_000];
-    let account = Account::open(&buckets, "x", Pace::Seconds(1), limits, false, json!({})).await;
+    let account = Account::open(&buckets, "x", Pace(1), limits, false, json!({})).await;
     buckets.ready("x").await;
     buckets.ready("full").await;
 

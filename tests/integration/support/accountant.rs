@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use chrono::{DateTime, Timelike, Utc};
+use chrono::{DateTime, Utc};
 use kube::ResourceExt;
 use lapin::options::{BasicGetOptions, QueueDeclareOptions};
 use lapin::{Channel, Connection, ConnectionProperties};
@@ -13,35 +13,22 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Buckets, Vhost};
 
-/// When a bucket of an [`Accountant`] is refilled. It knows the ticks by arithmetic of its own.
+/// When a bucket of an [`Accountant`] is refilled: in each second of the minute that is a multiple of this one. It knows
+/// the ticks by arithmetic of its own.
 #[derive(Clone, Copy, Debug)]
-pub enum Pace {
-    /// In each second of the minute that is a multiple of this one.
-    Seconds(u64),
-    /// So many seconds after the creation, and again and again.
-    Every(u64),
-}
+pub struct Pace(pub u64);
 
 impl Pace {
     /// As `spec.schedule`.
     pub fn schedule(self) -> String {
-        match self {
-            Self::Seconds(step) => format!("*/{step} * * * * *"),
-            Self::Every(period) => format!("@every {period}s"),
-        }
+        format!("*/{} * * * * *", self.0)
     }
 
     /// How many ticks there are after `created` up to and with `last`.
     pub fn ticks(self, created: DateTime<Utc>, last: DateTime<Utc>) -> u64 {
-        let whole = |at: DateTime<Utc>| at.with_nanosecond(0).expect("a whole second").timestamp();
-        let (created, last) = (whole(created), whole(last));
-        match self {
-            Self::Seconds(step) => {
-                let due = |second: &i64| (second.rem_euclid(60) as u64).is_multiple_of(step);
-                (created + 1..=last).filter(due).count() as u64
-            }
-            Self::Every(period) => (last - created).max(0) as u64 / period,
-        }
+        let due = |second: &i64| (second.rem_euclid(60) as u64).is_multiple_of(self.0);
+        let seconds = created.timestamp() + 1..=last.timestamp();
+        seconds.filter(due).count() as u64
     }
 }
 

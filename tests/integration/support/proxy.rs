@@ -31,7 +31,7 @@ pub enum Network {
 
 impl Proxy {
     /// A proxy to `target`, on any free port of this machine.
-    pub async fn to(target: String) -> Self {
+    async fn to(target: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it listens");
         let (network, cuts) = (watch::Sender::new(Network::Good), watch::Sender::new(0));
@@ -57,10 +57,6 @@ impl Proxy {
         let proxy = Self::to(server.to_owned()).await;
         let url = url.replacen(server, &proxy.address.to_string(), 1);
         (proxy, url)
-    }
-
-    pub fn address(&self) -> SocketAddr {
-        self.address
     }
 
     pub fn set(&self, network: Network) {
