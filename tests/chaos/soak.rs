@@ -209,7 +209,7 @@ impl<'t> Stage<'t> {
             return random;
         }
         for (index, operator) in self.operators.iter().enumerate() {
-            if let Ok(Some(1.0)) = operator.metric("tokenbucket_leader").await {
+            if let Ok(true) = operator.leads().await {
                 return index;
             }
         }

@@ -6,10 +6,8 @@ use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
 use token_bucket_operator::api::TokenBucketStatus;
 
-use crate::support::{Buckets, Operator, condition, event, testbed};
+use crate::support::{Buckets, Operator, RARELY, condition, event, stage, testbed};
 
-/// Nothing of it is due while a test runs.
-const RARELY: &str = "0 0 1 1 *";
 /// Nobody listens at the discard port.
 const NOBODY: &str = "amqp://127.0.0.1:9/";
 
@@ -40,9 +38,7 @@ async fn deletion_ends_though_the_broker_is_away() {
 
 #[tokio::test]
 async fn corrected_credentials_are_used_at_once() {
-    let testbed = testbed().await;
-    let (namespace, vhost) = (testbed.namespace().await, testbed.vhost().await);
-    let buckets = Buckets::of(testbed, &namespace).await;
+    let (testbed, namespace, vhost, buckets) = stage().await;
     let _operator = Operator::start_at(testbed, &namespace, None, &[]).await;
     let secrets: Api<Secret> = Api::namespaced(testbed.client().await, namespace.name());
     let secret = |uri: &str| json!({"metadata": {"name": "rabbit"}, "stringData": {"uri": uri}});
@@ -72,9 +68,7 @@ async fn corrected_credentials_are_used_at_once() {
 
 #[tokio::test]
 async fn a_bucket_that_leaves_the_selector_is_let_go() {
-    let testbed = testbed().await;
-    let (namespace, vhost) = (testbed.namespace().await, testbed.vhost().await);
-    let buckets = Buckets::of(testbed, &namespace).await;
+    let (testbed, namespace, vhost, buckets) = stage().await;
     let selector = ["--selector", "team!=other"];
     let operator = Operator::start(testbed, &namespace, &vhost, &selector).await;
     let spec = json!({"schedule": RARELY, "amount": 1, "maximum": 9, "initialTokens": 4});

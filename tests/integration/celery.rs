@@ -10,19 +10,14 @@ use token_bucket_operator::{
     broker::{Broker, Endpoint, Origin, REFILL_TASK, RefillRequest},
 };
 
-use crate::support::{Buckets, Celery, Operator, SOON, Vhost, eventually, testbed};
+use crate::support::{Celery, Operator, RARELY, SOON, Vhost, eventually, stage};
 
 const BUCKET: &str = "token_bucket_x";
 const REFILL: &str = "token_buckets.refill";
 
-/// Nothing of it is due while a test runs.
-const RARELY: &str = "0 0 1 1 *";
-
 #[tokio::test]
 async fn a_celery_worker_takes_tokens_from_our_bucket() {
-    let testbed = testbed().await;
-    let (namespace, vhost) = (testbed.namespace().await, testbed.vhost().await);
-    let buckets = Buckets::of(testbed, &namespace).await;
+    let (testbed, namespace, vhost, buckets) = stage().await;
     let _operator =
         Operator::start(testbed, &namespace, &vhost, &["--status-interval", "200ms"]).await;
     let spec = json!({"schedule": RARELY, "amount": 3, "maximum": 5, "initialTokens": 5});
@@ -65,9 +60,7 @@ async fn a_celery_worker_takes_tokens_from_our_bucket() {
 
 #[tokio::test]
 async fn a_celery_app_may_ask_for_a_refill() {
-    let testbed = testbed().await;
-    let (namespace, vhost) = (testbed.namespace().await, testbed.vhost().await);
-    let buckets = Buckets::of(testbed, &namespace).await;
+    let (testbed, namespace, vhost, buckets) = stage().await;
     let mut operator =
         Operator::start(testbed, &namespace, &vhost, &["--status-interval", "200ms"]).await;
     let spec = json!({"schedule": RARELY, "amount": 7, "maximum": 100});
@@ -101,9 +94,7 @@ async fn a_celery_app_may_ask_for_a_refill() {
 
 #[tokio::test]
 async fn a_request_of_the_operator_is_a_valid_celery_message() {
-    let testbed = testbed().await;
-    let (namespace, vhost) = (testbed.namespace().await, testbed.vhost().await);
-    let buckets = Buckets::of(testbed, &namespace).await;
+    let (testbed, namespace, vhost, buckets) = stage().await;
     let mut operator = Operator::start(testbed, &namespace, &vhost, &[]).await;
     let spec = json!({"schedule": RARELY, "amount": 4, "maximum": 10});
     let uid = buckets.create("x", spec).await.metadata.uid;
@@ -135,9 +126,7 @@ async fn a_request_of_the_operator_is_a_valid_celery_message() {
 
 #[tokio::test]
 async fn a_worker_keeps_going_while_the_maximum_is_raised() {
-    let testbed = testbed().await;
-    let (namespace, vhost) = (testbed.namespace().await, testbed.vhost().await);
-    let buckets = Buckets::of(testbed, &namespace).await;
+    let (testbed, namespace, vhost, buckets) = stage().await;
     let _operator =
         Operator::start(testbed, &namespace, &vhost, &["--status-interval", "200ms"]).await;
     let spec = json!({"schedule": RARELY, "amount": 10, "maximum": 100, "initialTokens": 10});

@@ -8,10 +8,7 @@ use kube::api::PostParams;
 use serde_json::json;
 use token_bucket_operator::api::TokenBucketStatus;
 
-use crate::support::{Buckets, Operator, SOON, condition, event, eventually, reason, testbed};
-
-/// Nothing of it is due while a test runs.
-const RARELY: &str = "0 0 1 1 *";
+use crate::support::{Operator, RARELY, SOON, condition, event, eventually, reason, stage};
 
 /// `Ready Reconciling Stalled BrokerConnected`.
 fn conditions(status: &TokenBucketStatus) -> [&str; 4] {
@@ -20,9 +17,7 @@ fn conditions(status: &TokenBucketStatus) -> [&str; 4] {
 
 #[tokio::test]
 async fn a_status_comes_also_without_a_broker() {
-    let testbed = testbed().await;
-    let (namespace, vhost) = (testbed.namespace().await, testbed.vhost().await);
-    let buckets = Buckets::of(testbed, &namespace).await;
+    let (testbed, namespace, vhost, buckets) = stage().await;
     // Nobody listens at the discard port.
     let nobody = Some("amqp://user:s3cret@127.0.0.1:9/");
     let operator = Operator::start_at(testbed, &namespace, nobody, &[]).await;
@@ -53,9 +48,7 @@ async fn a_status_comes_also_without_a_broker() {
 
 #[tokio::test]
 async fn a_bad_resource_stalls_and_harms_no_other() {
-    let testbed = testbed().await;
-    let (namespace, vhost) = (testbed.namespace().await, testbed.vhost().await);
-    let buckets = Buckets::of(testbed, &namespace).await;
+    let (testbed, namespace, vhost, buckets) = stage().await;
     let _operator = Operator::start(testbed, &namespace, &vhost, &[]).await;
     let spec =
         |zone: &str| json!({"schedule": RARELY, "amount": 1, "maximum": 1, "timeZone": zone});
@@ -92,9 +85,7 @@ async fn a_bad_resource_stalls_and_harms_no_other() {
 
 #[tokio::test]
 async fn the_older_of_two_resources_owns_the_queue() {
-    let testbed = testbed().await;
-    let (namespace, vhost) = (testbed.namespace().await, testbed.vhost().await);
-    let buckets = Buckets::of(testbed, &namespace).await;
+    let (testbed, namespace, vhost, buckets) = stage().await;
     let _operator = Operator::start(testbed, &namespace, &vhost, &[]).await;
     let spec =
         |amount: u64| json!({"name": "same", "schedule": RARELY, "amount": amount, "maximum": 50});
@@ -136,9 +127,7 @@ async fn the_older_of_two_resources_owns_the_queue() {
 
 #[tokio::test]
 async fn deletion_removes_what_is_there_and_keeps_what_is_retained() {
-    let testbed = testbed().await;
-    let (namespace, vhost) = (testbed.namespace().await, testbed.vhost().await);
-    let buckets = Buckets::of(testbed, &namespace).await;
+    let (testbed, namespace, vhost, buckets) = stage().await;
     let _operator = Operator::start(testbed, &namespace, &vhost, &[]).await;
     let spec = |policy: &str| json!({"schedule": RARELY, "amount": 1, "maximum": 9, "initialTokens": 4, "deletionPolicy": policy});
     buckets.create("kept", spec("Retain")).await;
@@ -169,9 +158,7 @@ async fn deletion_removes_what_is_there_and_keeps_what_is_retained() {
 
 #[tokio::test]
 async fn a_secret_names_another_broker() {
-    let testbed = testbed().await;
-    let (namespace, vhost) = (testbed.namespace().await, testbed.vhost().await);
-    let buckets = Buckets::of(testbed, &namespace).await;
+    let (testbed, namespace, vhost, buckets) = stage().await;
     let _operator = Operator::start_at(testbed, &namespace, None, &[]).await;
     let connection = json!({"secretRef": {"name": "rabbit"}});
     let spec = json!({"schedule": RARELY, "amount": 7, "maximum": 9, "connection": connection});
@@ -201,9 +188,7 @@ async fn a_secret_names_another_broker() {
 
 #[tokio::test]
 async fn sigterm_drains_and_series_leave_with_their_bucket() {
-    let testbed = testbed().await;
-    let (namespace, vhost) = (testbed.namespace().await, testbed.vhost().await);
-    let buckets = Buckets::of(testbed, &namespace).await;
+    let (testbed, namespace, vhost, buckets) = stage().await;
     let mut operator = Operator::start(testbed, &namespace, &vhost, &[]).await;
     buckets
         .create(

@@ -4,16 +4,11 @@ use lapin::BasicProperties;
 use serde_json::json;
 use token_bucket_operator::api::TokenBucketStatus;
 
-use crate::support::{Buckets, Operator, SOON, eventually, testbed};
-
-/// Nothing of it is due while a test runs.
-const RARELY: &str = "0 0 1 1 *";
+use crate::support::{Operator, RARELY, SOON, eventually, stage};
 
 #[tokio::test]
 async fn a_lowered_maximum_takes_the_excess_away() {
-    let testbed = testbed().await;
-    let (namespace, vhost) = (testbed.namespace().await, testbed.vhost().await);
-    let buckets = Buckets::of(testbed, &namespace).await;
+    let (testbed, namespace, vhost, buckets) = stage().await;
     let _operator =
         Operator::start(testbed, &namespace, &vhost, &["--status-interval", "200ms"]).await;
     let spec = json!({"schedule": RARELY, "amount": 5, "maximum": 30, "initialTokens": 20});
@@ -53,9 +48,7 @@ async fn a_lowered_maximum_takes_the_excess_away() {
 
 #[tokio::test]
 async fn a_raised_maximum_keeps_every_token() {
-    let testbed = testbed().await;
-    let (namespace, vhost) = (testbed.namespace().await, testbed.vhost().await);
-    let buckets = Buckets::of(testbed, &namespace).await;
+    let (testbed, namespace, vhost, buckets) = stage().await;
     let _operator =
         Operator::start(testbed, &namespace, &vhost, &["--status-interval", "200ms"]).await;
     let spec = json!({"schedule": RARELY, "amount": 5, "maximum": 25_000, "initialTokens": 25_000});
@@ -83,9 +76,7 @@ async fn a_raised_maximum_keeps_every_token() {
 
 #[tokio::test]
 async fn a_raised_maximum_survives_a_kill_at_any_point() {
-    let testbed = testbed().await;
-    let (namespace, vhost) = (testbed.namespace().await, testbed.vhost().await);
-    let buckets = Buckets::of(testbed, &namespace).await;
+    let (testbed, namespace, vhost, buckets) = stage().await;
     let mut operator = Operator::start(testbed, &namespace, &vhost, &[]).await;
     let tokens = 30_000;
     let spec = json!({"schedule": RARELY, "amount": 5, "maximum": tokens, "initialTokens": tokens});
@@ -118,9 +109,7 @@ async fn a_raised_maximum_survives_a_kill_at_any_point() {
 
 #[tokio::test]
 async fn amount_schedule_and_suspension_change_live() {
-    let testbed = testbed().await;
-    let (namespace, vhost) = (testbed.namespace().await, testbed.vhost().await);
-    let buckets = Buckets::of(testbed, &namespace).await;
+    let (testbed, namespace, vhost, buckets) = stage().await;
     let _operator =
         Operator::start(testbed, &namespace, &vhost, &["--status-interval", "200ms"]).await;
     buckets
@@ -176,9 +165,7 @@ async fn amount_schedule_and_suspension_change_live() {
 
 #[tokio::test]
 async fn the_time_zone_changes_the_next_refill() {
-    let testbed = testbed().await;
-    let (namespace, vhost) = (testbed.namespace().await, testbed.vhost().await);
-    let buckets = Buckets::of(testbed, &namespace).await;
+    let (testbed, namespace, vhost, buckets) = stage().await;
     let _operator = Operator::start(testbed, &namespace, &vhost, &[]).await;
     let spec =
         json!({"schedule": RARELY, "amount": 1, "maximum": 10, "timeZone": "Asia/Kathmandu"});
@@ -205,9 +192,7 @@ async fn the_time_zone_changes_the_next_refill() {
 
 #[tokio::test]
 async fn another_refill_queue_takes_over_with_its_requests() {
-    let testbed = testbed().await;
-    let (namespace, vhost) = (testbed.namespace().await, testbed.vhost().await);
-    let buckets = Buckets::of(testbed, &namespace).await;
+    let (testbed, namespace, vhost, buckets) = stage().await;
     let _operator =
         Operator::start(testbed, &namespace, &vhost, &["--status-interval", "200ms"]).await;
     let spec =

@@ -18,10 +18,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{SOON, Vhost, eventually, testbed};
-
-/// Nothing of it is due while a test runs.
-const RARELY: &str = "0 0 1 1 *";
+use crate::support::{RARELY, SOON, Vhost, eventually, testbed};
 
 pub struct Running {
     pub engine: Engine,

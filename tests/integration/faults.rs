@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use crate::support::{
-    Account, Accountant, Buckets, Namespace, Operator, Pace, Proxy, Vhost, testbed,
+    Account, Accountant, Buckets, Namespace, Operator, Pace, Proxy, Vhost, stage,
 };
 
 const REFILL_QUEUE: &str = "token_buckets.refill";
@@ -29,9 +29,7 @@ struct Scene {
 
 impl Scene {
     async fn set() -> Self {
-        let testbed = testbed().await;
-        let (namespace, vhost) = (testbed.namespace().await, testbed.vhost().await);
-        let buckets = Buckets::of(testbed, &namespace).await;
+        let (testbed, namespace, vhost, buckets) = stage().await;
         let (broker, url) = Proxy::in_front_of(&vhost.amqp_url()).await;
         // Silence is noticed after twice that.
         let url = format!("{url}?heartbeat=2");

@@ -5,18 +5,12 @@ use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
-use crate::support::{Buckets, Operator, SOON, eventually, testbed};
+use crate::support::{Operator, SOON, eventually, stage};
 
 #[tokio::test]
 async fn a_second_replica_takes_over_from_the_leader() {
-    let testbed = testbed().await;
-    let (namespace, vhost) = (testbed.namespace().await, testbed.vhost().await);
-    let buckets = Buckets::of(testbed, &namespace).await;
-    let elected = [
-        "--leader-elect=true",
-        "--leader-elect-namespace",
-        namespace.name(),
-    ];
+    let (testbed, namespace, vhost, buckets) = stage().await;
+    let elected = namespace.elected();
     let mut first = Operator::start(testbed, &namespace, &vhost, &elected).await;
     let spec = json!({"schedule": "* * * * * *", "amount": 1, "maximum": 1_000_000, "missedRefills": "All"});
     buckets.create("x", spec).await;
@@ -34,14 +28,8 @@ async fn a_second_replica_takes_over_from_the_leader() {
 
 #[tokio::test]
 async fn a_leader_whose_lease_is_taken_stops_and_stands_by() {
-    let testbed = testbed().await;
-    let (namespace, vhost) = (testbed.namespace().await, testbed.vhost().await);
-    let buckets = Buckets::of(testbed, &namespace).await;
-    let elected = [
-        "--leader-elect=true",
-        "--leader-elect-namespace",
-        namespace.name(),
-    ];
+    let (testbed, namespace, vhost, buckets) = stage().await;
+    let elected = namespace.elected();
     let operator = Operator::start(testbed, &namespace, &vhost, &elected).await;
     let spec = json!({"schedule": "* * * * * *", "amount": 1, "maximum": 1_000_000});
     buckets.create("x", spec).await;
@@ -58,9 +46,9 @@ async fn a_leader_whose_lease_is_taken_stops_and_stands_by() {
         .await
         .expect("the lease is there");
     eventually("the leader to stop", SOON, async || {
-        match operator.metric("tokenbucket_leader").await? {
-            Some(0.0) => Ok(()),
-            leader => Err(format!("{leader:?}")),
+        match operator.leads().await? {
+            true => Err("it leads".into()),
+            false => Ok(()),
         }
     })
     .await;
@@ -87,14 +75,7 @@ async fn a_leader_whose_lease_is_taken_stops_and_stands_by() {
         .expect("a standby is ready too");
 
     // The thief never renews what it took.
-    eventually("the lease to be taken back", SOON, async || match operator
-        .metric("tokenbucket_leader")
-        .await?
-    {
-        Some(1.0) => Ok(()),
-        leader => Err(format!("{leader:?}")),
-    })
-    .await;
+    operator.becomes_leader().await;
     let before = buckets.status("x").await.tokens_issued;
     buckets
         .until("x", "refills again", |status| status.tokens_issued > before)

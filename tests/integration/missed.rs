@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
 use token_bucket_operator::api::from_time;
 
-use crate::support::{Buckets, Operator, SOON, eventually, testbed};
+use crate::support::{Operator, SOON, eventually, stage};
 
 /// What an operator says that it has added: due time and tokens of each refill, by bucket.
 fn refills(operator: &Operator) -> HashMap<String, Vec<(DateTime<Utc>, i64)>> {
@@ -31,9 +31,7 @@ fn refills(operator: &Operator) -> HashMap<String, Vec<(DateTime<Utc>, i64)>> {
 
 #[tokio::test]
 async fn each_policy_does_what_it_says_about_the_ticks_of_an_absence() {
-    let testbed = testbed().await;
-    let (namespace, vhost) = (testbed.namespace().await, testbed.vhost().await);
-    let buckets = Buckets::of(testbed, &namespace).await;
+    let (testbed, namespace, vhost, buckets) = stage().await;
     let mut operator = Operator::start(testbed, &namespace, &vhost, &[]).await;
     let mut created = DateTime::<Utc>::MAX_UTC;
     for (name, policy) in [

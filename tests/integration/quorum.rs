@@ -7,10 +7,7 @@ use token_bucket_operator::bucket::Bucket;
 
 use crate::engine::{Running, asked, bucket, removal, waits_and_takes_over};
 use crate::refills::survives_kills;
-use crate::support::{SOON, eventually, testbed};
-
-/// Nothing of it is due while a test runs.
-const RARELY: &str = "0 0 1 1 *";
+use crate::support::{RARELY, SOON, eventually, testbed};
 
 fn quorum(name: &str, schedule: &str, amount: u64, maximum: u64) -> Bucket {
     Bucket {

@@ -8,16 +8,11 @@ use lapin::types::FieldTable;
 use serde_json::json;
 use token_bucket_operator::api::{Trigger, from_time};
 
-use crate::support::{Account, Buckets, Operator, Pace, SOON, eventually, testbed};
-
-/// An hourly schedule: nothing of it is due while a test runs, unless the test asks at the very wrong minute.
-const RARELY: &str = "0 0 1 1 *";
+use crate::support::{Account, Operator, Pace, RARELY, SOON, eventually, stage};
 
 #[tokio::test]
 async fn a_bucket_fills_on_schedule_up_to_its_maximum() {
-    let testbed = testbed().await;
-    let (namespace, vhost) = (testbed.namespace().await, testbed.vhost().await);
-    let buckets = Buckets::of(testbed, &namespace).await;
+    let (testbed, namespace, vhost, buckets) = stage().await;
     let _operator =
         Operator::start(testbed, &namespace, &vhost, &["--status-interval", "200ms"]).await;
     buckets
@@ -110,9 +105,7 @@ async fn a_bucket_fills_on_schedule_up_to_its_maximum() {
 
 #[tokio::test]
 async fn a_big_refill_arrives_whole() {
-    let testbed = testbed().await;
-    let (namespace, vhost) = (testbed.namespace().await, testbed.vhost().await);
-    let buckets = Buckets::of(testbed, &namespace).await;
+    let (testbed, namespace, vhost, buckets) = stage().await;
     let _operator = Operator::start(testbed, &namespace, &vhost, &[]).await;
     buckets
         .create(
@@ -137,9 +130,7 @@ async fn a_big_refill_arrives_whole() {
 
 #[tokio::test]
 async fn initial_tokens_come_once() {
-    let testbed = testbed().await;
-    let (namespace, vhost) = (testbed.namespace().await, testbed.vhost().await);
-    let buckets = Buckets::of(testbed, &namespace).await;
+    let (testbed, namespace, vhost, buckets) = stage().await;
     let mut operator = Operator::start(testbed, &namespace, &vhost, &[]).await;
     let spec = json!({"schedule": RARELY, "amount": 5, "maximum": 50, "initialTokens": 20});
     buckets.create("x", spec).await;
@@ -164,9 +155,7 @@ async fn initial_tokens_come_once() {
 
 #[tokio::test]
 async fn the_annotation_asks_for_one_refill() {
-    let testbed = testbed().await;
-    let (namespace, vhost) = (testbed.namespace().await, testbed.vhost().await);
-    let buckets = Buckets::of(testbed, &namespace).await;
+    let (testbed, namespace, vhost, buckets) = stage().await;
     let mut operator = Operator::start(testbed, &namespace, &vhost, &[]).await;
     buckets
         .create(
@@ -206,9 +195,7 @@ async fn the_annotation_asks_for_one_refill() {
 
 #[tokio::test]
 async fn requests_of_others_are_carried_out_and_bad_ones_parked() {
-    let testbed = testbed().await;
-    let (namespace, vhost) = (testbed.namespace().await, testbed.vhost().await);
-    let buckets = Buckets::of(testbed, &namespace).await;
+    let (testbed, namespace, vhost, buckets) = stage().await;
     let _operator = Operator::start(testbed, &namespace, &vhost, &[]).await;
     buckets
         .create(
@@ -276,9 +263,7 @@ async fn kills_add_no_tick_twice_and_miss_none() {
 
 /// Every tick adds `amount` tokens exactly once, though the operator is killed again and again.
 pub async fn survives_kills(queue_type: &str, amount: u64) {
-    let testbed = testbed().await;
-    let (namespace, vhost) = (testbed.namespace().await, testbed.vhost().await);
-    let buckets = Buckets::of(testbed, &namespace).await;
+    let (testbed, namespace, vhost, buckets) = stage().await;
     let arguments = [
         "--status-interval",
         "200ms",
@@ -303,9 +288,7 @@ pub async fn survives_kills(queue_type: &str, amount: u64) {
 
 #[tokio::test]
 async fn a_cut_connection_loses_nothing() {
-    let testbed = testbed().await;
-    let (namespace, vhost) = (testbed.namespace().await, testbed.vhost().await);
-    let buckets = Buckets::of(testbed, &namespace).await;
+    let (testbed, namespace, vhost, buckets) = stage().await;
     let _operator =
         Operator::start(testbed, &namespace, &vhost, &["--status-interval", "200ms"]).await;
     let spec = json!({"schedule": RARELY, "amount": 40_000, "maximum": 1_000_000});

@@ -11,10 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use crate::engine::{Running, asked, bucket};
-use crate::support::{Vhost, testbed};
-
-/// Nothing of it is due while a test runs.
-const RARELY: &str = "0 0 1 1 *";
+use crate::support::{RARELY, Vhost, testbed};
 
 fn quorum(name: &str) -> Bucket {
     Bucket {

@@ -8,10 +8,7 @@ use kube::api::{ListParams, WatchEvent, WatchParams};
 use serde_json::json;
 use token_bucket_operator::api::{TokenBucket, TokenBucketStatus, Trigger};
 
-use crate::support::{Buckets, Operator, SOON, eventually, testbed};
-
-/// Nothing of it is due while a test runs.
-const RARELY: &str = "0 0 1 1 *";
+use crate::support::{Buckets, Operator, RARELY, SOON, eventually, stage, testbed};
 
 /// What happened to the resource `name` since that version of its namespace, until its deletion was asked for.
 async fn history(api: &Api<TokenBucket>, name: &str, since: &str) -> Vec<String> {
@@ -55,9 +52,7 @@ async fn a_bucket_is_in_progress_before_anybody_has_written_a_status() {
 
 #[tokio::test]
 async fn a_bucket_takes_two_writes_to_be_ready() {
-    let testbed = testbed().await;
-    let (namespace, vhost) = (testbed.namespace().await, testbed.vhost().await);
-    let buckets = Buckets::of(testbed, &namespace).await;
+    let (testbed, namespace, vhost, buckets) = stage().await;
     let _operator = Operator::start(testbed, &namespace, &vhost, &[]).await;
     // The engine is connected and its refill queue is there, as mostly.
     let spec = json!({"schedule": RARELY, "amount": 1, "maximum": 9});
@@ -85,9 +80,7 @@ async fn a_bucket_takes_two_writes_to_be_ready() {
 
 #[tokio::test]
 async fn a_bucket_is_ready_when_its_initial_tokens_are_in_it() {
-    let testbed = testbed().await;
-    let (namespace, vhost) = (testbed.namespace().await, testbed.vhost().await);
-    let buckets = Buckets::of(testbed, &namespace).await;
+    let (testbed, namespace, vhost, buckets) = stage().await;
     // No count comes later and mends what the first status says.
     let seldom = ["--status-interval", "1h"];
     let _operator = Operator::start(testbed, &namespace, &vhost, &seldom).await;

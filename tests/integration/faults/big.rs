@@ -1,16 +1,11 @@
 use serde_json::json;
 use token_bucket_operator::api::TokenBucketStatus;
 
-use crate::support::{Buckets, Operator, SOON, eventually, testbed};
-
-/// Nothing of it is due while a test runs.
-const RARELY: &str = "0 0 1 1 *";
+use crate::support::{Operator, RARELY, SOON, eventually, stage};
 
 #[tokio::test]
 async fn a_big_refill_that_is_killed_at_many_chunks_ends_exactly() {
-    let testbed = testbed().await;
-    let (namespace, vhost) = (testbed.namespace().await, testbed.vhost().await);
-    let buckets = Buckets::of(testbed, &namespace).await;
+    let (testbed, namespace, vhost, buckets) = stage().await;
     let mut operator = Operator::start(testbed, &namespace, &vhost, &[]).await;
     let spec = json!({"schedule": RARELY, "amount": 200_000, "maximum": 10_000_000});
     buckets.create("x", spec).await;

@@ -1,13 +1,7 @@
 use chrono::Utc;
 use serde_json::json;
-use token_bucket_operator::api::{TokenBucketStatus, from_time};
 
-use crate::support::{Account, Buckets, Operator, Pace, reason, testbed};
-
-fn last_tick(status: &TokenBucketStatus) -> Option<chrono::DateTime<Utc>> {
-    let refill = status.last_refill.as_ref()?;
-    refill.scheduled_time.as_ref().map(from_time)
-}
+use crate::support::{Account, Buckets, Operator, Pace, last_tick, reason, testbed};
 
 #[tokio::test]
 async fn refills_resume_after_a_broker_was_restarted_killed_or_short_of_memory() {

@@ -2,39 +2,23 @@ use chrono::Utc;
 use token_bucket_operator::api::from_time;
 
 use super::books;
-use crate::support::{Buckets, Network, Operator, SOON, eventually, testbed};
-
-async fn leads(operator: &Operator) -> Result<(), String> {
-    match operator.metric("tokenbucket_leader").await? {
-        Some(1.0) => Ok(()),
-        leader => Err(format!("{leader:?}")),
-    }
-}
+use crate::support::{Network, Operator, SOON, eventually, stage};
 
 #[tokio::test]
 async fn a_leader_that_was_stopped_past_its_lease_doubles_nothing() {
-    let testbed = testbed().await;
-    let (namespace, vhost) = (testbed.namespace().await, testbed.vhost().await);
-    let buckets = Buckets::of(testbed, &namespace).await;
-    let elected = [
-        "--leader-elect=true",
-        "--leader-elect-namespace",
-        namespace.name(),
-    ];
+    let (testbed, namespace, vhost, buckets) = stage().await;
+    let elected = namespace.elected();
     let first = Operator::start(testbed, &namespace, &vhost, &elected).await;
     let (account, accountant) = books(&buckets, &vhost).await;
     let second = Operator::start(testbed, &namespace, &vhost, &elected).await;
     first.signal("STOP").await;
-    eventually("the other replica to lead", SOON, async || {
-        leads(&second).await
-    })
-    .await;
+    second.becomes_leader().await;
     first.signal("CONT").await;
     // Both believe in their leadership for a moment; then there is one.
     eventually("the first to have noticed", SOON, async || {
-        match leads(&first).await {
-            Ok(()) => Err("it leads".into()),
-            Err(_) => Ok(()),
+        match first.leads().await {
+            Ok(true) => Err("it leads".into()),
+            Ok(false) | Err(_) => Ok(()),
         }
     })
     .await;
@@ -44,19 +28,12 @@ async fn a_leader_that_was_stopped_past_its_lease_doubles_nothing() {
 
 #[tokio::test]
 async fn refills_go_on_without_the_api_server_and_the_status_catches_up() {
-    let testbed = testbed().await;
-    let (namespace, vhost) = (testbed.namespace().await, testbed.vhost().await);
-    let buckets = Buckets::of(testbed, &namespace).await;
+    let (testbed, namespace, vhost, buckets) = stage().await;
     let folder = tempfile::tempdir().expect("a folder");
     let kubeconfig = folder.path().join("kubeconfig");
     let api = testbed.proxy_of_api_server(&kubeconfig).await;
     // With election, for the lease cannot be renewed either.
-    let arguments = [
-        "--leader-elect=true",
-        "--leader-elect-namespace",
-        namespace.name(),
-        "--status-interval=200ms",
-    ];
+    let arguments = [&namespace.elected()[..], &["--status-interval=200ms"]].concat();
     let url = vhost.amqp_url();
     let _operator = Operator::start_with(&kubeconfig, &namespace, Some(&url), &arguments);
     let (account, accountant) = books(&buckets, &vhost).await;

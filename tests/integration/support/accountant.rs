@@ -11,7 +11,7 @@ use token_bucket_operator::api::{TokenBucketStatus, from_time};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{Buckets, Vhost};
+use super::{Buckets, Vhost, last_tick};
 
 /// When a bucket of an [`Accountant`] is refilled: in each second of the minute that is a multiple of this one. It knows
 /// the ticks by arithmetic of its own.
@@ -136,11 +136,6 @@ impl Account {
             self.name
         );
     }
-}
-
-fn last_tick(status: &TokenBucketStatus) -> Option<DateTime<Utc>> {
-    let refill = status.last_refill.as_ref()?;
-    refill.scheduled_time.as_ref().map(from_time)
 }
 
 /// Takes tokens and counts them, and looks again and again how full the buckets are. It has its own way to the broker,

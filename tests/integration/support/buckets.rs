@@ -1,14 +1,18 @@
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
-use token_bucket_operator::api::{TokenBucket, TokenBucketStatus};
+use token_bucket_operator::api::{TokenBucket, TokenBucketStatus, from_time};
 
 use super::{Namespace, Testbed, eventually};
 
 /// How long anything may take that the operator does at once.
 pub const SOON: Duration = Duration::from_secs(90);
+
+/// A schedule of which nothing is due while a test runs.
+pub const RARELY: &str = "0 0 1 1 *";
 
 /// The TokenBuckets of one namespace.
 pub struct Buckets {
@@ -126,4 +130,10 @@ pub fn reason<'s>(status: &'s TokenBucketStatus, kind: &str) -> &'s str {
     condition
         .map(|condition| condition.reason.as_str())
         .unwrap_or_default()
+}
+
+/// The newest scheduled refill's due time.
+pub fn last_tick(status: &TokenBucketStatus) -> Option<DateTime<Utc>> {
+    let refill = status.last_refill.as_ref()?;
+    refill.scheduled_time.as_ref().map(from_time)
 }

@@ -13,13 +13,13 @@ mod vhost;
 mod wait;
 
 pub use accountant::{Account, Accountant, Pace};
-pub use buckets::{Buckets, SOON, condition, reason};
+pub use buckets::{Buckets, RARELY, SOON, condition, last_tick, reason};
 pub use celery::Celery;
 pub use events::event;
 pub use namespace::Namespace;
 pub use operator::Operator;
 pub use proxy::{Network, Proxy};
-pub use testbed::{Testbed, testbed};
+pub use testbed::{Testbed, stage, testbed};
 pub use vhost::Vhost;
 pub use wait::eventually;
 

@@ -25,6 +25,15 @@ impl<'t> Namespace<'t> {
     pub fn name(&self) -> &str {
         &self.name
     }
+
+    /// Arguments of an operator that is one of several replicas; their lease is here.
+    pub fn elected(&self) -> [&str; 3] {
+        [
+            "--leader-elect=true",
+            "--leader-elect-namespace",
+            &self.name,
+        ]
+    }
 }
 
 impl Drop for Namespace<'_> {

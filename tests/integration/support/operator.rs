@@ -136,6 +136,26 @@ impl Operator {
         Ok(sample.and_then(|(_, value)| value.parse().ok()))
     }
 
+    /// Whether it leads, by its metrics.
+    pub async fn leads(&self) -> Result<bool, String> {
+        match self.metric("tokenbucket_leader").await? {
+            Some(1.0) => Ok(true),
+            Some(0.0) => Ok(false),
+            leader => Err(format!("{leader:?}")),
+        }
+    }
+
+    /// Waits until it leads.
+    pub async fn becomes_leader(&self) {
+        eventually("the replica to lead", SOON, async || {
+            match self.leads().await? {
+                true => Ok(()),
+                false => Err("it does not lead".into()),
+            }
+        })
+        .await;
+    }
+
     /// Waits until it has logged `text`.
     pub async fn logs_have(&self, text: &str) {
         eventually("a line in the log", SOON, async || {

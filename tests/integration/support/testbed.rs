@@ -15,7 +15,7 @@ use kube::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{Namespace, Proxy, Vhost};
+use super::{Buckets, Namespace, Proxy, Vhost};
 
 /// A Kubernetes control plane and a RabbitMQ node, shared by all tests of a run.
 pub struct Testbed {
@@ -52,6 +52,19 @@ pub async fn testbed() -> &'static Testbed {
         .expect("no panic at the start")
         .as_ref()
         .unwrap_or_else(|error| panic!("no testbed: {error}"))
+}
+
+/// What most tests stand on: a namespace, a vhost, and the TokenBuckets of the namespace.
+pub async fn stage() -> (
+    &'static Testbed,
+    Namespace<'static>,
+    Vhost<'static>,
+    Buckets,
+) {
+    let testbed = testbed().await;
+    let (namespace, vhost) = (testbed.namespace().await, testbed.vhost().await);
+    let buckets = Buckets::of(testbed, &namespace).await;
+    (testbed, namespace, vhost, buckets)
 }
 
 impl Testbed {
