@@ -4,48 +4,33 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use chrono::{DateTime, Datelike, Timelike, Utc};
-use chrono_tz::UTC;
-use token_bucket_operator::api::{MissedRefills, QueueType};
-use token_bucket_operator::broker::Endpoint;
-use token_bucket_operator::bucket::{Bucket, BucketId};
-use token_bucket_operator::engine::{Engine, Options, Outcome, Permit, Phase};
-use token_bucket_operator::schedule::Timetable;
-use tokio::sync::mpsc::{self, UnboundedReceiver};
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use token_bucket_operator::api::QueueType;
+use token_bucket_operator::bucket::Bucket;
+use token_bucket_operator::engine::{Options, Outcome, Permit, Phase};
 
-use crate::support::Vhost;
+use crate::support::{self, Running, Vhost};
 
 /// Longest time between two outcomes.
 const LIMIT: Duration = Duration::from_secs(60);
 /// Counts are not read meanwhile.
 const SELDOM: Duration = Duration::from_secs(600);
 
-pub struct Running {
-    engine: Engine,
-    outcomes: UnboundedReceiver<Outcome>,
-    stop: CancellationToken,
-    task: JoinHandle<()>,
+/// An engine under measurement.
+pub struct Measured {
+    running: Running,
     revision: u64,
 }
 
-impl Running {
+impl Measured {
     pub fn start(vhost: &Vhost<'_>) -> Self {
-        let endpoint = Endpoint::parse(&vhost.amqp_url()).expect("an AMQP URL");
         let options = Options {
             connection_name: "bench".into(),
             status_interval: SELDOM,
             refill_queue_type: QueueType::Classic,
             permit: Permit::unlimited(),
         };
-        let (sender, outcomes) = mpsc::unbounded_channel();
-        let stop = CancellationToken::new();
-        let (engine, task) = Engine::start(endpoint, options, sender, stop.clone());
         Self {
-            engine,
-            outcomes,
-            stop,
-            task: tokio::spawn(task),
+            running: Running::start_as(&vhost.amqp_url(), options),
             revision: 0,
         }
     }
@@ -54,7 +39,7 @@ impl Running {
     pub async fn apply(&mut self, buckets: &[Bucket]) {
         self.revision += 1;
         for bucket in buckets {
-            self.engine.apply(bucket.clone(), self.revision);
+            self.running.engine.apply(bucket.clone(), self.revision);
         }
         let mut ready = HashSet::new();
         while ready.len() < buckets.len() {
@@ -80,38 +65,18 @@ impl Running {
     }
 
     async fn next(&mut self) -> Outcome {
-        let outcome = tokio::time::timeout(LIMIT, self.outcomes.recv()).await;
+        let outcome = tokio::time::timeout(LIMIT, self.running.outcomes.recv()).await;
         outcome.expect("something happens").expect("it runs")
     }
 
     pub async fn stop(self) {
-        self.stop.cancel();
-        self.task.await.expect("the engine ends by itself");
+        self.running.stop().await;
     }
 }
 
+/// The bucket of that number, with room for every refill.
 pub fn bucket(number: usize, schedule: &str, amount: u64) -> Bucket {
-    let name = format!("b{number}");
-    let created = Utc::now();
-    Bucket {
-        id: BucketId {
-            namespace: "bench".into(),
-            name: name.as_str().into(),
-        },
-        uid: format!("uid-{number}"),
-        created,
-        timetable: Timetable::new(schedule.parse().expect("a schedule"), UTC, created),
-        name,
-        amount,
-        maximum: 10_000_000,
-        initial_tokens: 0,
-        refill_queue: "token_buckets.refill".into(),
-        suspend: false,
-        missed_refills: MissedRefills::Latest,
-        starting_deadline: None,
-        queue_type: QueueType::Classic,
-        refill_request: None,
-    }
+    support::bucket(&format!("b{number}"), schedule, amount, 10_000_000)
 }
 
 /// A schedule that is due at `at`, and then not for a year.

@@ -1,6 +1,6 @@
 //! Punctuality: one bucket that is due every second, on an idle system.
 
-use crate::engine::{Running, bucket, percentile};
+use crate::engine::{Measured, bucket, percentile};
 use crate::report::{Goal, Report};
 use crate::support::testbed;
 
@@ -9,7 +9,7 @@ const REFILLS: usize = 24;
 
 pub async fn run(report: &mut Report, rounds: usize) {
     let vhost = testbed().await.vhost().await;
-    let mut engine = Running::start(&vhost);
+    let mut engine = Measured::start(&vhost);
     engine.apply(&[bucket(0, "* * * * * *", 1)]).await;
     // The start is over when the first one has come.
     engine.lags(1).await;

@@ -12,7 +12,7 @@ use token_bucket_operator::broker::{
 
 use crate::raw::{self, Raw};
 use crate::report::{Goal, Report};
-use crate::support::{Buckets, Celery, Operator, Vhost, eventually, testbed};
+use crate::support::{Buckets, Celery, Operator, RARELY, Vhost, eventually, testbed};
 use crate::system;
 
 const TOKENS: u32 = 100_000;
@@ -38,7 +38,7 @@ pub async fn run(report: &mut Report, rounds: usize) {
     );
     let operator = Operator::start(testbed, &namespace, &ours, &["--status-interval=10m"]).await;
     let buckets = Buckets::of(testbed, &namespace).await;
-    let spec = json!({"schedule": "0 0 1 1 *", "amount": TOKENS, "maximum": TOKENS});
+    let spec = json!({"schedule": RARELY, "amount": TOKENS, "maximum": TOKENS});
     buckets.create("x", spec).await;
     buckets.ready("x").await;
     let mut raw = prepare(&limit).await;

@@ -13,7 +13,7 @@ use serde_json::json;
 use token_bucket_operator::api::TokenBucket;
 
 use crate::report::{Goal, Report};
-use crate::support::{Namespace, Operator, Vhost, eventually, testbed};
+use crate::support::{Namespace, Operator, RARELY, Vhost, condition, eventually, testbed};
 use crate::system;
 
 /// Requests of the bench itself that are under way at one time.
@@ -240,7 +240,7 @@ async fn create(buckets: &Api<TokenBucket>, count: usize) {
 async fn create_one(buckets: &Api<TokenBucket>, name: &str) {
     let bucket = json!({
         "metadata": {"name": name},
-        "spec": {"schedule": "0 0 1 1 *", "amount": 10, "maximum": 100},
+        "spec": {"schedule": RARELY, "amount": 10, "maximum": 100},
     });
     let bucket = serde_json::from_value(bucket).expect("a bucket");
     let created = buckets.create(&PostParams::default(), &bucket).await;
@@ -272,11 +272,8 @@ async fn all_ready(buckets: Api<TokenBucket>, count: usize) {
             let (WatchEvent::Added(bucket) | WatchEvent::Modified(bucket)) = event else {
                 continue;
             };
-            let conditions = bucket.status.map(|status| status.conditions);
-            let is_ready = conditions
-                .into_iter()
-                .flatten()
-                .any(|condition| condition.type_ == "Ready" && condition.status == "True");
+            let status = bucket.status.unwrap_or_default();
+            let is_ready = condition(&status, "Ready") == "True";
             version = bucket.metadata.resource_version.unwrap_or_default();
             if is_ready && ready.insert(bucket.metadata.name) && ready.len() == count {
                 return;

@@ -7,7 +7,7 @@ use futures::{StreamExt, stream};
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 
-use crate::engine::{Running, bucket, once, percentile};
+use crate::engine::{Measured, bucket, once, percentile};
 use crate::raw::{self, Raw};
 use crate::report::{Goal, Report};
 use crate::support::{Vhost, testbed};
@@ -30,7 +30,7 @@ const LEDGER: [u8; 300] = [b'x'; 300];
 pub async fn run(report: &mut Report, count: usize, rounds: usize) {
     let testbed = testbed().await;
     let (ours, limit) = (testbed.vhost().await, testbed.vhost().await);
-    let mut engine = Running::start(&ours);
+    let mut engine = Measured::start(&ours);
     let mut raw = prepare(&limit, count).await;
     for amount in AMOUNTS {
         let rounds = match count as u64 * amount {
@@ -72,7 +72,7 @@ pub async fn run(report: &mut Report, count: usize, rounds: usize) {
 }
 
 /// Lets all buckets be due once; answers how late each was, sorted.
-async fn tick(engine: &mut Running, count: usize, amount: u64) -> Vec<Duration> {
+async fn tick(engine: &mut Measured, count: usize, amount: u64) -> Vec<Duration> {
     // Time for all of them to be looked at.
     let lead = TimeDelta::seconds(2 + count as i64 / 1_000);
     let due = (Utc::now() + lead).duration_trunc(TimeDelta::seconds(1));

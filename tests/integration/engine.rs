@@ -1,145 +1,17 @@
 //! The engine on its own: no Kubernetes, a real RabbitMQ.
 
-use std::collections::HashSet;
 use std::time::Duration;
 
 use chrono::Utc;
 use chrono_tz::UTC;
 use futures::future::join_all;
 use futures::join;
-use token_bucket_operator::api::{DeletionPolicy, MissedRefills, QueueType, Trigger};
-use token_bucket_operator::broker::Endpoint;
-use token_bucket_operator::bucket::{Bucket, BucketId};
-use token_bucket_operator::engine::{
-    BucketState, Engine, Moment, Options, Outcome, Permit, Phase, Removal,
-};
+use token_bucket_operator::api::{MissedRefills, QueueType, Trigger};
+use token_bucket_operator::bucket::Bucket;
+use token_bucket_operator::engine::{Moment, Outcome, Permit, Phase};
 use token_bucket_operator::schedule::Timetable;
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
-use crate::support::{RARELY, SOON, Vhost, eventually, testbed};
-
-pub struct Running {
-    pub engine: Engine,
-    outcomes: mpsc::UnboundedReceiver<Outcome>,
-    stop: CancellationToken,
-    task: JoinHandle<()>,
-}
-
-impl Running {
-    fn start(vhost: &Vhost<'_>) -> Self {
-        Self::start_with(vhost, Permit::unlimited())
-    }
-
-    fn start_with(vhost: &Vhost<'_>, permit: Permit) -> Self {
-        Self::start_at(&vhost.amqp_url(), QueueType::Classic, permit)
-    }
-
-    /// On any broker, with refill queues of any type.
-    pub fn of_type(amqp_url: &str, refill_queue_type: QueueType) -> Self {
-        Self::start_at(amqp_url, refill_queue_type, Permit::unlimited())
-    }
-
-    fn start_at(amqp_url: &str, refill_queue_type: QueueType, permit: Permit) -> Self {
-        let endpoint = Endpoint::parse(amqp_url).expect("an AMQP URL");
-        let options = Options {
-            connection_name: "test".into(),
-            status_interval: Duration::from_millis(200),
-            refill_queue_type,
-            permit,
-        };
-        let (sender, outcomes) = mpsc::unbounded_channel();
-        let stop = CancellationToken::new();
-        let (engine, task) = Engine::start(endpoint, options, sender, stop.clone());
-        Self {
-            engine,
-            outcomes,
-            stop,
-            task: tokio::spawn(task),
-        }
-    }
-
-    /// Waits for an outcome, and answers it.
-    pub async fn until(&mut self, wanted: impl Fn(&Outcome) -> bool) -> Outcome {
-        loop {
-            let outcome = tokio::time::timeout(SOON, self.outcomes.recv()).await;
-            let outcome = outcome
-                .expect("the outcome comes soon")
-                .expect("the engine runs");
-            if wanted(&outcome) {
-                return outcome;
-            }
-        }
-    }
-
-    /// Waits until `count` buckets are ready in this revision, and answers the state of the last one.
-    pub async fn ready(&mut self, count: usize, revision: u64) -> BucketState {
-        let ready = |outcome: &Outcome| match outcome {
-            Outcome::Bucket(_, state) => state.phase == Phase::Ready && state.revision == revision,
-            _ => false,
-        };
-        let mut seen = HashSet::new();
-        loop {
-            if let Outcome::Bucket(id, state) = self.until(ready).await {
-                seen.insert(id);
-                if seen.len() == count {
-                    return state;
-                }
-            }
-        }
-    }
-
-    pub async fn stop(self) {
-        self.stop.cancel();
-        self.task.await.expect("the engine ends by itself");
-    }
-}
-
-pub fn bucket(name: &str, schedule: &str, amount: u64, maximum: u64) -> Bucket {
-    let created = Utc::now();
-    Bucket {
-        id: BucketId {
-            namespace: "test".into(),
-            name: name.into(),
-        },
-        uid: format!("uid-{name}"),
-        created,
-        name: name.into(),
-        timetable: Timetable::new(schedule.parse().expect("a schedule"), UTC, created),
-        amount,
-        maximum,
-        initial_tokens: 0,
-        refill_queue: "refill".into(),
-        suspend: false,
-        missed_refills: MissedRefills::Latest,
-        starting_deadline: None,
-        queue_type: QueueType::Classic,
-        refill_request: None,
-    }
-}
-
-pub fn asked(bucket: &Bucket, value: &str) -> Bucket {
-    Bucket {
-        refill_request: Some(value.into()),
-        ..bucket.clone()
-    }
-}
-
-pub fn removal(bucket: &Bucket) -> Removal {
-    let Bucket {
-        id,
-        name,
-        refill_queue,
-        ..
-    } = bucket.clone();
-    Removal {
-        id,
-        name,
-        refill_queue,
-        policy: DeletionPolicy::Delete,
-    }
-}
+use crate::support::{RARELY, Running, SOON, Vhost, asked, bucket, eventually, removal, testbed};
 
 #[tokio::test]
 async fn a_big_refill_does_not_hold_up_a_small_one() {

@@ -5,9 +5,9 @@ use token_bucket_operator::api::QueueType;
 use token_bucket_operator::broker::{BrokerError, Endpoint};
 use token_bucket_operator::bucket::Bucket;
 
-use crate::engine::{Running, asked, bucket, removal, waits_and_takes_over};
+use crate::engine::waits_and_takes_over;
 use crate::refills::survives_kills;
-use crate::support::{RARELY, SOON, eventually, testbed};
+use crate::support::{RARELY, Running, SOON, asked, bucket, eventually, removal, testbed};
 
 fn quorum(name: &str, schedule: &str, amount: u64, maximum: u64) -> Bucket {
     Bucket {

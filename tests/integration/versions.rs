@@ -10,8 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use crate::engine::{Running, asked, bucket};
-use crate::support::{RARELY, Vhost, testbed};
+use crate::support::{RARELY, Running, Vhost, asked, bucket, testbed};
 
 fn quorum(name: &str) -> Bucket {
     Bucket {

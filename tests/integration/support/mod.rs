@@ -4,6 +4,7 @@
 mod accountant;
 mod buckets;
 mod celery;
+mod engine;
 mod events;
 mod namespace;
 mod operator;
@@ -15,6 +16,7 @@ mod wait;
 pub use accountant::{Account, Accountant, Pace};
 pub use buckets::{Buckets, RARELY, SOON, condition, last_tick, reason};
 pub use celery::Celery;
+pub use engine::{Running, asked, bucket, removal};
 pub use events::event;
 pub use namespace::Namespace;
 pub use operator::Operator;
