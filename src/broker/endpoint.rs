@@ -8,6 +8,9 @@ use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserIn
 /// Seconds between heartbeats unless the URI says otherwise. A dead peer is noticed after twice that.
 const HEARTBEAT: u16 = 10;
 
+/// Largest frame. The client library keeps room for 64 of them; no message of ours needs even one.
+const FRAME_MAX: u32 = 32_768;
+
 /// Where to connect and as whom. Neither `Debug` nor `Display` shows the password.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Endpoint {
@@ -154,6 +157,7 @@ impl Endpoint {
             vhost: self.vhost.to_string(),
             query: AMQPQueryString {
                 heartbeat: Some(self.heartbeat),
+                frame_max: Some(FRAME_MAX),
                 ..Default::default()
             },
         }

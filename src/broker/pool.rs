@@ -9,11 +9,14 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// More channels than this make nothing faster.
 const CHANNELS: usize = 16;
+/// The client library remembers every queue that a channel has named until the channel is closed.
+const MOST_USES: u16 = 200;
 
 /// Channels of one connection, opened when needed.
 pub(super) struct Pool {
     permits: Semaphore,
-    idle: Mutex<Vec<Channel>>,
+    /// Each with how often it was used.
+    idle: Mutex<Vec<(Channel, u16)>>,
 }
 
 impl Pool {
@@ -34,13 +37,14 @@ impl Pool {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .pop();
-        let channel = match idle {
-            Some(channel) => channel,
-            None => connection.create_channel().await?,
+        let (channel, uses) = match idle {
+            Some(used) => used,
+            None => (connection.create_channel().await?, 0),
         };
         Ok(Lease {
             pool: self,
             channel,
+            uses,
             _permit: permit,
         })
     }
@@ -50,18 +54,20 @@ impl Pool {
 pub(super) struct Lease<'a> {
     pool: &'a Pool,
     channel: Channel,
+    uses: u16,
     _permit: SemaphorePermit<'a>,
 }
 
 impl Lease<'_> {
-    /// Gives the channel back for others, unless the broker has closed it.
+    /// Gives the channel back for others, unless the broker has closed it or it is worn.
     pub(super) fn put_back(self) {
-        if self.channel.status().connected() {
+        let uses = self.uses + 1;
+        if uses < MOST_USES && self.channel.status().connected() {
             self.pool
                 .idle
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
-                .push(self.channel);
+                .push((self.channel, uses));
         }
     }
 }

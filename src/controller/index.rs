@@ -1,6 +1,7 @@
 //! All TokenBuckets that are known, and which of them name the same queue. No client required.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use kube::runtime::watcher::Event;
@@ -15,7 +16,7 @@ use crate::bucket::BucketId;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Claim {
     created: DateTime<Utc>,
-    uid: String,
+    uid: Arc<str>,
     /// Whose claim it is.
     pub id: BucketId,
 }
@@ -24,7 +25,7 @@ pub struct Claim {
 struct Known {
     claim: Claim,
     /// None when the resource cannot be read: it claims nothing.
-    queue: Option<String>,
+    queue: Option<Arc<str>>,
     connection: Option<Connection>,
     /// The status that it came with, until the first pass takes it.
     published: Option<Box<TokenBucketStatus>>,
@@ -34,7 +35,8 @@ struct Known {
 #[derive(Debug, Default)]
 pub struct Index {
     known: HashMap<BucketId, Known>,
-    claims: HashMap<String, BTreeSet<Claim>>,
+    /// By queue, the best claim first.
+    claims: HashMap<Arc<str>, Vec<Claim>>,
     /// By the scope of its watch: what a list that has begun has shown so far.
     listing: HashMap<Option<String>, HashSet<BucketId>>,
 }
@@ -92,13 +94,12 @@ impl Index {
     pub fn holds(&self, id: &BucketId, uid: Option<&str>) -> bool {
         self.known
             .get(id)
-            .is_some_and(|known| Some(known.claim.uid.as_str()) == uid)
+            .is_some_and(|known| Some(&*known.claim.uid) == uid)
     }
 
     /// The status that the resource had when it was first seen; None the second time.
-    pub fn take_published(&mut self, id: &BucketId) -> Option<TokenBucketStatus> {
-        let published = self.known.get_mut(id)?.published.take()?;
-        Some(*published)
+    pub fn take_published(&mut self, id: &BucketId) -> Option<Box<TokenBucketStatus>> {
+        self.known.get_mut(id)?.published.take()
     }
 
     /// Resources that name the same queue as `id`: those with a better claim, and those with a worse one. Each with its
@@ -138,11 +139,14 @@ impl Index {
                 .creation_timestamp()
                 .map(|time| from_time(&time))
                 .unwrap_or_default(),
-            uid: meta.uid.clone().unwrap_or_default(),
+            uid: meta.uid.as_deref().unwrap_or_default().into(),
             id: id.clone(),
         };
         let (queue, connection) = match &object.0 {
-            Ok(bucket) => (Some(bucket.queue_name()), bucket.spec.connection.clone()),
+            Ok(bucket) => (
+                Some(bucket.queue_name().into()),
+                bucket.spec.connection.clone(),
+            ),
             Err(_) => (None, None),
         };
         let known = Known {
@@ -162,10 +166,10 @@ impl Index {
             self.remove(&id, changes);
         }
         if let Some(queue) = &known.queue {
-            self.claims
-                .entry(queue.clone())
-                .or_default()
-                .insert(known.claim.clone());
+            let one = || Vec::with_capacity(1);
+            let claims = self.claims.entry(queue.clone()).or_insert_with(one);
+            let place = claims.partition_point(|other| *other < known.claim);
+            claims.insert(place, known.claim.clone());
         }
         let published = object.0.as_ref().ok();
         let published = published.and_then(|bucket| bucket.status.clone().map(Box::new));
@@ -184,7 +188,7 @@ impl Index {
             return;
         };
         if let Some(claims) = self.claims.get_mut(&queue) {
-            claims.remove(&claim);
+            claims.retain(|other| *other != claim);
             if claims.is_empty() {
                 self.claims.remove(&queue);
             }
@@ -276,7 +280,7 @@ mod tests {
         };
         shown.0.as_mut().unwrap().status = Some(status.clone());
         let mut index = index(&[shown.clone()]);
-        assert_eq!(index.take_published(&id("a")), Some(status));
+        assert_eq!(index.take_published(&id("a")), Some(Box::new(status)));
         index.observe(None, &Event::Apply(shown));
         assert_eq!(index.take_published(&id("a")), None);
     }

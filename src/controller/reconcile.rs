@@ -220,7 +220,7 @@ fn report(
         uid: object.uid().unwrap_or_default(),
         generation: object.meta().generation.unwrap_or_default(),
         queue: resource.map(TokenBucket::queue_name),
-        published: published.unwrap_or_default(),
+        published,
         judgement,
     }));
 }

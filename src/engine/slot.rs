@@ -27,8 +27,9 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    pub(super) fn new(bucket: Arc<Bucket>, revision: u64) -> Self {
-        Self {
+    /// Boxed: a large value in each empty place of a map would be half of its memory.
+    pub(super) fn new(bucket: Arc<Bucket>, revision: u64) -> Box<Self> {
+        Box::new(Self {
             bucket,
             revision,
             stage: Stage::Ensuring,
@@ -37,7 +38,7 @@ impl Slot {
             unwritten: false,
             held: Vec::new(),
             filling: false,
-        }
+        })
     }
 
     /// Forgets all that was only true for the channel that is gone.

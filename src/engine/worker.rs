@@ -71,7 +71,7 @@ enum End {
 /// The buckets of one refill queue and what is to be done for them.
 pub(super) struct Worker {
     pub(super) context: Arc<Context>,
-    pub(super) slots: HashMap<BucketId, Slot>,
+    pub(super) slots: HashMap<BucketId, Box<Slot>>,
     pub(super) by_name: HashMap<String, BucketId>,
     /// Requests to carry out, in order.
     pub(super) asked: Vec<Asked>,

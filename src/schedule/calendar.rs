@@ -62,7 +62,7 @@ impl TimeOfDay {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Dates {
     /// A date counts when one of these has it: the enumerator itself only knows day of month *and* day of week.
-    rules: Vec<cron::Schedule>,
+    rules: Box<[cron::Schedule]>,
 }
 
 impl Dates {

@@ -49,7 +49,8 @@ struct Entry {
 /// The newest knowledge about every bucket.
 pub(super) struct Book {
     interval: Duration,
-    entries: HashMap<BucketId, Entry>,
+    /// Boxed: a large entry in each empty place of the map would be half of its memory.
+    entries: HashMap<BucketId, Box<Entry>>,
     connections: HashMap<Endpoint, Connection>,
     urgent: BTreeSet<(Instant, BucketId)>,
     routine: BTreeSet<(Instant, BucketId)>,
@@ -68,7 +69,7 @@ impl Book {
 
     /// A pass over the resource ended.
     pub(super) fn pass(&mut self, mut pass: Pass, now: Moment) {
-        let published = std::mem::take(&mut pass.published);
+        let published = pass.published.take();
         let id = pass.id.clone();
         match self.entries.get_mut(&id) {
             Some(entry) if entry.pass.uid == pass.uid => {
@@ -82,7 +83,7 @@ impl Book {
                 self.forget(&id);
                 let entry = Entry {
                     state: None,
-                    written: published,
+                    written: published.map(|status| *status).unwrap_or_default(),
                     times: Times {
                         touched: now.instant,
                         unsettled: None,
@@ -93,7 +94,7 @@ impl Book {
                     queued: None,
                     pass,
                 };
-                self.entries.insert(id.clone(), entry);
+                self.entries.insert(id.clone(), Box::new(entry));
             }
         }
         self.schedule(&id, now);
@@ -136,11 +137,10 @@ impl Book {
 
     /// The buckets at a broker.
     pub(super) fn at(&self, broker: &Endpoint) -> Vec<BucketId> {
-        let at = |entry: &&Entry| entry.pass.judgement.broker() == Some(broker);
-        self.entries
-            .values()
-            .filter(at)
-            .map(|entry| entry.pass.id.clone())
+        let passes = self.entries.values().map(|entry| &entry.pass);
+        passes
+            .filter(|pass| pass.judgement.broker() == Some(broker))
+            .map(|pass| pass.id.clone())
             .collect()
     }
 
@@ -401,7 +401,7 @@ mod tests {
         let mut book = Book::new(INTERVAL);
         book.pass(
             Pass {
-                published,
+                published: Some(Box::new(published)),
                 ..in_force(1)
             },
             clock.after(100),

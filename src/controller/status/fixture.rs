@@ -31,7 +31,7 @@ pub(super) fn pass(generation: i64, judgement: Judgement) -> Pass {
         uid: "u1".into(),
         generation,
         queue,
-        published: TokenBucketStatus::default(),
+        published: None,
         judgement,
     }
 }

@@ -67,7 +67,7 @@ pub struct Pass {
     /// Name of the bucket's queue, when that is known.
     pub queue: Option<String>,
     /// Its status in the API when it was first seen; what is there later, the writer has written itself.
-    pub published: TokenBucketStatus,
+    pub published: Option<Box<TokenBucketStatus>>,
     /// How the pass ended.
     pub judgement: Judgement,
 }
