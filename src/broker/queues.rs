@@ -64,13 +64,11 @@ pub enum DeleteIf {
 /// What became of a queue that was to be deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Deleted {
-    /// It is gone.
+    /// It is gone, or was not there.
     Gone {
         /// Ready messages that went with it.
         messages: u64,
     },
-    /// It was not there.
-    Absent,
     /// It is still there; the text says why.
     Kept(String),
 }
@@ -234,14 +232,15 @@ impl Broker {
         only_if: DeleteIf,
     ) -> Result<Deleted, BrokerError> {
         // Not by the flags of queue.delete: a quorum queue answers them by closing the connection.
-        let Some((messages, consumers)) = self.look_at(queue).await? else {
-            return Ok(Deleted::Absent);
-        };
-        if only_if != DeleteIf::Always && messages > 0 {
-            return Ok(Deleted::Kept(format!("it holds {messages} messages")));
-        }
-        if only_if == DeleteIf::EmptyAndUnused && consumers > 0 {
-            return Ok(Deleted::Kept(format!("it has {consumers} consumers")));
+        if only_if != DeleteIf::Always
+            && let Some((messages, consumers)) = self.look_at(queue).await?
+        {
+            if messages > 0 {
+                return Ok(Deleted::Kept(format!("it holds {messages} messages")));
+            }
+            if only_if == DeleteIf::EmptyAndUnused && consumers > 0 {
+                return Ok(Deleted::Kept(format!("it has {consumers} consumers")));
+            }
         }
         let action = Action {
             verb: "delete a queue",
@@ -257,7 +256,7 @@ impl Broker {
             Ok(messages) => Ok(Deleted::Gone {
                 messages: messages.into(),
             }),
-            Err(BrokerError::NoQueue { .. }) => Ok(Deleted::Absent),
+            Err(BrokerError::NoQueue { .. }) => Ok(Deleted::Gone { messages: 0 }),
             Err(error) => Err(error),
         }
     }
