@@ -110,9 +110,11 @@ async fn run(
                 queues.keys().cloned().collect()
             }
         };
+        let (buckets, began) = (ids.len(), Instant::now());
         if let Err(lost) = count(&broker, &board, &queues, ids, &missing).await {
             return lost;
         }
+        debug!(buckets, took_ms = began.elapsed().as_millis(), "counted");
     }
 }
 

@@ -68,6 +68,10 @@ impl Operator {
             .args(extra)
             .env("KUBECONFIG", kubeconfig)
             .env("NO_COLOR", "1")
+            .env(
+                "RUST_LOG",
+                "info,token_bucket_operator::engine::observer=debug",
+            )
             .stdin(Stdio::null())
             .stdout(file.try_clone().expect("a log file"))
             .stderr(file)
