@@ -4,6 +4,7 @@ mod celery;
 mod connection;
 mod endpoint;
 mod error;
+mod frames;
 mod pool;
 mod publisher;
 mod queues;

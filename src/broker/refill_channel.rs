@@ -4,19 +4,19 @@
 use std::fmt;
 use std::sync::Arc;
 
-use futures::future::{FutureExt, join_all};
+use futures::future::{FutureExt, join_all, try_join_all};
 use futures::stream::StreamExt;
 use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, BasicQosOptions,
-    QueueDeclareOptions,
+    BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, BasicQosOptions, QueueDeclareOptions,
 };
 use lapin::types::{FieldTable, ShortString};
-use lapin::{BasicProperties, Channel, Consumer};
+use lapin::{Channel, Consumer};
 use tokio::time::{Duration, sleep};
 use tracing::debug;
 
 use super::connection::{Broker, During};
 use super::error::{Action, BrokerError};
+use super::frames::Frames;
 use super::queues::DeleteIf;
 use super::transaction::{Delivery, Forward, Transaction};
 use super::wire;
@@ -24,8 +24,6 @@ use crate::api::{QueueType, parked_queue_name};
 
 /// Messages asked for in one flight.
 const GETS: u64 = 256;
-/// Messages written in one flight.
-const FLIGHT: u64 = 1_000;
 /// A holder before this one may just have died. Its channels end one by one; by now what it held has come back, a
 /// ledger that it was reading for example.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -215,10 +213,14 @@ impl RefillChannel {
             // Somebody may have deleted it after reading it, and the commit would not notice.
             self.declare_rejected().await?;
         }
-        let acks = std::mem::take(&mut transaction.acks);
-        let messages = messages(transaction)?;
+        let forwards = std::mem::take(&mut transaction.forwards)
+            .into_iter()
+            .map(|forward| Ok((wire::name(&forward.queue)?, forward)))
+            .collect::<Result<Vec<_>, BrokerError>>()?;
+        let frames = encode(&self.channel, transaction)?;
         let committing = async {
-            write(&self.channel, &acks, &messages).await?;
+            forward(&self.channel, forwards).await?;
+            frames.send(&self.channel).await?;
             self.channel.tx_commit().await
         };
         let action = self.action("commit a transaction", "write");
@@ -286,94 +288,42 @@ fn closed() -> lapin::Error {
     lapin::ErrorKind::InvalidChannelState(lapin::ChannelState::Closed, "refill channel").into()
 }
 
-/// A message to publish, `times` times.
-struct Message {
-    queue: ShortString,
-    properties: BasicProperties,
-    body: Vec<u8>,
-    times: u64,
+/// Publishes messages that move. They are as large as somebody made them, so the client library cuts them to frames. It
+/// takes them all when their futures are polled first; awaiting each in turn would be slower.
+async fn forward(channel: &Channel, forwards: Vec<(ShortString, Forward)>) -> lapin::Result<()> {
+    let publications = forwards.into_iter().map(async |(queue, forward)| {
+        let (exchange, options) = (ShortString::default(), BasicPublishOptions::default());
+        channel
+            .basic_publish(exchange, queue, options, &forward.body, forward.properties)
+            .await
+            .map(drop)
+    });
+    try_join_all(publications).await.map(drop)
 }
 
-fn messages(transaction: Transaction) -> Result<Vec<Message>, BrokerError> {
+/// Everything else of a transaction.
+fn encode(channel: &Channel, transaction: Transaction) -> Result<Frames, BrokerError> {
     let Transaction {
         tokens,
         ledgers,
-        forwards,
-        acks: _,
+        forwards: _,
+        acks,
     } = transaction;
-    let mut messages = Vec::with_capacity(tokens.len() + ledgers.len() + forwards.len());
-    for Forward {
-        queue,
-        properties,
-        body,
-    } in forwards
-    {
-        messages.push(Message {
-            queue: wire::name(&queue)?,
-            properties,
-            body,
-            times: 1,
-        });
+    let mut frames = Frames::new(channel);
+    for tag in acks {
+        frames.acknowledge(tag)?;
     }
     for (queue, times) in tokens {
-        messages.push(Message {
-            queue: wire::name(&queue)?,
-            properties: wire::persistent(),
-            body: Vec::new(),
-            times,
-        });
+        frames.publish(wire::name(&queue)?, wire::persistent(), b"", times)?;
     }
     for (queue, ledger) in ledgers {
         let body = serde_json::to_vec(&ledger).map_err(|error| BrokerError::Protocol {
             message: format!("the ledger cannot be written: {error}"),
         })?;
         let properties = wire::persistent().with_content_type("application/json".into());
-        messages.push(Message {
-            queue: wire::name(&queue)?,
-            properties,
-            body,
-            times: 1,
-        });
+        frames.publish(wire::name(&queue)?, properties, &body, 1)?;
     }
-    Ok(messages)
-}
-
-/// Writes what belongs to a transaction. The client library takes a message when its future is polled first, and
-/// completes it when the bytes are on the socket, in order: so awaiting one of many is enough, and faster than awaiting
-/// each. Awaiting the last is necessary, because methods like the commit overtake messages that are not written.
-async fn write(channel: &Channel, acks: &[u64], messages: &[Message]) -> lapin::Result<()> {
-    for tag in acks {
-        channel
-            .basic_ack(*tag, BasicAckOptions::default())
-            .now_or_never()
-            .transpose()?;
-    }
-    let mut left: u64 = messages.iter().map(|message| message.times).sum();
-    for Message {
-        queue,
-        properties,
-        body,
-        times,
-    } in messages
-    {
-        for _ in 0..*times {
-            let options = BasicPublishOptions::default();
-            let publish = channel.basic_publish(
-                ShortString::default(),
-                queue.clone(),
-                options,
-                body,
-                properties.clone(),
-            );
-            left -= 1;
-            if left.is_multiple_of(FLIGHT) {
-                publish.await?;
-            } else {
-                publish.now_or_never().transpose()?;
-            }
-        }
-    }
-    Ok(())
+    Ok(frames)
 }
 
 impl fmt::Debug for RefillChannel {

@@ -1,8 +1,8 @@
-//! A stream that passes everything through and listens to the broker's first frame in passing: the client library knows
-//! the server properties in it and keeps them to itself.
+//! A stream between the client library and the socket. It listens to the broker's first frame in passing: the library
+//! knows the server properties in it and keeps them to itself. And it takes off the envelopes of [`super::frames`].
 
 use std::fmt;
-use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::io::{self, IoSliceMut, Read, Write};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::pin::Pin;
@@ -16,6 +16,7 @@ use async_rs::util::RuntimeParts;
 use futures::{AsyncRead, AsyncWrite, Stream};
 use lapin::tcp::AsyncTcpStream;
 
+use super::frames::Opener;
 use super::version::{Greeting, Heard, Version};
 
 /// Where the version appears when the broker has greeted.
@@ -32,17 +33,30 @@ pub(super) fn runtime() -> Runtime {
     ))
 }
 
+/// Octets that are taken at one time: enough to keep the broker busy with.
+const MOST_OUTGOING: usize = 256 * 1024;
+
 /// The stream.
 pub(super) struct Tap {
     stream: AsyncTcpStream<<Tokio as Reactor>::TcpStream>,
     /// None once there is nothing more to learn.
     listening: Option<(Greeting, Told)>,
+    opener: Opener,
+    /// On their way to the socket, and how many of them are there already.
+    outgoing: Vec<u8>,
+    gone: usize,
 }
 
 impl Tap {
     pub(super) fn new(stream: AsyncTcpStream<<Tokio as Reactor>::TcpStream>, told: Told) -> Self {
         let listening = Some((Greeting::default(), told));
-        Self { stream, listening }
+        Self {
+            stream,
+            listening,
+            opener: Opener::default(),
+            outgoing: Vec::new(),
+            gone: 0,
+        }
     }
 
     fn hear(&mut self, bytes: &[u8]) {
@@ -52,6 +66,20 @@ impl Tap {
             version.map(|version| told.set(version));
             self.listening = None;
         }
+    }
+
+    /// Ready when everything that was taken is on the socket.
+    fn poll_drain(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.gone < self.outgoing.len() {
+            let rest = &self.outgoing[self.gone..];
+            match ready!(Pin::new(&mut self.stream).poll_write(context, rest))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                count => self.gone += count,
+            }
+        }
+        self.outgoing.clear();
+        self.gone = 0;
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -88,22 +116,24 @@ impl AsyncWrite for Tap {
         context: &mut Context<'_>,
         buffer: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, buffer)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffers: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, buffers)
+        let this = &mut *self;
+        ready!(this.poll_drain(context))?;
+        let taken = buffer.len().min(MOST_OUTGOING);
+        this.opener.feed(&buffer[..taken], &mut this.outgoing);
+        // What does not fit now goes with the next call: the library flushes whenever the socket becomes writable.
+        match this.poll_drain(context) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            _ => Poll::Ready(Ok(taken)),
+        }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_drain(context))?;
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
     fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_drain(context))?;
         Pin::new(&mut self.stream).poll_close(context)
     }
 }
