@@ -8,9 +8,9 @@ use tracing::{debug, info};
 
 use super::ensure::QueueState;
 use super::outcome::{Observed, Outcome};
-use super::plan::{Accepted, Account, Asked, MOST_TOKENS, Plan, plan};
-use super::slot::Stage;
-use super::worker::{MOST_REQUESTS, Worker};
+use super::plan::{Accepted, Account, Asked, MOST_TOKENS, Plan, plan, turns};
+use super::slot::{Slot, Stage};
+use super::worker::Worker;
 use crate::broker::{BrokerError, RefillChannel, Transaction};
 use crate::bucket::{BucketId, Refusal};
 
@@ -58,20 +58,25 @@ impl Worker {
 
     /// Counts the buckets whose turn it is and plans for them.
     async fn plan(&mut self) -> Result<Plan, BrokerError> {
-        let turns = self.asked.len().min(MOST_REQUESTS.into());
-        let mut asked: Vec<Asked> = self.asked.drain(..turns).collect();
-        let owing = self.work.iter().filter(|id| {
-            let slot = self
-                .slots
-                .get(*id)
-                .filter(|slot| matches!(slot.stage, Stage::Ready { .. }));
-            slot.and_then(|slot| slot.ledger.as_ref())
-                .is_some_and(|ledger| ledger.owed > 0)
-        });
+        let amount = |asked: &Asked| {
+            let slot = self.slots.get(&asked.bucket);
+            slot.map_or(0, |slot| slot.bucket.amount)
+        };
+        let next = turns(self.asked.iter().map(amount));
+        let mut asked: Vec<Asked> = self.asked.drain(..next).collect();
+        let owed = |id: &BucketId| {
+            let ready = |slot: &&Slot| matches!(slot.stage, Stage::Ready { .. });
+            let slot = self.slots.get(id).map(Box::as_ref).filter(ready)?;
+            let owed = slot.ledger.as_ref()?.owed;
+            (owed > 0).then(|| (owed, id.clone()))
+        };
+        let mut owing: Vec<_> = self.work.iter().filter_map(owed).collect();
+        owing.sort_unstable();
+        owing.truncate(turns(owing.iter().map(|(owed, _)| *owed)));
         let ids: HashSet<BucketId> = asked
             .iter()
             .map(|asked| asked.bucket.clone())
-            .chain(owing.cloned())
+            .chain(owing.into_iter().map(|(_, id)| id))
             .collect();
         let mut accounts = HashMap::with_capacity(ids.len());
         for (id, count) in self.count(ids).await? {

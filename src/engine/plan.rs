@@ -6,12 +6,30 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
+use super::worker::MOST_REQUESTS;
 use crate::api::Trigger;
 use crate::broker::Delivery;
 use crate::bucket::{Bucket, BucketId, Cause, Ledger, Refusal, accept};
 
 /// Most tokens that one transaction publishes: beyond this a broker's memory grows and nothing becomes faster.
 pub(super) const MOST_TOKENS: u64 = 10_000;
+
+/// A bucket that is owed more than this may take part with others that are: a transaction is shared by enough of them
+/// that nobody waits long, and by few enough that their counts and ledgers cost little beside their tokens.
+const SHARE: u64 = 500;
+
+/// How many buckets of those that wait take part in the next transaction: as many as it can give all of their `tokens`,
+/// or their share.
+pub(super) fn turns(tokens: impl IntoIterator<Item = u64>) -> usize {
+    let mut sum = 0;
+    let fits = |tokens: &u64| {
+        let room = sum < MOST_TOKENS;
+        sum += tokens.min(&SHARE);
+        room
+    };
+    let most = tokens.into_iter().take(MOST_REQUESTS.into());
+    most.take_while(fits).count()
+}
 
 /// A request that waits for its turn.
 #[derive(Debug)]
@@ -260,6 +278,15 @@ mod tests {
             plan.ledgers[&id("big")].owed,
             1_000_000 - (MOST_TOKENS - 100)
         );
+    }
+
+    #[test]
+    fn a_transaction_has_room_for_as_many_as_it_can_serve() {
+        assert_eq!(turns([1_000_000, 3]), 2);
+        assert_eq!(turns([MOST_TOKENS; 100]), (MOST_TOKENS / SHARE) as usize);
+        assert_eq!(turns([100; 1_000]), (MOST_TOKENS / 100) as usize);
+        assert_eq!(turns([1; 10_000]), usize::from(MOST_REQUESTS));
+        assert_eq!(turns([]), 0);
     }
 
     #[test]
