@@ -1,6 +1,6 @@
 //! The engine in the bench's own process: its outcomes tell how late each refill was.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use chrono::{DateTime, Datelike, Timelike, Utc};
@@ -11,7 +11,7 @@ use token_bucket_operator::engine::{Options, Outcome, Permit, Phase};
 use crate::support::{self, Running, Vhost};
 
 /// Longest time between two outcomes.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(180);
 /// Counts are not read meanwhile.
 const SELDOM: Duration = Duration::from_secs(600);
 
@@ -53,8 +53,22 @@ impl Measured {
         }
     }
 
+    /// From due to the commit of the last token, for each of `count` buckets that are due at `due`.
+    pub async fn lags(&mut self, count: usize, due: DateTime<Utc>) -> Vec<Duration> {
+        let mut lags = HashMap::with_capacity(count);
+        while lags.len() < count {
+            if let Outcome::Bucket(id, state) = self.next().await
+                && state.last_refill.and_then(|refill| refill.scheduled_time) == Some(due)
+            {
+                let lag = (Utc::now() - due).to_std();
+                lags.entry(id).or_insert(lag.expect("nobody is early"));
+            }
+        }
+        lags.into_values().collect()
+    }
+
     /// From due to committed, for the next `count` refills.
-    pub async fn lags(&mut self, count: usize) -> Vec<Duration> {
+    pub async fn next_lags(&mut self, count: usize) -> Vec<Duration> {
         let mut lags = Vec::new();
         while lags.len() < count {
             if let Outcome::Refilled { lag, .. } = self.next().await {

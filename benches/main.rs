@@ -1,12 +1,14 @@
 //! The bench: `make bench`, or `cargo bench --bench operator -- [SCENARIO…]`. Every comparison alternates its variants
 //! within one run, on a real RabbitMQ and a real API server; docs/performance.md has the results.
 
+mod alone;
 mod engine;
 mod punctual;
 mod raw;
 mod refill;
 mod report;
 mod scale;
+mod steady;
 mod system;
 mod ticks;
 
@@ -73,7 +75,7 @@ async fn main() {
             Scenario::Refill => refill::run(&mut report, rounds).await,
             Scenario::Ticks100 => ticks::run(&mut report, 100, rounds).await,
             Scenario::Ticks1000 => ticks::run(&mut report, 1_000, rounds).await,
-            Scenario::Ticks10000 => ticks::run(&mut report, 10_000, rounds).await,
+            Scenario::Ticks10000 => ticks::run(&mut report, 10_000, 1).await,
             Scenario::Punctual => punctual::run(&mut report, rounds).await,
             Scenario::Scale1000 => scale::run(&mut report, 1_000, rounds).await,
             Scenario::Scale10000 => scale::run(&mut report, 10_000, 1).await,

@@ -12,8 +12,8 @@ pub async fn run(report: &mut Report, rounds: usize) {
     let mut engine = Measured::start(&vhost);
     engine.apply(&[bucket(0, "* * * * * *", 1)]).await;
     // The start is over when the first one has come.
-    engine.lags(1).await;
-    let mut lags = engine.lags(REFILLS * rounds).await;
+    engine.next_lags(1).await;
+    let mut lags = engine.next_lags(REFILLS * rounds).await;
     engine.stop().await;
     lags.sort_unstable();
     let mut add = |what: &str, percent, goal| {

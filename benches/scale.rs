@@ -4,24 +4,20 @@ use std::collections::HashSet;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
-use futures::{StreamExt, stream};
-use kube::api::{
-    DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams,
-};
+use futures::StreamExt;
+use kube::api::{ListParams, WatchEvent, WatchParams};
 use kube::{Api, Client};
-use serde_json::json;
 use token_bucket_operator::api::TokenBucket;
 
+use crate::alone::{self, Alone};
 use crate::report::{Goal, Report};
-use crate::support::{Namespace, Operator, RARELY, Vhost, condition, eventually, testbed};
-use crate::system;
+use crate::support::{Namespace, Operator, Vhost, condition, eventually, testbed};
+use crate::{steady, system};
 
-/// Requests of the bench itself that are under way at one time.
-const IN_FLIGHT: usize = 32;
 /// Resources as the API server's metrics name them.
 const BUCKETS: &str = "tokenbuckets";
 const EVENTS: &str = "events";
-/// Counts are read so seldom that a run sees one sweep, at the start.
+/// Counts are read so seldom that nothing of it is seen.
 const SELDOM: &str = "--status-interval=10m";
 /// Longest time that a phase may take.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -36,21 +32,33 @@ struct Goals {
 
 #[derive(Default)]
 struct Results {
-    floor: Vec<f64>,
+    alone: Vec<Alone>,
     ready: Vec<f64>,
-    ready_cpu: Vec<f64>,
+    /// Processor time until then: the operator, the API server, etcd, the broker, the bench.
+    ready_cpu: Vec<[f64; 5]>,
     peak: Vec<f64>,
     steady: Vec<f64>,
     idle: Vec<f64>,
     writes: Vec<f64>,
     events: Vec<f64>,
     restart: Vec<f64>,
+    restart_cpu: Vec<f64>,
     restart_writes: Vec<f64>,
+    counting: steady::Counting,
     deletion: Vec<f64>,
+    deletion_cpu: Vec<f64>,
 }
 
 /// Measures `count` buckets, `rounds` times.
 pub async fn run(report: &mut Report, count: usize, rounds: usize) {
+    let mut results = Results::default();
+    for _ in 0..rounds {
+        round(count, &mut results).await;
+    }
+    tell(report, count, results);
+}
+
+fn tell(report: &mut Report, count: usize, results: Results) {
     let goals = if count <= 1_000 {
         Goals {
             ready: 4.5,
@@ -66,65 +74,66 @@ pub async fn run(report: &mut Report, count: usize, rounds: usize) {
             memory: Some(60.0),
         }
     };
-    let mut results = Results::default();
-    for _ in 0..rounds {
-        round(count, &mut results).await;
-    }
-    let ratio: Vec<f64> = results
-        .ready
-        .iter()
-        .zip(&results.floor)
-        .map(|(ready, floor)| ready / floor)
-        .collect();
+    let alone = |part: fn(&Alone) -> f64| results.alone.iter().map(part).collect::<Vec<_>>();
+    let over = |times: &[f64], floor: Vec<f64>| {
+        let ratios = times.iter().zip(floor).map(|(time, floor)| time / floor);
+        ratios.collect::<Vec<_>>()
+    };
     let each = |all: &[f64]| all.iter().map(|it| it / count as f64).collect::<Vec<_>>();
     let most = |goal| Some(Goal::AtMost(goal));
     let mut add = |what: &str, unit, values, goal| {
         report.add(format!("{count} buckets: {what}"), unit, values, goal);
     };
-    add("ready ÷ the same writes by the bench", "×", ratio, None);
-    add("the same writes by the bench", "s", results.floor, None);
-    add(
-        "from the first create to the last Ready",
-        "s",
-        results.ready,
-        most(goals.ready),
-    );
-    add("operator's CPU for that", "s", results.ready_cpu, None);
+    if !results.alone.is_empty() {
+        let ready = over(&results.ready, alone(Alone::ready));
+        add("ready ÷ the same by the bench", "×", ready, None);
+        let deletion = over(&results.deletion, alone(Alone::gone));
+        add("deletion ÷ the same by the bench", "×", deletion, None);
+        for (what, part) in alone::PARTS {
+            add(&format!("bench: {what}"), "s", alone(part), None);
+        }
+    }
+    let ready = "from the first create to the last Ready";
+    add(ready, "s", results.ready, most(goals.ready));
+    for (index, who) in ["operator", "API server", "etcd", "broker", "bench"]
+        .iter()
+        .enumerate()
+    {
+        let used = results.ready_cpu.iter().map(|all| all[index]).collect();
+        add(&format!("CPU for that: {who}"), "s", used, None);
+    }
     add("API writes each", "", each(&results.writes), most(2.0));
     add("events of all", "", results.events, most(0.0));
     add("peak memory", "MiB", results.peak, None);
-    add(
-        "steady memory",
-        "MiB",
-        results.steady,
-        goals.memory.map(Goal::AtMost),
-    );
+    let memory = goals.memory.map(Goal::AtMost);
+    add("steady memory", "MiB", results.steady, memory);
     add("CPU while idle", "% core", results.idle, most(2.0));
-    add(
-        "restart until all are in force",
-        "s",
-        results.restart,
-        most(goals.restart),
-    );
-    add(
-        "API writes of the restart",
-        "",
-        results.restart_writes,
-        most(0.0),
-    );
-    add(
-        "deletion of all",
-        "s",
-        results.deletion,
-        goals.deletion.map(Goal::AtMost),
-    );
+    let restart = "restart until all are in force";
+    add(restart, "s", results.restart, most(goals.restart));
+    add("CPU for that: operator", "s", results.restart_cpu, None);
+    let steady::Counting {
+        sweeps,
+        cpu,
+        memory: counting,
+    } = results.counting;
+    let sweep = (count > 1_000).then_some(Goal::AtMost(0.5));
+    add("a sweep of counts", "s", sweeps, sweep);
+    add("CPU with a sweep every 10 s", "% core", cpu, None);
+    add("memory after sweeps", "MiB", counting, memory);
+    let writes = "API writes of the restart";
+    add(writes, "", results.restart_writes, most(0.0));
+    let deletion = goals.deletion.map(Goal::AtMost);
+    add("deletion of all", "s", results.deletion, deletion);
+    add("CPU for that: operator", "s", results.deletion_cpu, None);
 }
 
 async fn round(count: usize, results: &mut Results) {
     let testbed = testbed().await;
     let client = testbed.client().await;
-    let unwatched = testbed.namespace().await;
-    results.floor.push(floor(&client, &unwatched, count).await);
+    // The limits grow with the number: they are measured where that takes seconds.
+    if count <= 1_000 {
+        results.alone.push(alone::measure(&client, count).await);
+    }
 
     let (namespace, vhost) = (testbed.namespace().await, testbed.vhost().await);
     let buckets: Api<TokenBucket> = Api::namespaced(client.clone(), namespace.name());
@@ -136,32 +145,37 @@ async fn round(count: usize, results: &mut Results) {
         writes(&client, BUCKETS).await,
         writes(&client, EVENTS).await,
     );
-    let (used, start) = (system::cpu(pid), Instant::now());
+    let everybody = [
+        pid,
+        system::server(testbed, "kube-apiserver"),
+        system::server(testbed, "etcd"),
+        system::server(testbed, "rabbitmq"),
+        std::process::id(),
+    ];
+    let (used, start) = (everybody.map(system::cpu), Instant::now());
     let ready = tokio::spawn(all_ready(buckets.clone(), count));
-    create(&buckets, count).await;
+    alone::create(&buckets, count).await;
     ready.await.expect("every bucket becomes ready");
     results.ready.push(start.elapsed().as_secs_f64());
-    results
-        .ready_cpu
-        .push((system::cpu(pid) - used).as_secs_f64());
-    results.peak.push(system::memory(pid).1);
+    let cpu = std::array::from_fn(|it| (system::cpu(everybody[it]) - used[it]).as_secs_f64());
+    results.ready_cpu.push(cpu);
     results
         .writes
         .push(writes(&client, BUCKETS).await - written - count as f64);
     results.events.push(writes(&client, EVENTS).await - told);
+    results.peak.push(system::memory(pid).1);
 
     // What idles is measured when the writes of the start are over.
     tokio::time::sleep(Duration::from_secs(5)).await;
-    let (used, start) = (system::cpu(pid), Instant::now());
-    tokio::time::sleep(Duration::from_secs(10)).await;
-    let idle = (system::cpu(pid) - used).as_secs_f64() / start.elapsed().as_secs_f64();
-    results.idle.push(100.0 * idle);
+    results.idle.push(steady::idle(pid).await);
     results.steady.push(system::memory(pid).0);
 
     let operator = restart(operator, &namespace, &vhost, count, &client, results).await;
-    let start = Instant::now();
-    delete(&buckets, count).await;
-    eventually("no bucket and no queue to be left", LIMIT, async || {
+    results.counting.measure(&operator, count).await;
+
+    let (used, start) = (system::cpu(operator.pid()), Instant::now());
+    alone::delete(&buckets, count).await;
+    eventually("no bucket to be left", LIMIT, async || {
         let left = buckets.list_metadata(&ListParams::default().limit(1)).await;
         match left.map(|list| list.items.len()) {
             Ok(0) => Ok(()),
@@ -170,8 +184,9 @@ async fn round(count: usize, results: &mut Results) {
     })
     .await;
     results.deletion.push(start.elapsed().as_secs_f64());
+    let used = system::cpu(operator.pid()) - used;
+    results.deletion_cpu.push(used.as_secs_f64());
     assert_eq!(vhost.queues().await, Vec::<String>::new());
-    drop(operator);
 }
 
 async fn restart<'t>(
@@ -184,7 +199,7 @@ async fn restart<'t>(
 ) -> Operator {
     assert!(before.terminate().await.success());
     let (written, start) = (writes(client, BUCKETS).await, Instant::now());
-    let operator = Operator::start(testbed().await, namespace, vhost, &[SELDOM]).await;
+    let operator = Operator::start(testbed().await, namespace, vhost, &[]).await;
     // A bucket has this series once its queues were looked at and its refills run.
     eventually("every bucket to be in force", LIMIT, async || {
         let metrics = operator.http("/metrics").await?;
@@ -200,65 +215,14 @@ async fn restart<'t>(
     })
     .await;
     results.restart.push(start.elapsed().as_secs_f64());
+    results
+        .restart_cpu
+        .push(system::cpu(operator.pid()).as_secs_f64());
     tokio::time::sleep(Duration::from_secs(3)).await;
     results
         .restart_writes
         .push(writes(client, BUCKETS).await - written);
     operator
-}
-
-/// The writes that a bucket takes to become ready, by the bench itself: what the API server allows.
-async fn floor(client: &Client, namespace: &Namespace<'_>, count: usize) -> f64 {
-    let buckets: Api<TokenBucket> = Api::namespaced(client.clone(), namespace.name());
-    let params = PatchParams::default();
-    let finalizers = Patch::Merge(json!({"metadata": {"finalizers": ["tokenbucket.dev/queues"]}}));
-    let status = Patch::Merge(json!({"status": {"observedGeneration": 1, "availableTokens": 0}}));
-    let release = Patch::Merge(json!({"metadata": {"finalizers": null}}));
-    let start = Instant::now();
-    each(count, async |name| {
-        create_one(&buckets, &name).await;
-        let patched = buckets.patch(&name, &params, &finalizers).await;
-        patched.expect("a finalizer");
-        let patched = buckets.patch_status(&name, &params, &status).await;
-        patched.expect("a status");
-    })
-    .await;
-    let elapsed = start.elapsed().as_secs_f64();
-    each(count, async |name| {
-        let patched = buckets.patch(&name, &params, &release).await;
-        patched.expect("no finalizer");
-    })
-    .await;
-    delete(&buckets, count).await;
-    elapsed
-}
-
-async fn create(buckets: &Api<TokenBucket>, count: usize) {
-    each(count, async |name| create_one(buckets, &name).await).await;
-}
-
-async fn create_one(buckets: &Api<TokenBucket>, name: &str) {
-    let bucket = json!({
-        "metadata": {"name": name},
-        "spec": {"schedule": RARELY, "amount": 10, "maximum": 100},
-    });
-    let bucket = serde_json::from_value(bucket).expect("a bucket");
-    let created = buckets.create(&PostParams::default(), &bucket).await;
-    created.expect("it is accepted");
-}
-
-async fn delete(buckets: &Api<TokenBucket>, count: usize) {
-    each(count, async |name| {
-        let deleted = buckets.delete(&name, &DeleteParams::default()).await;
-        deleted.expect("it can be deleted");
-    })
-    .await;
-}
-
-async fn each(count: usize, work: impl AsyncFn(String)) {
-    stream::iter(0..count)
-        .for_each_concurrent(IN_FLIGHT, |number| work(format!("bucket-{number:05}")))
-        .await;
 }
 
 /// Waits until `count` buckets were seen ready.

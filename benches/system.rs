@@ -1,12 +1,24 @@
 //! What the system says about processes and about itself.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::support::Testbed;
+
 /// `USER_HZ`, which is 100 on every Linux that runs this.
 const TICKS_PER_SECOND: f64 = 100.0;
+
+/// The process of one of the testbed's servers: `etcd`, `kube-apiserver`, `rabbitmq`.
+pub fn server(testbed: &Testbed, name: &str) -> u32 {
+    let file = Path::new(testbed.setting("RABBITMQCTL")).with_file_name("pids");
+    let pids = fs::read_to_string(file).expect("the list of servers");
+    let mut named = pids.lines().filter_map(|line| line.strip_prefix(name));
+    let pid = named.find_map(|rest| rest.split_whitespace().next()?.parse().ok());
+    pid.unwrap_or_else(|| panic!("the testbed has no {name}"))
+}
 
 /// Processor time that the process `pid` has used.
 pub fn cpu(pid: u32) -> Duration {

@@ -6,11 +6,12 @@ use chrono::{DurationRound, TimeDelta, Utc};
 use futures::{StreamExt, stream};
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
+use token_bucket_operator::bucket::Bucket;
 
 use crate::engine::{Measured, bucket, once, percentile};
 use crate::raw::{self, Raw};
 use crate::report::{Goal, Report};
-use crate::support::{Vhost, testbed};
+use crate::support::{RARELY, Vhost, testbed};
 
 /// Tokens that each bucket gets.
 const AMOUNTS: [u64; 3] = [1, 10, 100];
@@ -31,6 +32,8 @@ pub async fn run(report: &mut Report, count: usize, rounds: usize) {
     let testbed = testbed().await;
     let (ours, limit) = (testbed.vhost().await, testbed.vhost().await);
     let mut engine = Measured::start(&ours);
+    // Their queues are there before the first round.
+    engine.apply(&buckets(count, RARELY, 1)).await;
     let mut raw = prepare(&limit, count).await;
     for amount in AMOUNTS {
         let rounds = match count as u64 * amount {
@@ -74,16 +77,21 @@ pub async fn run(report: &mut Report, count: usize, rounds: usize) {
 /// Lets all buckets be due once; answers how late each was, sorted.
 async fn tick(engine: &mut Measured, count: usize, amount: u64) -> Vec<Duration> {
     // Time for all of them to be looked at.
-    let lead = TimeDelta::seconds(2 + count as i64 / 1_000);
+    let lead = TimeDelta::seconds(3 + count as i64 / 500);
     let due = (Utc::now() + lead).duration_trunc(TimeDelta::seconds(1));
-    let schedule = once(due.expect("a time of this century"));
-    let buckets: Vec<_> = (0..count)
-        .map(|number| bucket(number, &schedule, amount))
-        .collect();
-    engine.apply(&buckets).await;
-    let mut lags = engine.lags(count).await;
+    let due = due.expect("a time of this century");
+    engine.apply(&buckets(count, &once(due), amount)).await;
+    assert!(Utc::now() < due, "the buckets are in force in time");
+    let mut lags = engine.lags(count, due).await;
     lags.sort_unstable();
     lags
+}
+
+fn buckets(count: usize, schedule: &str, amount: u64) -> Vec<Bucket> {
+    let numbers = 0..count;
+    numbers
+        .map(|number| bucket(number, schedule, amount))
+        .collect()
 }
 
 fn queue(number: usize) -> String {

@@ -16,12 +16,13 @@ start_control_plane() {
         --listen-peer-urls "http://127.0.0.1:${ports[1]}"
 
     # The endpoint reconciler keeps a Service up to date that nobody here calls.
-    start kube-apiserver "${tools[kube-apiserver]}" --etcd-servers "$etcd_url" \
+    api_server=("${tools[kube-apiserver]}" --etcd-servers "$etcd_url" \
         --bind-address 127.0.0.1 --secure-port "${ports[2]}" --cert-dir "$data/certs" \
         --token-auth-file "$data/tokens.csv" --authorization-mode RBAC \
         --service-account-key-file "$data/sa.pub" --service-account-signing-key-file "$data/sa.key" \
         --service-account-issuer https://kubernetes.default.svc --service-cluster-ip-range 10.96.0.0/16 \
-        --endpoint-reconciler-type none --profiling=false
+        --endpoint-reconciler-type none --profiling=false)
+    start kube-apiserver "${api_server[@]}"
 
     cat >"$kubeconfig" <<YAML
 apiVersion: v1
@@ -33,9 +34,13 @@ current-context: testbed
 YAML
 }
 
+await_api_server() {
+    await kube-apiserver 60 "${tools[kubectl]}" --kubeconfig "$kubeconfig" get --raw /readyz
+}
+
 await_control_plane() {
     local data=$dir/kubernetes
-    await kube-apiserver 60 "${tools[kubectl]}" --kubeconfig "$kubeconfig" get --raw /readyz
+    await_api_server
     # Only what a test needs to see: namespaces and owned objects go, service accounts come.
     start kube-controller-manager "${tools[kube-controller-manager]}" --kubeconfig "$kubeconfig" \
         --leader-elect=false --secure-port 0 --service-account-private-key-file "$data/sa.key" \

@@ -59,17 +59,6 @@ ERL_EPMD_PORT=${ports[5]} /usr/lib/rabbitmq/bin/rabbitmqctl" >"$dir/rabbitmqctl"
     start rabbitmq "${node[@]}"
 }
 
-# restart_broker SIGNAL: ends the node by it, and starts it with what it has stored.
-restart_broker() {
-    local pid born
-    read -r pid born < <(sed -n 's/^rabbitmq //p' "$dir/pids")
-    kill -s "$1" "$pid"
-    gone_within 60 "$pid" "$born" || die "rabbitmq does not end"
-    sed -i '/^rabbitmq /d' "$dir/pids"
-    start rabbitmq "${node[@]}"
-    await_broker
-}
-
 # The AMQP listener is the last thing that a node opens.
 await_broker() {
     await rabbitmq 120 port_open "${ports[3]}"

@@ -34,7 +34,7 @@ async fn refills_resume_after_a_broker_was_restarted_killed_or_short_of_memory()
     buckets.edit("x", json!({"suspend": false})).await;
 
     for signal in ["TERM", "KILL"] {
-        testbed.restart_broker(signal);
+        testbed.restart("rabbitmq", signal);
         let back = Utc::now();
         for name in ["x", "full"] {
             buckets

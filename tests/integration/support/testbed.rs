@@ -1,3 +1,4 @@
+use std::ffi::OsStr;
 use std::{
     collections::HashMap,
     env, fs,
@@ -71,7 +72,7 @@ impl Testbed {
     fn start() -> Result<Self, String> {
         let (dir, control) = match env::var_os("TESTBED_DIR") {
             Some(dir) => (PathBuf::from(dir), None),
-            None => Self::run(None)?,
+            None => Self::run(env::var_os("KUBECONFIG").as_deref())?,
         };
         let testbed = Self::read(&dir, control)?;
         testbed.install_crd()?;
@@ -83,13 +84,23 @@ impl Testbed {
         let folder = tempfile::tempdir().expect("a folder");
         let kubeconfig = folder.path().join("kubeconfig");
         fs::copy(self.kubeconfig(), &kubeconfig).expect("a copy of the kubeconfig");
-        let started =
-            Self::run(Some(&kubeconfig)).and_then(|(dir, control)| Self::read(&dir, control));
+        let started = Self::run(Some(kubeconfig.as_os_str()))
+            .and_then(|(dir, control)| Self::read(&dir, control));
         let testbed = started.unwrap_or_else(|error| panic!("no testbed: {error}"));
         Self {
             _kubeconfig: Some(folder),
             ..testbed
         }
+    }
+
+    /// A testbed of which nobody else uses a part.
+    pub fn of_own() -> Self {
+        let started = Self::run(None).and_then(|(dir, control)| {
+            let testbed = Self::read(&dir, control)?;
+            testbed.install_crd()?;
+            Ok(testbed)
+        });
+        started.unwrap_or_else(|error| panic!("no testbed: {error}"))
     }
 
     fn read(dir: &Path, control: Option<Control>) -> Result<Self, String> {
@@ -107,7 +118,8 @@ impl Testbed {
         })
     }
 
-    fn run(kubeconfig: Option<&Path>) -> Result<(PathBuf, Option<Control>), String> {
+    /// Starts servers: all of them, or those that the cluster of a kubeconfig has not.
+    fn run(kubeconfig: Option<&OsStr>) -> Result<(PathBuf, Option<Control>), String> {
         let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/testbed");
         let tools = Command::new(scripts.join("tools"))
             .status()
@@ -122,6 +134,7 @@ impl Testbed {
         let mut child = Command::new(scripts.join("testbed"))
             .arg("run")
             .arg(&dir)
+            .env_remove("KUBECONFIG")
             .envs(kubeconfig.map(|file| ("KUBECONFIG", file)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -135,12 +148,12 @@ impl Testbed {
         Ok((dir, Some(control)))
     }
 
-    /// Ends the broker by a signal and starts it again with what it has stored. Returns when it is back. Only for a
-    /// broker of one's own.
-    pub fn restart_broker(&self, signal: &str) {
+    /// Ends a server, `rabbitmq` or `kube-apiserver`, by a signal and starts it again with what it has stored. Returns
+    /// when it is back. Only for a server of one's own.
+    pub fn restart(&self, server: &str, signal: &str) {
         let control = self.control.as_ref().expect("a testbed of our own");
         let mut control = control.lock().expect("nobody has failed with it");
-        writeln!(control.orders, "{signal}").expect("it takes orders");
+        writeln!(control.orders, "{server} {signal}").expect("it takes orders");
         control.ready().expect("it carries them out");
     }
 
