@@ -10,13 +10,13 @@ use lapin::options::BasicGetOptions;
 use lapin::{Channel, Connection, ConnectionProperties};
 use tokio::sync::RwLock;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{Pace, Vhost};
 
-/// How long after the last fault the sums have to agree.
-const HEALED_WITHIN: Duration = Duration::from_secs(120);
+/// How long after the last tick the sums have to agree, at most.
+const SETTLED_WITHIN: Duration = Duration::from_secs(120);
 /// Sums that have to agree in a row, a second apart. One could agree by accident: a doubled tick and one that is late.
 const AGREEMENTS: u32 = 3;
 
@@ -75,25 +75,23 @@ impl Account {
         format!("token_bucket_{}", self.name)
     }
 
-    /// Waits until the tokens agree with the ticks, and says so; or by how many ticks they do not.
-    pub async fn settle(&self, vhost: &Vhost<'_>) -> Balance {
-        let start = tokio::time::Instant::now();
-        let mut agreements = 0;
+    /// Waits until the tokens agree with the ticks up to and with `last`, after which there are none, and says so; or by
+    /// how many ticks they do not.
+    pub async fn settle(&self, vhost: &Vhost<'_>, last: DateTime<Utc>) -> Balance {
+        let ticks = self.pace.ticks(self.created, last);
+        let due = ticks * self.amount;
+        let (start, mut agreements) = (Instant::now(), 0);
         loop {
-            middle_of_a_second().await;
-            let now = Utc::now();
-            let (ticks, taken) = (
-                self.pace.ticks(self.created, now),
-                self.taken.load(Ordering::SeqCst),
-            );
+            sleep(Duration::from_secs(1)).await;
+            let taken = self.taken.load(Ordering::SeqCst);
             let left = vhost.depth(&self.queue()).await.unwrap_or_default();
-            let (tokens, due) = (taken + left, ticks * self.amount);
+            let tokens = taken + left;
             let agrees = match self.promise {
                 Promise::Exact => tokens == due,
                 Promise::AtMost => tokens <= due && tokens > 0,
             };
             agreements = if agrees { agreements + 1 } else { 0 };
-            if agreements == AGREEMENTS || start.elapsed() > HEALED_WITHIN {
+            if agreements == AGREEMENTS || start.elapsed() > SETTLED_WITHIN {
                 let off = |more: u64, less: u64| more.saturating_sub(less).div_ceil(self.amount);
                 let exact = self.promise == Promise::Exact;
                 return Balance {
@@ -148,13 +146,4 @@ async fn connect(url: &str) -> lapin::Result<(Connection, Channel)> {
     let connection = Connection::connect(url, ConnectionProperties::default()).await?;
     let channel = connection.create_channel().await?;
     Ok((connection, channel))
-}
-
-/// Ticks come at full seconds; well after that their tokens are there, unless something is wrong.
-async fn middle_of_a_second() {
-    let millisecond = Utc::now().timestamp_subsec_millis();
-    sleep(Duration::from_millis(u64::from(
-        (1_700 - millisecond) % 1_000 + 5,
-    )))
-    .await;
 }

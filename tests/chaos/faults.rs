@@ -2,11 +2,12 @@
 
 use std::fmt;
 
+use clap::ValueEnum;
 use rand::RngExt;
 use rand::rngs::StdRng;
 
 /// One fault.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ValueEnum)]
 pub enum Fault {
     /// An operator gets SIGKILL and is started again.
     Kill,
@@ -72,16 +73,21 @@ const REPLICATED: &[(Fault, u32)] = &[
 ];
 
 impl Fault {
-    pub fn random(random: &mut StdRng, replicas: usize) -> Self {
+    /// One of `kinds`; of all when there are none.
+    pub fn random(random: &mut StdRng, replicas: usize, kinds: &[Self]) -> Self {
         let table = if replicas == 1 { ALONE } else { REPLICATED };
-        let mut ticket = random.random_range(0..table.iter().map(|(_, weight)| weight).sum());
-        for (fault, weight) in table {
+        let wanted = |(fault, _): &&(Self, u32)| kinds.is_empty() || kinds.contains(fault);
+        let faults = || table.iter().filter(wanted);
+        let all = faults().map(|(_, weight)| weight).sum();
+        assert!(all > 0, "{kinds:?} are no faults for {replicas} operators");
+        let mut ticket = random.random_range(0..all);
+        for (fault, weight) in faults() {
             if ticket < *weight {
                 return *fault;
             }
             ticket -= weight;
         }
-        Kill
+        unreachable!("the ticket is below the sum of the weights")
     }
 }
 

@@ -17,6 +17,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use faults::Fault;
 
 /// Breaks things at random and proves that no refill was lost or doubled.
 #[derive(Debug, Parser)]
@@ -25,11 +26,14 @@ struct Args {
     #[arg(long)]
     seed: Option<u64>,
     /// How long faults go on, in seconds, all soaks together
-    #[arg(long, default_value_t = 600)]
+    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(..=3_000))]
     seconds: u64,
     /// How many operators [default: a soak with one that is killed a lot, then one with two replicas]
     #[arg(long, value_name = "NUMBER")]
     operators: Vec<usize>,
+    /// Only these faults [default: all]
+    #[arg(long = "fault", value_enum, value_name = "FAULT")]
+    faults: Vec<Fault>,
 }
 
 #[tokio::main]
@@ -39,6 +43,7 @@ async fn main() -> ExitCode {
         seed,
         seconds,
         operators,
+        faults,
     } = Args::parse();
     let seed = seed.unwrap_or_else(rand::random);
     println!("seed {seed}");
@@ -50,7 +55,7 @@ async fn main() -> ExitCode {
     };
     let duration = Duration::from_secs(seconds) / u32::try_from(soaks.len()).unwrap_or(1);
     for replicas in soaks {
-        let report = soak::run(seed, replicas, duration).await;
+        let report = soak::run(seed, replicas, duration, &faults).await;
         println!("\n{report}");
         clean &= report.is_clean();
     }

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, TimeDelta, Utc};
+use futures::future::join_all;
 use lapin::BasicProperties;
 use lapin::options::BasicPublishOptions;
 use rand::rngs::StdRng;
@@ -23,6 +25,8 @@ use crate::support::{Buckets, Namespace, Network, Operator, Pace, Proxy, Vhost, 
 const REFILL_QUEUE: &str = "token_buckets.refill";
 /// Beyond every sum of a soak.
 const PLENTY: u64 = 1_000_000;
+/// From the beginning of a soak to its first fault, and from its last one to the end of the schedules, at least.
+const AROUND: Duration = Duration::from_secs(15);
 /// Longer than a lease.
 const STOPPED: Duration = Duration::from_secs(20);
 /// Longer than it takes to notice a silent connection.
@@ -92,11 +96,12 @@ impl fmt::Display for Report {
 }
 
 /// Runs faults for `duration` and draws the balance.
-pub async fn run(seed: u64, replicas: usize, duration: Duration) -> Report {
+pub async fn run(seed: u64, replicas: usize, duration: Duration, kinds: &[Fault]) -> Report {
     let testbed = testbed().await;
     let (namespace, vhost) = (testbed.namespace().await, testbed.vhost().await);
     let mut stage = Stage::set(&namespace, &vhost, replicas, seed).await;
-    let accounts = Arc::new(stage.open_accounts().await);
+    let minutes = Minutes::until(Utc::now() + duration + 2 * AROUND);
+    let accounts = Arc::new(stage.open_accounts(&minutes).await);
     let (stop, quiet) = (CancellationToken::new(), Arc::new(RwLock::default()));
     let takers = tokio::spawn(work(
         vhost.amqp_url(),
@@ -107,24 +112,51 @@ pub async fn run(seed: u64, replicas: usize, duration: Duration) -> Report {
     let (mut faults, begun) = (BTreeMap::new(), Instant::now());
     while begun.elapsed() < duration {
         sleep(Duration::from_millis(stage.random.random_range(50..1_500))).await;
-        let fault = Fault::random(&mut stage.random, replicas);
+        let fault = Fault::random(&mut stage.random, replicas, kinds);
         stage.suffer(fault, &quiet).await;
         *faults.entry(fault).or_default() += 1;
         eprintln!("{:7.1} s  {fault}", begun.elapsed().as_secs_f32());
     }
     stage.heal().await;
+    if let Ok(rest) = (minutes.last - Utc::now()).to_std() {
+        sleep(rest).await;
+    }
     stop.cancel();
     let over = takers.await.expect("the takers end");
-    let mut balances = Vec::new();
-    for account in &*accounts {
-        let balance = account.settle(&vhost).await;
-        balances.push((account.name, account.promise, balance));
-    }
+    let settled = accounts.iter().map(async |account| {
+        let balance = account.settle(&vhost, minutes.last).await;
+        (account.name, account.promise, balance)
+    });
+    let balances = join_all(settled).await;
     Report {
         replicas,
         faults,
         balances,
         over,
+    }
+}
+
+/// When buckets are refilled: in these minutes, so that the schedules end by themselves and the sums stand still. A
+/// balance drawn while ticks go on would take one that is late for one that is lost.
+struct Minutes {
+    first: DateTime<Utc>,
+    /// Their last second.
+    last: DateTime<Utc>,
+}
+
+impl Minutes {
+    fn until(end: DateTime<Utc>) -> Self {
+        let first = Utc::now();
+        let last = end.timestamp() / 60 * 60 + 59;
+        let last = DateTime::from_timestamp(last, 0).expect("a time of this century");
+        assert!(last - first < TimeDelta::minutes(59), "less than an hour");
+        Self { first, last }
+    }
+
+    fn schedule(&self, pace: Pace) -> String {
+        let minutes = self.first.timestamp() / 60..=self.last.timestamp() / 60;
+        let list: Vec<_> = minutes.map(|it| (it % 60).to_string()).collect();
+        format!("*/{} {} * * * *", pace.0, list.join(","))
     }
 }
 
@@ -182,11 +214,11 @@ impl<'t> Stage<'t> {
         )
     }
 
-    async fn open_accounts(&self) -> Vec<Account> {
+    async fn open_accounts(&self, minutes: &Minutes) -> Vec<Account> {
         let mut accounts = Vec::new();
         for &(name, pace, amount, maximum, policy, promise) in PLANS {
             let spec = json!({
-                "name": name, "schedule": pace.schedule(), "amount": amount, "maximum": maximum,
+                "name": name, "schedule": minutes.schedule(pace), "amount": amount, "maximum": maximum,
                 "missedRefills": policy, "refillQueue": REFILL_QUEUE,
             });
             let resource = self.buckets.create(&name.replace('_', "-"), spec).await;
