@@ -1,5 +1,6 @@
 //! What happens while something that the operator needs is away, or wrong.
 
+use futures::future::join_all;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
@@ -34,6 +35,38 @@ async fn deletion_ends_though_the_broker_is_away() {
     let event = event(testbed, &namespace, "gone", "QueuesLeftBehind").await;
     let note = event.note.unwrap_or_default();
     assert!(note.contains("token_bucket_gone.ledger"), "{note}");
+}
+
+#[tokio::test]
+async fn other_deletions_go_on_while_one_waits_for_its_broker() {
+    let testbed = testbed().await;
+    let (namespace, vhost) = (testbed.namespace().await, testbed.vhost().await);
+    let buckets = Buckets::of(testbed, &namespace).await;
+    let secrets: Api<Secret> = Api::namespaced(testbed.client().await, namespace.name());
+    let secret = json!({"metadata": {"name": "away"}, "stringData": {"uri": NOBODY}});
+    let secret = serde_json::from_value(secret).expect("a Secret");
+    let created = secrets.create(&PostParams::default(), &secret).await;
+    created.expect("the Secret is accepted");
+    let _operator = Operator::start(testbed, &namespace, &vhost, &[]).await;
+    let spec = json!({"schedule": RARELY, "amount": 1, "maximum": 1});
+    let mut elsewhere = spec.clone();
+    elsewhere["connection"] = json!({"secretRef": {"name": "away"}});
+    buckets.create("waits", elsewhere).await;
+    buckets
+        .until("waits", "the broker to be missed", away)
+        .await;
+    let others = ["a", "b", "c", "d"];
+    for name in others {
+        buckets.create(name, spec.clone()).await;
+    }
+    for name in others {
+        buckets.ready(name).await;
+    }
+    buckets.begin_to_delete("waits").await;
+    join_all(others.map(|name| buckets.delete(name))).await;
+    assert_eq!(vhost.queues().await, Vec::<String>::new());
+    let waiting = buckets.get("waits").await.expect("it waits a minute");
+    assert!(waiting.metadata.deletion_timestamp.is_some());
 }
 
 #[tokio::test]

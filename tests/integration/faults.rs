@@ -3,6 +3,7 @@
 mod big;
 mod broker;
 mod cluster;
+mod flood;
 mod network;
 
 use std::sync::Arc;

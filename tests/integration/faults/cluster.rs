@@ -1,8 +1,11 @@
 use chrono::Utc;
+use serde_json::json;
 use token_bucket_operator::api::from_time;
 
 use super::books;
-use crate::support::{Network, Operator, SOON, eventually, stage};
+use crate::support::{
+    Buckets, Network, Operator, RARELY, SOON, Testbed, condition, eventually, stage, testbed,
+};
 
 #[tokio::test]
 async fn a_leader_that_was_stopped_past_its_lease_doubles_nothing() {
@@ -54,6 +57,51 @@ async fn refills_go_on_without_the_api_server_and_the_status_catches_up() {
             status.observed_at.as_ref().map(from_time) > Some(back)
         })
         .await;
+    accountant.stop().await;
+    account.check(&buckets, &vhost).await;
+}
+
+#[tokio::test]
+async fn what_changed_behind_an_expired_watch_is_seen() {
+    let shared = testbed().await;
+    let own = Testbed::of_own();
+    let (namespace, vhost) = (own.namespace().await, shared.vhost().await);
+    let buckets = Buckets::of(&own, &namespace).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let kubeconfig = folder.path().join("kubeconfig");
+    let api = own.proxy_of_api_server(&kubeconfig).await;
+    let operator = Operator::start_with(&kubeconfig, &namespace, Some(&vhost.amqp_url()), &[]);
+    let (account, accountant) = books(&buckets, &vhost).await;
+    buckets
+        .create(
+            "gone",
+            json!({"schedule": RARELY, "amount": 1, "maximum": 1}),
+        )
+        .await;
+    buckets.ready("gone").await;
+
+    // What it does not get to see is older than what the API server remembers.
+    api.set(Network::Frozen);
+    buckets.edit("x", json!({"maximum": 2_000_000})).await;
+    buckets.edit("gone", json!({"suspend": true})).await;
+    own.restart("kube-apiserver", "KILL");
+    api.cut();
+    api.set(Network::Good);
+    let in_force = |status: &_| condition(status, "Ready") == "True";
+    buckets
+        .until("gone", "the suspension", |status| {
+            status.next_refill_time.is_none() && in_force(status)
+        })
+        .await;
+    eventually("the watch to have expired", SOON, async || {
+        let logs = operator.logs();
+        if logs.contains("too old resource version") {
+            Ok(())
+        } else {
+            Err(logs)
+        }
+    })
+    .await;
     accountant.stop().await;
     account.check(&buckets, &vhost).await;
 }

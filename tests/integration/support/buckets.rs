@@ -66,12 +66,15 @@ impl Buckets {
         patched.expect("the edit is accepted");
     }
 
+    /// Asks for its deletion and does not wait.
+    pub async fn begin_to_delete(&self, name: &str) {
+        let deletion = self.api.delete(name, &Default::default()).await;
+        deletion.expect("it can be deleted");
+    }
+
     /// Deletes it and waits until it is gone.
     pub async fn delete(&self, name: &str) {
-        self.api
-            .delete(name, &Default::default())
-            .await
-            .expect("it can be deleted");
+        self.begin_to_delete(name).await;
         eventually("the resource to be gone", SOON, async || {
             match self.get(name).await {
                 Some(bucket) => Err(format!("{:?}", bucket.status)),
