@@ -10,13 +10,13 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 /// More channels than this make nothing faster.
 const CHANNELS: usize = 16;
 /// The client library remembers every queue that a channel has named until the channel is closed.
-const MOST_USES: u16 = 200;
+const MOST_USES: usize = 1_000;
 
 /// Channels of one connection, opened when needed.
 pub(super) struct Pool {
     permits: Semaphore,
     /// Each with how often it was used.
-    idle: Mutex<Vec<(Channel, u16)>>,
+    idle: Mutex<Vec<(Channel, usize)>>,
 }
 
 impl Pool {
@@ -50,18 +50,23 @@ impl Pool {
     }
 }
 
-/// A channel on loan. Dropped without [`Lease::put_back`] it is closed: an answer may still be on its way to it.
+/// A channel on loan. Dropped without being put back it is closed: an answer may still be on its way to it.
 pub(super) struct Lease<'a> {
     pool: &'a Pool,
     channel: Channel,
-    uses: u16,
+    uses: usize,
     _permit: SemaphorePermit<'a>,
 }
 
 impl Lease<'_> {
     /// Gives the channel back for others, unless the broker has closed it or it is worn.
     pub(super) fn put_back(self) {
-        let uses = self.uses + 1;
+        self.put_back_after(1);
+    }
+
+    /// The same after several verbs.
+    pub(super) fn put_back_after(self, verbs: usize) {
+        let uses = self.uses + verbs;
         if uses < MOST_USES && self.channel.status().connected() {
             self.pool
                 .idle

@@ -1,5 +1,6 @@
 //! What is done to single queues.
 
+use futures::future::{join, try_join_all};
 use lapin::options::{
     BasicGetOptions, BasicRejectOptions, QueueDeclareOptions, QueueDeleteOptions,
 };
@@ -153,6 +154,42 @@ impl Broker {
         Ok(self.look_at(queue).await?.map(|(messages, _)| messages))
     }
 
+    /// Counts the ready messages of several queues in one flight, which costs a fraction of counting each. Give it a few
+    /// dozen at a time. Answers for each, in order, as [`Broker::count`] does.
+    pub async fn counts(&self, queues: &[String]) -> Vec<Result<Option<u64>, BrokerError>> {
+        if let Ok(counts) = self.flight_of_counts(queues).await {
+            return counts.into_iter().map(|count| Ok(Some(count))).collect();
+        }
+        // One that is missing ends the channel, and the others with it.
+        let mut counts = Vec::with_capacity(queues.len());
+        for queue in queues {
+            counts.push(self.count(queue).await);
+        }
+        counts
+    }
+
+    async fn flight_of_counts(&self, queues: &[String]) -> Result<Vec<u64>, BrokerError> {
+        let action = Action {
+            verb: "count queues",
+            needs: "configure",
+            queue: queues.first().map_or("", String::as_str),
+        };
+        let names = queues.iter().map(|queue| wire::name(queue));
+        let names = names.collect::<Result<Vec<_>, _>>()?;
+        let channel = self.lease(action).await?;
+        let declares = names
+            .into_iter()
+            .map(|name| channel.queue_declare(name, passive(), FieldTable::default()));
+        let counts = self
+            .answer(action, During::AlarmFail, try_join_all(declares))
+            .await?;
+        channel.put_back_after(queues.len());
+        Ok(counts
+            .iter()
+            .map(|queue| queue.message_count().into())
+            .collect())
+    }
+
     /// Ready messages and consumers of a queue.
     pub(super) async fn look_at(&self, queue: &str) -> Result<Option<(u64, u64)>, BrokerError> {
         let action = Action {
@@ -204,7 +241,7 @@ impl Broker {
         };
         // Nothing answers a reject. The passive declare does, and comes after it: when it is answered, the message is
         // in its place again.
-        let back = futures::future::join(
+        let back = join(
             channel.basic_reject(message.delivery_tag, BasicRejectOptions { requeue: true }),
             channel.queue_declare(name, passive(), FieldTable::default()),
         );
@@ -282,7 +319,7 @@ impl Broker {
         };
         let name = wire::name(queue)?;
         let channel = self.lease(action).await?;
-        let both = futures::future::join(
+        let both = join(
             channel.queue_delete(name.clone(), QueueDeleteOptions::default()),
             channel.queue_declare(
                 name,

@@ -7,15 +7,13 @@ use futures::StreamExt;
 use tracing::{debug, info};
 
 use super::ensure::QueueState;
+use super::observer::{FLIGHT, MOST_FLIGHTS};
 use super::outcome::{Observed, Outcome};
 use super::plan::{Accepted, Account, Asked, MOST_TOKENS, Plan, plan, turns};
 use super::slot::{Slot, Stage};
 use super::worker::Worker;
 use crate::broker::{BrokerError, RefillChannel, Transaction};
 use crate::bucket::{BucketId, Refusal};
-
-/// Counts that are under way at one time: enough to keep the broker busy.
-const MOST_COUNTS: usize = 256;
 
 impl Worker {
     /// One transaction, or one step of mending a queue. Nothing when nothing waits.
@@ -122,13 +120,18 @@ impl Worker {
         ids: HashSet<BucketId>,
     ) -> Result<Vec<(BucketId, Option<u64>)>, BrokerError> {
         let broker = &self.context.broker;
-        let queues = ids
+        let (ids, queues): (Vec<_>, Vec<_>) = ids
             .into_iter()
-            .filter_map(|id| Some((self.slots.get(&id)?.bucket.queue(), id)));
-        let counts = futures::stream::iter(queues)
-            .map(|(queue, id)| async move { Ok((id, broker.count(&queue).await?)) })
-            .buffer_unordered(MOST_COUNTS);
-        counts.collect::<Vec<_>>().await.into_iter().collect()
+            .filter_map(|id| Some((id.clone(), self.slots.get(&id)?.bucket.queue())))
+            .unzip();
+        // Owned, as in the observer.
+        let flights: Vec<_> = queues.chunks(FLIGHT).map(<[_]>::to_vec).collect();
+        let counts = futures::stream::iter(flights)
+            .map(async |queues| broker.counts(&queues).await)
+            .buffered(MOST_FLIGHTS);
+        let counts = counts.concat().await;
+        let pairs = ids.into_iter().zip(counts);
+        pairs.map(|(id, count)| Ok((id, count?))).collect()
     }
 
     fn write_down(&self, plan: &Plan, transaction: &mut Transaction) {

@@ -17,8 +17,9 @@ use crate::api::queue_name;
 use crate::broker::{Broker, BrokerError};
 use crate::bucket::BucketId;
 
-/// Counts that are under way at one time: enough to keep the broker busy.
-const CONCURRENCY: usize = 256;
+/// Queues that are counted in one flight, and flights that are under way at one time: enough to keep the broker busy.
+pub(super) const FLIGHT: usize = 64;
+pub(super) const MOST_FLIGHTS: usize = 4;
 /// Commits come many a second; their buckets are counted together.
 const SOON: Duration = Duration::from_millis(200);
 
@@ -126,13 +127,19 @@ async fn count(
     missing: &mpsc::UnboundedSender<BucketId>,
 ) -> Result<(), BrokerError> {
     // Owned names: a stream of futures that borrow them is beyond the compiler in a spawned task.
-    let known: Vec<_> = ids
+    let (ids, names): (Vec<_>, Vec<_>) = ids
         .into_iter()
         .filter_map(|id| queues.get(&id).cloned().map(|queue| (id, queue)))
+        .unzip();
+    let flights: Vec<_> = ids
+        .chunks(FLIGHT)
+        .map(<[_]>::to_vec)
+        .zip(names.chunks(FLIGHT).map(<[_]>::to_vec))
         .collect();
-    let mut counts = futures::stream::iter(known)
-        .map(|(id, queue)| async move { (id, broker.count(&queue).await) })
-        .buffer_unordered(CONCURRENCY);
+    let mut counts = futures::stream::iter(flights)
+        .map(async |(ids, names)| (ids, broker.counts(&names).await))
+        .buffer_unordered(MOST_FLIGHTS)
+        .flat_map(|(ids, counts)| futures::stream::iter(ids.into_iter().zip(counts)));
     while let Some((id, count)) = counts.next().await {
         match count {
             Ok(Some(tokens)) => {

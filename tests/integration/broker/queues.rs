@@ -188,6 +188,31 @@ async fn a_count_is_of_ready_messages() {
 }
 
 #[tokio::test]
+async fn queues_are_counted_together_though_one_is_missing() {
+    let vhost = testbed().await.vhost().await;
+    let broker = connect(&vhost).await;
+    let names = ["a", "b", "c"].map(String::from);
+    for (name, tokens) in [("a", 1), ("c", 2)] {
+        broker
+            .declare_bucket(name, QueueType::Classic, 3)
+            .await
+            .unwrap();
+        for _ in 0..tokens {
+            vhost.publish(name, b"", BasicProperties::default()).await;
+        }
+    }
+    // Twice: the missing one costs a channel, and nothing else.
+    for _ in 0..2 {
+        let counts = broker.counts(&names).await;
+        assert_eq!(counts, [Ok(Some(1)), Ok(None), Ok(Some(2))]);
+    }
+    let there = [names[2].clone(), names[0].clone()];
+    let counts = broker.counts(&there).await;
+    assert_eq!(counts, [Ok(Some(2)), Ok(Some(1))]);
+    assert_eq!(broker.counts(&[]).await, []);
+}
+
+#[tokio::test]
 async fn a_queue_is_deleted_under_its_condition() {
     let vhost = testbed().await.vhost().await;
     let broker = connect(&vhost).await;
