@@ -77,7 +77,7 @@ pub async fn run(report: &mut Report, count: usize, rounds: usize) {
 /// Lets all buckets be due once; answers how late each was, sorted.
 async fn tick(engine: &mut Measured, count: usize, amount: u64) -> Vec<Duration> {
     // Time for all of them to be looked at.
-    let lead = TimeDelta::seconds(3 + count as i64 / 500);
+    let lead = TimeDelta::seconds(3 + count as i64 / 200);
     let due = (Utc::now() + lead).duration_trunc(TimeDelta::seconds(1));
     let due = due.expect("a time of this century");
     engine.apply(&buckets(count, &once(due), amount)).await;
