@@ -11,7 +11,6 @@ use anyhow::{Context, anyhow, bail};
 use chrono::Utc;
 use clap::Parser;
 use cli::{Cli, Command, RunArgs, ScheduleArgs};
-use mimalloc::MiMalloc;
 use token_bucket_operator::broker::Endpoint;
 use token_bucket_operator::controller::{self, Scope, Settings};
 use token_bucket_operator::engine::Permit;
@@ -23,10 +22,6 @@ use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
-
-/// Gives memory back after a start with many buckets, and is what a static binary needs: musl's own allocator is slow.
-#[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Draining may take so long; Kubernetes kills a pod 30 s after its SIGTERM.
 const DRAIN_WITHIN: Duration = Duration::from_secs(20);
