@@ -1,7 +1,8 @@
 //! Many small messages at the price of one. The client library makes a promise, an entry in a queue and a wake-up of its
-//! thread for each message: 1.5 µs of processor time, fifteen times what writing a token takes. So what fills a transaction is
-//! encoded here, as frames of AMQP 0-9-1 (§2.3.5 and §4.2 of its specification), and given to the library as the content
-//! of one message: an envelope. [`Opener`] takes it off just before the socket, and the frames go out in its place.
+//! thread for each message: 1.5 µs of processor time, fifteen times what writing a token takes. So what fills a
+//! transaction is encoded here, as frames of AMQP 0-9-1 (§2.3.5 and §4.2 of its specification), and given to the library
+//! as the content of one message: an envelope. [`Opener`] takes it off just before the socket, and the frames go out in
+//! its place.
 
 use amq_protocol::frame::{AMQPContentHeader, AMQPFrame, gen_frame};
 use amq_protocol::protocol::AMQPClass;
