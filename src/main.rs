@@ -23,6 +23,9 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Draining may take so long; Kubernetes kills a pod 30 s after its SIGTERM.
 const DRAIN_WITHIN: Duration = Duration::from_secs(20);
 /// Exit status of `schedule` for a schedule that is invalid or never due.

@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 /// More channels than this make nothing faster.
 const CHANNELS: usize = 16;
 /// The client library remembers every queue that a channel has named until the channel is closed.
-const MOST_USES: usize = 1_000;
+const MOST_USES: usize = 250;
 
 /// Channels of one connection, opened when needed.
 pub(super) struct Pool {

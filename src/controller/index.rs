@@ -34,7 +34,8 @@ struct Known {
 /// The resources that one or several watches have shown.
 #[derive(Debug, Default)]
 pub struct Index {
-    known: HashMap<BucketId, Known>,
+    /// Boxed: a large value in each empty place of the map would be half of its memory.
+    known: HashMap<BucketId, Box<Known>>,
     /// By queue, the best claim first.
     claims: HashMap<Arc<str>, Vec<Claim>>,
     /// By the scope of its watch: what a list that has begun has shown so far.
@@ -110,7 +111,7 @@ impl Index {
             claim,
             queue: Some(queue),
             ..
-        }) = self.known.get(id)
+        }) = self.known.get(id).map(Box::as_ref)
         else {
             return Rivals::default();
         };
@@ -173,7 +174,8 @@ impl Index {
         }
         let published = object.0.as_ref().ok();
         let published = published.and_then(|bucket| bucket.status.clone().map(Box::new));
-        self.known.insert(id.clone(), Known { published, ..known });
+        let known = Box::new(Known { published, ..known });
+        self.known.insert(id.clone(), known);
         self.push_rivals(&id, changes);
     }
 
@@ -183,7 +185,7 @@ impl Index {
             claim,
             queue: Some(queue),
             ..
-        }) = self.known.remove(id)
+        }) = self.known.remove(id).map(|known| *known)
         else {
             return;
         };

@@ -18,7 +18,8 @@ pub(super) struct Board {
 
 #[derive(Debug, Default)]
 struct Known {
-    states: HashMap<BucketId, (String, BucketState)>,
+    /// Boxed: a large state in each empty place of the map would be half of its memory.
+    states: HashMap<BucketId, Box<(String, BucketState)>>,
     /// Bucket name to refill queue.
     refill_queues: HashMap<String, String>,
 }
@@ -57,16 +58,17 @@ impl Board {
                 issued: 0,
                 refill_request: None,
             };
-            (bucket.name.clone(), state)
+            Box::new((bucket.name.clone(), state))
         });
     }
 
     /// Changes what is known about a bucket, and tells it when that is news.
     pub(super) fn update(&self, id: &BucketId, change: impl FnOnce(&mut BucketState)) {
         let mut known = self.lock();
-        let Some((_, state)) = known.states.get_mut(id) else {
+        let Some(entry) = known.states.get_mut(id) else {
             return;
         };
+        let (_, state) = &mut **entry;
         let before = state.clone();
         change(state);
         if *state != before {
@@ -77,8 +79,8 @@ impl Board {
     /// The bucket is not in force any more.
     pub(super) fn leave(&self, id: &BucketId) {
         let mut known = self.lock();
-        if let Some((name, _)) = known.states.remove(id) {
-            known.refill_queues.remove(&name);
+        if let Some(entry) = known.states.remove(id) {
+            known.refill_queues.remove(&entry.0);
         }
     }
 

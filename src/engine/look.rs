@@ -1,6 +1,10 @@
 //! Looks at the ledger and the queue of a bucket until its refills can run.
 
+use std::collections::VecDeque;
+use std::future::pending;
+
 use chrono::Utc;
+use tokio::task::JoinSet;
 
 use super::ensure::{self, EnsureError, LedgerState, QueueState};
 use super::outcome::{Observed, Phase};
@@ -8,6 +12,9 @@ use super::plan::Asked;
 use super::slot::{Adjustment, Stage};
 use super::worker::{Context, Worker};
 use crate::bucket::{BucketId, Cause};
+
+/// Looks under way at the same time: enough to keep the broker busy.
+const MOST_LOOKS: usize = 64;
 
 /// What a look at a bucket found.
 pub(super) struct Look {
@@ -21,6 +28,27 @@ enum Found {
     Queue(QueueState),
 }
 
+/// Looks that are under way, and those that wait: the task of a look is large, and after a start every bucket wants one.
+#[derive(Default)]
+pub(super) struct Looks {
+    under_way: JoinSet<Look>,
+    /// Which bucket, and the number of its look.
+    waiting: VecDeque<(BucketId, u64)>,
+}
+
+impl Looks {
+    /// The next one that is done; for ever while there is none.
+    pub(super) async fn next(&mut self) -> Look {
+        loop {
+            match self.under_way.join_next().await {
+                Some(Ok(look)) => return look,
+                Some(Err(_)) => {}
+                None => return pending().await,
+            }
+        }
+    }
+}
+
 impl Worker {
     /// Starts a look at a bucket's ledger and queue. Until it is done, requests for the bucket are held.
     pub(super) fn look(&mut self, id: &BucketId) {
@@ -32,36 +60,43 @@ impl Worker {
         self.work.remove(id);
         let waiting = self.asked.extract_if(.., |asked| asked.bucket == *id);
         slot.held.extend(waiting);
-        let (bucket, number, known) = (slot.bucket.clone(), slot.look, slot.ledger.clone());
-        let (context, places) = (self.context.clone(), self.places.clone());
-        self.looking.spawn(async move {
-            let _place = places.acquire().await;
-            let found = ensure::ledger(&context.broker, &bucket, known, Utc::now())
-                .await
-                .map(Found::Ledger);
-            Look {
-                bucket: bucket.id.clone(),
-                number,
-                found,
-            }
-        });
+        self.looks.waiting.push_back((id.clone(), slot.look));
+        self.begin_looks();
+    }
+
+    fn begin_looks(&mut self) {
+        while self.looks.under_way.len() < MOST_LOOKS
+            && let Some((id, number)) = self.looks.waiting.pop_front()
+        {
+            let slot = self.slots.get(&id);
+            let Some(slot) = slot.filter(|slot| slot.look == number) else {
+                continue;
+            };
+            let (bucket, known) = (slot.bucket.clone(), slot.ledger.clone());
+            let context = self.context.clone();
+            self.looks.under_way.spawn(async move {
+                let found = ensure::ledger(&context.broker, &bucket, known, Utc::now()).await;
+                Look {
+                    bucket: id,
+                    number,
+                    found: found.map(Found::Ledger),
+                }
+            });
+        }
     }
 
     pub(super) fn look_at_queue(&mut self, id: &BucketId) {
         let Some(slot) = self.slots.get(id) else {
             return;
         };
-        let (bucket, number) = (slot.bucket.clone(), slot.look);
-        let (context, places) = (self.context.clone(), self.places.clone());
-        self.looking.spawn(async move {
-            let _place = places.acquire().await;
-            let found = ensure::queue(&context.broker, &bucket)
-                .await
-                .map(Found::Queue);
+        let (id, bucket, number) = (id.clone(), slot.bucket.clone(), slot.look);
+        let context = self.context.clone();
+        self.looks.under_way.spawn(async move {
+            let found = ensure::queue(&context.broker, &bucket).await;
             Look {
-                bucket: bucket.id.clone(),
+                bucket: id,
                 number,
-                found,
+                found: found.map(Found::Queue),
             }
         });
     }
@@ -75,7 +110,14 @@ impl Worker {
         ids.iter().for_each(|id| self.look(id));
     }
 
+    /// Goes on with a bucket that was looked at.
     pub(super) fn found(&mut self, look: Look) {
+        self.judge(look);
+        // After the judgement: the second half of a look comes before the looks that wait.
+        self.begin_looks();
+    }
+
+    fn judge(&mut self, look: Look) {
         let Look {
             bucket: id,
             number,

@@ -8,8 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -18,7 +17,7 @@ use super::backoff::Backoff;
 use super::board::Board;
 use super::ensure;
 use super::intake::Intake;
-use super::look::Look;
+use super::look::Looks;
 use super::observer::Observer;
 use super::outcome::Phase;
 use super::plan::Asked;
@@ -30,8 +29,6 @@ use crate::bucket::{Bucket, BucketId};
 
 /// Requests that may be unacknowledged at one time.
 pub(super) const MOST_REQUESTS: u16 = 2_000;
-/// Looks at queues that may be under way at one time: enough to keep the broker busy.
-const MOST_LOOKS: usize = 256;
 /// How often stalled buckets are looked at again: a person may have mended them.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// At a change of leaders the old one's consumer may still be there for a moment.
@@ -78,8 +75,7 @@ pub(super) struct Worker {
     /// Buckets with something to commit: an unwritten ledger, owed tokens, a queue to adjust.
     pub(super) work: HashSet<BucketId>,
     pub(super) intake: Intake,
-    pub(super) looking: JoinSet<Look>,
-    pub(super) places: Arc<Semaphore>,
+    pub(super) looks: Looks,
     retiring: Option<Instant>,
 }
 
@@ -96,8 +92,7 @@ pub(super) async fn run(
         asked: Vec::new(),
         work: HashSet::new(),
         intake: Intake::default(),
-        looking: JoinSet::new(),
-        places: Arc::new(Semaphore::new(MOST_LOOKS)),
+        looks: Looks::default(),
         retiring: None,
     };
     let mut backoff = Backoff::default();
@@ -173,7 +168,7 @@ impl Worker {
                     Some(command) => self.command(command),
                     None => return Ok(End::Stopped),
                 },
-                Some(Ok(look)) = self.looking.join_next() => self.found(look),
+                look = self.looks.next() => self.found(look),
                 _ = again.tick() => self.look_again(),
                 () = std::future::ready(()), if busy => {}
                 () = std::future::ready(()), if self.retiring.is_some() => {
@@ -183,7 +178,7 @@ impl Worker {
                 }
                 deliveries = channel.next(MOST_REQUESTS.into()) => self.sort(deliveries?),
             }
-            while let Some(Some(Ok(look))) = self.looking.join_next().now_or_never() {
+            while let Some(look) = self.looks.next().now_or_never() {
                 self.found(look);
             }
             while let Ok(command) = commands.try_recv() {
@@ -239,7 +234,7 @@ impl Worker {
 
     /// The channel is gone: what it delivered goes back to the queue by itself, and the ledgers must be read again.
     fn put_down(&mut self) {
-        self.looking = JoinSet::new();
+        self.looks = Looks::default();
         self.asked.clear();
         self.work.clear();
         self.intake = Intake::default();

@@ -60,9 +60,11 @@ impl TimeOfDay {
 
 /// The dates that are selected.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Dates {
+pub(super) enum Dates {
+    /// All of them. Most schedules are such, and the enumerator would need a kilobyte for each.
+    All,
     /// A date counts when one of these has it: the enumerator itself only knows day of month *and* day of week.
-    rules: Box<[cron::Schedule]>,
+    Some(Box<[cron::Schedule]>),
 }
 
 impl Dates {
@@ -73,6 +75,10 @@ impl Dates {
         weekday: Set,
         either: bool,
     ) -> Result<Self, cron::error::Error> {
+        let all = |set: Set, low, high| set == Set::range(low, high, 1);
+        if all(day, 1, 31) && all(month, 1, 12) && all(weekday, 0, 6) {
+            return Ok(Self::All);
+        }
         let weekday = weekday.shifted(); // the enumerator counts Sunday as 1
         let rules = if either {
             vec![
@@ -86,15 +92,18 @@ impl Dates {
             .iter()
             .map(|rule| cron::Schedule::from_str(rule))
             .collect::<Result<_, _>>()?;
-        Ok(Self { rules })
+        Ok(Self::Some(rules))
     }
 
     // The years asked for must be from 1969 on: the enumerator reads a negative year as one far ahead.
 
     /// The first date not before `date`.
     fn first_from(&self, date: NaiveDate) -> Option<NaiveDate> {
+        let Self::Some(rules) = self else {
+            return Some(date);
+        };
         let before = noon(date.checked_sub_days(Days::new(1))?);
-        self.rules
+        rules
             .iter()
             .filter_map(|rule| rule.after(&before).next())
             .min()
@@ -103,8 +112,11 @@ impl Dates {
 
     /// The last date not after `date`.
     fn last_until(&self, date: NaiveDate) -> Option<NaiveDate> {
+        let Self::Some(rules) = self else {
+            return Some(date);
+        };
         let after = noon(date);
-        self.rules
+        rules
             .iter()
             .filter_map(|rule| rule.after(&after).next_back())
             .max()
