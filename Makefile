@@ -1,9 +1,9 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test check crds tools chaos bench
+.PHONY: help demo demo-down test check crds manifests tools chaos bench
 
-scripts := .ci/run demo/up demo/down demo/take tests/testbed/testbed tests/testbed/tools
+scripts := .ci/run charts/render demo/up demo/down demo/take tests/testbed/testbed tests/testbed/tools
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -35,12 +35,20 @@ check: ## formatting, lints, generated files, scripts, licences and duplicates o
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- --deny warnings
 	@cargo run --quiet --locked -- crd | diff -u crds/tokenbuckets.yaml - || { echo "crds/ is out of date: run make crds" >&2; exit 1; }
+	@cmp crds/tokenbuckets.yaml charts/token-bucket-operator/files/tokenbuckets.yaml || { echo "the chart's copy is out of date: run make crds" >&2; exit 1; }
+	@rendered=$$(mktemp -d); trap 'rm -r "$$rendered"' EXIT; charts/render "$$rendered"; \
+		{ diff -u deploy/install.yaml "$$rendered/deploy/install.yaml" && diff -ru tests/chart "$$rendered/tests/chart"; } \
+		|| { echo "deploy/ or tests/chart/ is out of date: run make manifests" >&2; exit 1; }
 	@if command -v shellcheck >/dev/null; then echo shellcheck; shellcheck -x $(scripts); else echo "no shellcheck here: the scripts are not checked"; fi
 	"$$(tests/testbed/tools deny)" --locked check --hide-inclusion-graph bans licenses sources
 
 crds: ## write crds/ from src/api
 	cargo run --quiet --locked -- crd >crds/tokenbuckets.yaml.new
 	mv crds/tokenbuckets.yaml.new crds/tokenbuckets.yaml
+	cp crds/tokenbuckets.yaml charts/token-bucket-operator/files/
+
+manifests: crds ## write deploy/install.yaml and tests/chart/ from the chart
+	charts/render
 
 tools: ## install the servers that the tests and the demo use, where they are missing
 	@tests/testbed/tools

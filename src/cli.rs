@@ -27,6 +27,8 @@ pub enum Command {
     Schedule(ScheduleArgs),
     /// Print the CustomResourceDefinition
     Crd,
+    /// Try the operator of a cluster: create a TokenBucket, wait until it is filled, delete it
+    Verify(VerifyArgs),
 }
 
 /// Settings of `run`.
@@ -137,6 +139,32 @@ pub struct ScheduleArgs {
     /// How many due times
     #[arg(long, default_value_t = 1, value_name = "NUMBER")]
     pub count: usize,
+}
+
+/// Settings of `verify`.
+#[derive(Clone, Debug, Args)]
+pub struct VerifyArgs {
+    /// Namespace of the TokenBucket [default: the pod's namespace, or that of the kubeconfig's context]
+    #[arg(long, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+
+    /// Secret that names the TokenBucket's broker [default: the operator's broker]
+    #[arg(long, value_name = "NAME")]
+    pub secret: Option<String>,
+
+    /// Label of the TokenBucket, KEY=VALUE, for operators with a selector; repeat it for several
+    #[arg(long = "label", value_parser = label, value_name = "LABEL")]
+    pub labels: Vec<(String, String)>,
+
+    /// How long each step may take
+    #[arg(long, default_value = "1m", value_parser = duration, value_name = "DURATION")]
+    pub timeout: Duration,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    text.split_once('=')
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .ok_or_else(|| "write KEY=VALUE, for example team=shop".to_owned())
 }
 
 fn instant(text: &str) -> Result<DateTime<Utc>, String> {

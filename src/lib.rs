@@ -10,3 +10,4 @@ pub mod controller;
 pub mod engine;
 pub mod ops;
 pub mod schedule;
+pub mod verify;

@@ -10,13 +10,14 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use chrono::Utc;
 use clap::Parser;
-use cli::{Cli, Command, RunArgs, ScheduleArgs};
+use cli::{Cli, Command, RunArgs, ScheduleArgs, VerifyArgs};
 use token_bucket_operator::broker::Endpoint;
 use token_bucket_operator::controller::{self, Scope, Settings};
 use token_bucket_operator::engine::Permit;
 use token_bucket_operator::ops::election::{Candidate, Term};
 use token_bucket_operator::ops::signals::Signals;
 use token_bucket_operator::ops::{Identity, Metrics, Readiness, admin, telemetry};
+use token_bucket_operator::verify::{self, Trial};
 use token_bucket_operator::{api, schedule};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run(args.normalized()).map(|()| ExitCode::SUCCESS),
         Command::Schedule(args) => upcoming(&args),
+        Command::Verify(args) => verify(args),
         Command::Crd => api::crd_yaml()
             .context("cannot write the CustomResourceDefinition")
             .and_then(|yaml| print(&yaml)),
@@ -80,6 +82,37 @@ fn run(args: RunArgs) -> anyhow::Result<()> {
     result
 }
 
+fn verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    runtime.block_on(async {
+        let config = kubernetes().await?;
+        let trial = Trial {
+            namespace: args
+                .namespace
+                .unwrap_or_else(|| config.default_namespace.clone()),
+            labels: args.labels.into_iter().collect(),
+            secret: args.secret,
+            limit: args.timeout,
+        };
+        let client =
+            kube::Client::try_from(config).context("cannot use the Kubernetes configuration")?;
+        verify::verify(client, &trial).await?;
+        print(&format!(
+            "a TokenBucket in namespace {} was filled and deleted: the operator works\n",
+            trial.namespace
+        ))
+    })
+}
+
+async fn kubernetes() -> anyhow::Result<kube::Config> {
+    kube::Config::infer().await.map_err(|error| {
+        anyhow!(
+            "no access to a Kubernetes cluster: set KUBECONFIG to a kubeconfig file, or run in a pod with a service \
+             account ({error})"
+        )
+    })
+}
+
 /// Runs the operator. The first signal drains it, the second one ends it at once.
 async fn until_signalled(args: RunArgs) -> anyhow::Result<()> {
     let mut signals = Signals::listen().context("cannot listen to signals")?;
@@ -108,12 +141,7 @@ async fn operate(args: RunArgs, stop: CancellationToken) -> anyhow::Result<()> {
         .map(Endpoint::parse)
         .transpose()
         .context("--amqp-url (AMQP_URL) is invalid")?;
-    let config = kube::Config::infer().await.map_err(|error| {
-        anyhow!(
-            "no access to a Kubernetes cluster: set KUBECONFIG to a kubeconfig file, or run in a pod with a service \
-             account ({error})"
-        )
-    })?;
+    let config = kubernetes().await?;
     let lease_namespace = args
         .leader_elect_namespace
         .unwrap_or_else(|| config.default_namespace.clone());

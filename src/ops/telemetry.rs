@@ -14,9 +14,10 @@ pub enum LogFormat {
     Json,
 }
 
-/// Other crates report through us what matters; their own lines are for debugging. lapin calls every closed channel an
-/// error, but a 404 is an answer here.
-const DEFAULT_FILTER: &str = "warn,lapin=off,token_bucket_operator=info";
+/// Other crates report through us what matters; their own lines are for debugging.
+const DEFAULT_FILTER: &str = "warn,token_bucket_operator=info";
+/// lapin calls every closed channel an error, but a 404 is an answer here. Who wants its lines names it in `RUST_LOG`.
+const IN_FRONT: &str = "lapin=off,";
 
 /// An invalid `RUST_LOG`.
 #[derive(Debug, thiserror::Error)]
@@ -30,12 +31,11 @@ pub struct InvalidFilter(String);
 /// # Errors
 /// When the filter does not parse.
 pub fn init(format: LogFormat, filter: Option<&str>) -> Result<(), InvalidFilter> {
-    let filter = match filter {
-        Some(filter) if !filter.is_empty() => {
-            EnvFilter::try_new(filter).map_err(|error| InvalidFilter(error.to_string()))?
-        }
-        _ => EnvFilter::new(DEFAULT_FILTER),
-    };
+    let wanted = filter
+        .filter(|filter| !filter.is_empty())
+        .unwrap_or(DEFAULT_FILTER);
+    let filter = EnvFilter::try_new(format!("{IN_FRONT}{wanted}"))
+        .map_err(|error| InvalidFilter(error.to_string()))?;
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -4,6 +4,7 @@ mod absence;
 mod admission;
 mod broker;
 mod celery;
+mod chart;
 mod controller;
 mod edits;
 mod engine;

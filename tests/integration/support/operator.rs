@@ -50,6 +50,24 @@ impl Operator {
         amqp_url: Option<&str>,
         extra: &[&str],
     ) -> Self {
+        let mut arguments = vec![
+            "run".to_owned(),
+            format!("--namespace={}", namespace.name()),
+        ];
+        arguments.extend(amqp_url.map(|url| format!("--amqp-url={url}")));
+        arguments.push("--listen=127.0.0.1:0".to_owned());
+        arguments.extend(extra.iter().map(|&argument| argument.to_owned()));
+        let log = "info,token_bucket_operator::engine::observer=debug";
+        let environment = [("LEADER_ELECT", "false"), ("RUST_LOG", log)];
+        Self::start_as(kubeconfig, &arguments, environment)
+    }
+
+    /// The program with any arguments and environment.
+    pub fn start_as<'e>(
+        kubeconfig: &Path,
+        arguments: &[String],
+        environment: impl IntoIterator<Item = (&'e str, &'e str)>,
+    ) -> Self {
         let folder = tempfile::tempdir().expect("a folder for the log");
         let log = folder.path().join("operator.log");
         let file = File::create(&log).expect("a log file");
@@ -59,19 +77,11 @@ impl Operator {
                 "--pdeathsig",
                 "KILL",
                 env!("CARGO_BIN_EXE_token-bucket-operator"),
-                "run",
             ])
-            .args(["--namespace", namespace.name()])
-            .args(amqp_url.map(|url| format!("--amqp-url={url}")))
-            .args(["--listen", "127.0.0.1:0"])
-            .env("LEADER_ELECT", "false")
-            .args(extra)
+            .args(arguments)
             .env("KUBECONFIG", kubeconfig)
             .env("NO_COLOR", "1")
-            .env(
-                "RUST_LOG",
-                "info,token_bucket_operator::engine::observer=debug",
-            )
+            .envs(environment)
             .stdin(Stdio::null())
             .stdout(file.try_clone().expect("a log file"))
             .stderr(file)
@@ -83,6 +93,12 @@ impl Operator {
             log,
             _folder: folder,
         }
+    }
+
+    /// Waits until it has ended by itself.
+    pub async fn end(&mut self) -> ExitStatus {
+        let end = timeout(SOON, self.process.wait()).await;
+        end.expect("it ends").expect("its exit status")
     }
 
     /// Its process id.
@@ -124,8 +140,11 @@ impl Operator {
     /// What its HTTP listener answers with success.
     pub async fn http(&self, path: &str) -> Result<String, String> {
         let logs = self.logs();
-        let (_, rest) = logs.split_once("address=").ok_or(&logs)?;
-        let address = rest.split_whitespace().next().unwrap_or_default();
+        // As text, or as JSON.
+        let text = logs.split_once("address=");
+        let (_, rest) = text.or(logs.split_once("\"address\":\"")).ok_or(&logs)?;
+        let ends = |character: char| character.is_whitespace() || character == '"';
+        let address = rest.split(ends).next().unwrap_or_default();
         let answer = reqwest::get(format!("http://{address}{path}")).await;
         let answer = answer.and_then(|answer| answer.error_for_status());
         let text = answer.map_err(|error| error.to_string())?.text().await;

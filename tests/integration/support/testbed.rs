@@ -95,11 +95,15 @@ impl Testbed {
 
     /// A testbed of which nobody else uses a part.
     pub fn of_own() -> Self {
-        let started = Self::run(None).and_then(|(dir, control)| {
-            let testbed = Self::read(&dir, control)?;
-            testbed.install_crd()?;
-            Ok(testbed)
-        });
+        let testbed = Self::bare();
+        let installed = testbed.install_crd();
+        installed.unwrap_or_else(|error| panic!("no CustomResourceDefinition: {error}"));
+        testbed
+    }
+
+    /// The same without the CustomResourceDefinition.
+    pub fn bare() -> Self {
+        let started = Self::run(None).and_then(|(dir, control)| Self::read(&dir, control));
         started.unwrap_or_else(|error| panic!("no testbed: {error}"))
     }
 
@@ -233,6 +237,14 @@ impl Testbed {
             .arg(self.kubeconfig())
             .args(arguments);
         command.output().expect("kubectl runs")
+    }
+
+    /// The same with success, and what it printed.
+    pub fn kubectl_ok(&self, arguments: &[&str]) -> String {
+        let output = self.kubectl(arguments);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "kubectl {arguments:?}: {errors}");
+        String::from_utf8(output.stdout).expect("text")
     }
 
     /// Runs rabbitmqctl and waits for it. What it does concerns everybody who uses the broker.

@@ -1,0 +1,148 @@
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::{Operator, Testbed};
+
+/// The chart.
+pub fn chart() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/token-bucket-operator")
+}
+
+/// Helm with files of its own. With a testbed it works on that cluster, otherwise on none.
+pub struct Helm<'t> {
+    testbed: Option<&'t Testbed>,
+    program: String,
+    home: TempDir,
+}
+
+impl<'t> Helm<'t> {
+    pub fn new(testbed: Option<&'t Testbed>) -> Self {
+        let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/testbed/tools");
+        let made = Command::new(tools).arg("helm").output();
+        let made = made.expect("tests/testbed/tools runs");
+        let message = String::from_utf8_lossy(&made.stderr);
+        assert!(made.status.success(), "no Helm: {message}");
+        let program = String::from_utf8(made.stdout).expect("a path");
+        Self {
+            testbed,
+            program: program.trim().to_owned(),
+            home: tempfile::tempdir().expect("a folder"),
+        }
+    }
+
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().expect("Helm runs")
+    }
+
+    /// Helm with these arguments, to be run.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        for name in ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"] {
+            command.env(name, self.home.path());
+        }
+        command.env_remove("KUBECONFIG").args(arguments);
+        if let Some(testbed) = self.testbed {
+            command.arg("--kubeconfig").arg(testbed.kubeconfig());
+        }
+        command
+    }
+
+    /// What it prints when it succeeds.
+    pub fn ok(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "helm {arguments:?}: {errors}");
+        String::from_utf8(output.stdout).expect("text")
+    }
+
+    /// What it prints when it refuses.
+    pub fn refuses(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert!(!output.status.success(), "helm {arguments:?} succeeds");
+        String::from_utf8(output.stderr).expect("text")
+    }
+}
+
+/// A pod as the API server has it. There is no node to run it, so its only container is run here: the same arguments
+/// and plain environment, with the rights of its service account and nothing more.
+pub struct Pod {
+    spec: Value,
+    kubeconfig: PathBuf,
+    _folder: TempDir,
+}
+
+impl Pod {
+    /// From what kubectl prints as JSON: a Pod, or something with a template for pods.
+    pub fn of(testbed: &Testbed, object: &str) -> Self {
+        let object: Value = serde_json::from_str(object).expect("JSON");
+        let template = &object["spec"]["template"]["spec"];
+        let spec = if template.is_null() {
+            &object["spec"]
+        } else {
+            template
+        };
+        let namespace = object["metadata"]["namespace"]
+            .as_str()
+            .expect("a namespace");
+        let account = spec["serviceAccountName"].as_str().expect("a name");
+        let token = testbed.kubectl_ok(&["create", "token", account, "-n", namespace]);
+        let view = [
+            "config",
+            "view",
+            "--minify",
+            "--flatten",
+            "--raw",
+            "-o",
+            "json",
+        ];
+        let mut kubeconfig: Value = serde_json::from_str(&testbed.kubectl_ok(&view)).expect("JSON");
+        kubeconfig["users"][0]["user"] = json!({"token": token.trim()});
+        kubeconfig["contexts"][0]["context"]["namespace"] = namespace.into();
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("kubeconfig");
+        // JSON is YAML.
+        fs::write(&file, kubeconfig.to_string()).expect("a file");
+        Self {
+            spec: spec.clone(),
+            kubeconfig: file,
+            _folder: folder,
+        }
+    }
+
+    /// As something that can be created.
+    pub fn manifest(&self, name: &str, namespace: &str) -> String {
+        let metadata = json!({"name": name, "namespace": namespace});
+        let spec = &self.spec;
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}).to_string()
+    }
+
+    /// A kubeconfig with the rights of its service account.
+    pub fn kubeconfig(&self) -> &str {
+        self.kubeconfig.to_str().expect("a path of text")
+    }
+
+    /// Runs it. What its environment takes from Secrets is `environment`; its port is any free one.
+    pub fn run(&self, environment: &[(&str, &str)]) -> Operator {
+        let container = &self.spec["containers"][0];
+        let arguments = container["args"].as_array().expect("arguments").iter();
+        let arguments: Vec<_> = arguments
+            .map(|argument| argument.as_str().expect("text"))
+            .map(|argument| match argument.starts_with("--listen=") {
+                true => "--listen=127.0.0.1:0".to_owned(),
+                false => argument.to_owned(),
+            })
+            .collect();
+        let plain = container["env"].as_array().into_iter().flatten();
+        let plain =
+            plain.filter_map(|entry| Some((entry["name"].as_str()?, entry["value"].as_str()?)));
+        Operator::start_as(
+            &self.kubeconfig,
+            &arguments,
+            plain.chain(environment.iter().copied()),
+        )
+    }
+}
