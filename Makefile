@@ -1,9 +1,9 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test check crds manifests tools chaos bench
+.PHONY: help demo demo-down test check crds manifests image tools chaos bench
 
-scripts := .ci/run charts/render demo/up demo/down demo/take tests/testbed/testbed tests/testbed/tools
+scripts := .ci/run charts/render tests/image demo/up demo/down demo/take tests/testbed/testbed tests/testbed/tools
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -49,6 +49,9 @@ crds: ## write crds/ from src/api
 
 manifests: crds ## write deploy/install.yaml and tests/chart/ from the chart
 	charts/render
+
+image: ## build the image without Docker (needs root) and try the operator in it
+	tests/image
 
 tools: ## install the servers that the tests and the demo use, where they are missing
 	@tests/testbed/tools

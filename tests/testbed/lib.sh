@@ -12,6 +12,8 @@ etcd_cache=$cache/etcd-$ETCD_VERSION
 kubernetes_cache=$cache/kubernetes-$KUBERNETES_VERSION
 # A root file system of Debian trixie, complete or not there.
 rabbitmq_4=$cache/rabbitmq-4-trixie
+# The same of Debian bookworm with a C compiler.
+image_builder=$cache/image-builder-bookworm
 
 say() { printf '%s\n' "$*" >&2; }
 
