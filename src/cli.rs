@@ -92,6 +92,11 @@ pub struct RunArgs {
     )]
     pub refill_queue_type: RefillQueueType,
 
+    /// Metrics of each bucket, labelled with its namespace and name; without them there are only sums
+    #[arg(long, env = "BUCKET_METRICS", default_value_t = true, action = ArgAction::Set, num_args = 0..=1,
+          default_missing_value = "true", require_equals = true, value_name = "BOOL")]
+    pub bucket_metrics: bool,
+
     /// How log lines look; what is logged is set by RUST_LOG, for example RUST_LOG=debug
     #[arg(
         long,

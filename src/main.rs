@@ -155,7 +155,8 @@ async fn operate(args: RunArgs, stop: CancellationToken) -> anyhow::Result<()> {
     })?;
     info!(address = %listener.local_addr().context("cannot listen")?, "serving /livez, /readyz and /metrics");
     let identity = Identity::of_this_process();
-    let (readiness, metrics) = (Readiness::default(), Arc::new(Metrics::default()));
+    let readiness = Readiness::default();
+    let metrics = Arc::new(Metrics::new(args.bucket_metrics));
     let settings = Settings {
         client: client.clone(),
         scope: Scope {

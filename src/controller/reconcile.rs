@@ -8,7 +8,7 @@ use kube::core::{PartialObjectMeta, PartialObjectMetaExt};
 use kube::runtime::controller::Action;
 use kube::runtime::finalizer::{Event, finalizer};
 use kube::{Api, Resource, ResourceExt};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
 use super::cleanup::{abandon, cleanup};
@@ -43,9 +43,10 @@ pub async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Ac
             Err(_) => malformed(&object, &context).await,
         }
     };
-    let action = timeout(PASS_TIMEOUT, pass)
-        .await
-        .unwrap_or(Err(Error::Timeout))?;
+    let began = Instant::now();
+    let action = timeout(PASS_TIMEOUT, pass).await;
+    context.metrics.reconciled(began.elapsed());
+    let action = action.unwrap_or(Err(Error::Timeout))?;
     context.succeeded(&id_of(&*object));
     Ok(action)
 }

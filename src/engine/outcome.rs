@@ -25,6 +25,8 @@ pub enum Outcome {
         /// From due to committed, for scheduled refills.
         lag: Option<Duration>,
     },
+    /// Somebody had deleted a bucket's queue; it is declared again.
+    QueueMissing,
     /// A request was not carried out; `reason` is one of a fixed set of words.
     Dropped {
         /// The bucket, when the request named one that is known.

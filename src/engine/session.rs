@@ -12,6 +12,7 @@ use tracing::{debug, info, warn};
 use super::board::Board;
 use super::clock::Clock;
 use super::observer::Observer;
+use super::outcome::Outcome;
 use super::removals::{Answer, Removals, Removed};
 use super::scheduler::Scheduler;
 use super::worker::{self, Context};
@@ -99,7 +100,10 @@ impl Session {
                 biased;
                 () = stop.cancelled() => break None,
                 Some(Ok(lost)) = self.tasks.join_next() => break Some(lost),
-                Some(id) = self.missing.recv() => self.look(&id),
+                Some(id) = self.missing.recv() => {
+                    self.board.tell(Outcome::QueueMissing);
+                    self.look(&id);
+                }
                 removed = self.removals.next() => self.removed(removed, desired).await,
                 command = commands.recv() => match command {
                     None => break None,

@@ -12,6 +12,7 @@ mod faults;
 mod fixture;
 mod leadership;
 mod missed;
+mod monitoring;
 mod quorum;
 mod refills;
 mod support;

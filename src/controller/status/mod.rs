@@ -26,12 +26,13 @@ use tracing::{info, warn};
 use super::events::Events;
 use super::pokes::Pokes;
 use crate::api::TokenBucketStatus;
-use crate::api::conditions::Verdict;
+use crate::api::conditions::{State, Verdict};
 use crate::broker::Endpoint;
 use crate::bucket::BucketId;
-use crate::engine::{Connection, Outcome};
+use crate::engine::{BucketState, Connection, Outcome, Phase};
 use crate::ops::Metrics;
 use crate::ops::api_error::words;
+use crate::ops::metrics::Reading;
 use book::{Book, Job, Moment};
 use pace::Class;
 use patch::Written;
@@ -134,7 +135,16 @@ impl Writer {
     fn take_note(&self, book: &mut Book, report: Report) {
         let now = moment();
         match report {
-            Report::Pass(pass) => book.pass(pass, now),
+            Report::Pass(pass) => {
+                if let Judgement::Refused(verdict) = &pass.judgement {
+                    let reading = Reading {
+                        stalled: (verdict.state == State::Stalled).then_some(verdict.reason),
+                        ..Reading::default()
+                    };
+                    self.metrics.bucket(&pass.id, reading);
+                }
+                book.pass(pass, now);
+            }
             Report::Gone(id) => {
                 book.forget(&id);
                 self.metrics.forget(&id);
@@ -159,9 +169,9 @@ impl Writer {
                 book.connection(&broker, Some(connection), now);
             }
             Report::Outcome(broker, Outcome::Bucket(id, state)) => {
-                let (tokens, limit) = (state.observed.map(|observed| observed.tokens), state.limit);
+                let reading = reading(&state);
                 if book.state(&broker, &id, state, now) {
-                    self.metrics.observed(&id, tokens, limit);
+                    self.metrics.bucket(&id, reading);
                 }
             }
             Report::Outcome(
@@ -175,6 +185,7 @@ impl Writer {
             ) => {
                 self.metrics.refilled(trigger, added, lag);
             }
+            Report::Outcome(_, Outcome::QueueMissing) => self.metrics.repaired(),
             Report::Outcome(
                 _,
                 Outcome::Dropped {
@@ -233,6 +244,25 @@ fn next(book: &mut Book, budget: &Budget, now: Moment) -> Result<Job, Option<Ins
         due => due,
     };
     Err(urgent.into_iter().chain(routine).min())
+}
+
+/// What the metrics say of a bucket that the engine has.
+fn reading(state: &BucketState) -> Reading {
+    Reading {
+        available: state.observed.map(|observed| observed.tokens),
+        maximum: state.limit,
+        issued: Some(state.issued),
+        next_refill: state.next_refill,
+        last_refill: state
+            .last_refill
+            .as_ref()
+            .map(|refill| refill.completed_time),
+        ready: state.phase == Phase::Ready,
+        stalled: match state.phase {
+            Phase::Stalled { reason, .. } => Some(reason),
+            _ => None,
+        },
+    }
 }
 
 fn moment() -> Moment {

@@ -137,14 +137,19 @@ impl Operator {
         );
     }
 
-    /// What its HTTP listener answers with success.
-    pub async fn http(&self, path: &str) -> Result<String, String> {
+    /// Where its HTTP listener is.
+    pub fn address(&self) -> Result<String, String> {
         let logs = self.logs();
         // As text, or as JSON.
         let text = logs.split_once("address=");
         let (_, rest) = text.or(logs.split_once("\"address\":\"")).ok_or(&logs)?;
         let ends = |character: char| character.is_whitespace() || character == '"';
-        let address = rest.split(ends).next().unwrap_or_default();
+        Ok(rest.split(ends).next().unwrap_or_default().to_owned())
+    }
+
+    /// What its HTTP listener answers with success.
+    pub async fn http(&self, path: &str) -> Result<String, String> {
+        let address = self.address()?;
         let answer = reqwest::get(format!("http://{address}{path}")).await;
         let answer = answer.and_then(|answer| answer.error_for_status());
         let text = answer.map_err(|error| error.to_string())?.text().await;
