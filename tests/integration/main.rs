@@ -10,6 +10,7 @@ mod edits;
 mod engine;
 mod faults;
 mod fixture;
+mod gitops;
 mod leadership;
 mod missed;
 mod monitoring;
