@@ -34,14 +34,20 @@ impl<'t> Vhost<'t> {
             connection: Mutex::default(),
         };
         let user = json!({"password": PASSWORD, "tags": ""});
-        let all = json!({"configure": ".*", "write": ".*", "read": ".*"});
         vhost.api(Method::PUT, &vhost.user_path(), Some(user)).await;
         vhost
             .api(Method::PUT, &vhost.path("vhosts"), Some(settings))
             .await;
-        let path = format!("{}/{}", vhost.path("permissions"), vhost.user);
-        vhost.api(Method::PUT, &path, Some(all)).await;
+        vhost.permit([".*", ".*", ".*"]).await;
         vhost
+    }
+
+    /// Gives its user the right to configure, write and read what these regular expressions match, and nothing else.
+    /// The broker remembers rights for the life of a channel.
+    pub async fn permit(&self, [configure, write, read]: [&str; 3]) {
+        let path = format!("{}/{}", self.path("permissions"), self.user);
+        let rights = json!({"configure": configure, "write": write, "read": read});
+        self.api(Method::PUT, &path, Some(rights)).await;
     }
 
     /// What the operator connects to.
