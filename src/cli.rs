@@ -97,6 +97,10 @@ pub struct RunArgs {
           default_missing_value = "true", require_equals = true, value_name = "BOOL")]
     pub bucket_metrics: bool,
 
+    /// Look at the settings, the rights in Kubernetes and the broker, print what is found, and end
+    #[arg(long)]
+    pub validate_only: bool,
+
     /// How log lines look; what is logged is set by RUST_LOG, for example RUST_LOG=debug
     #[arg(
         long,

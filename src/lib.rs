@@ -1,7 +1,7 @@
 //! token-bucket-operator: token buckets in AMQP queues, refilled on schedule, declared by Kubernetes resources.
 //!
-//! Dependencies between the modules point downwards in this list; nothing below `controller` knows a
-//! Kubernetes client, and only `broker` speaks AMQP.
+//! `preflight` and `verify` stand on `controller`, that on `engine`, that on `broker`, `bucket`, `schedule` and `api`.
+//! The engine and what it stands on know no Kubernetes client, and only `broker` speaks AMQP.
 
 pub mod api;
 pub mod broker;
@@ -9,5 +9,6 @@ pub mod bucket;
 pub mod controller;
 pub mod engine;
 pub mod ops;
+pub mod preflight;
 pub mod schedule;
 pub mod verify;

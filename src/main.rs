@@ -17,6 +17,7 @@ use token_bucket_operator::engine::Permit;
 use token_bucket_operator::ops::election::{Candidate, Term};
 use token_bucket_operator::ops::signals::Signals;
 use token_bucket_operator::ops::{Identity, Metrics, Readiness, admin, telemetry};
+use token_bucket_operator::preflight::{Finding, Preflight};
 use token_bucket_operator::verify::{self, Trial};
 use token_bucket_operator::{api, schedule};
 use tokio::net::TcpListener;
@@ -34,6 +35,7 @@ const NO_SCHEDULE: u8 = 2;
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Run(args) if args.validate_only => validate(args.normalized()),
         Command::Run(args) => run(args.normalized()).map(|()| ExitCode::SUCCESS),
         Command::Schedule(args) => upcoming(&args),
         Command::Verify(args) => verify(args),
@@ -133,14 +135,52 @@ async fn until_signalled(args: RunArgs) -> anyhow::Result<()> {
     }
 }
 
+/// Looks whether the operator could work. Everything that is wrong is told, not just the first thing.
+fn validate(args: RunArgs) -> anyhow::Result<ExitCode> {
+    telemetry::init(args.log_format, Some("off"))?;
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    let findings = runtime.block_on(async {
+        let broker = default_broker(args.amqp_url.as_deref())?;
+        let config = kubernetes().await?;
+        let lease_namespace = args
+            .leader_elect_namespace
+            .unwrap_or_else(|| config.default_namespace.clone());
+        let preflight = Preflight {
+            scope: Scope {
+                namespaces: args.namespaces,
+                selector: args.selector,
+            },
+            lease_namespace: args.leader_elect.then_some(lease_namespace),
+            broker,
+            connection_name: Identity::of_this_process().connection_name(),
+        };
+        let client =
+            kube::Client::try_from(config).context("cannot use the Kubernetes configuration")?;
+        anyhow::Ok(preflight.look(&client).await)
+    })?;
+    let line = |finding: &Finding| match finding {
+        Finding::Good(text) => format!("ok: {text}\n"),
+        Finding::Note(text) => format!("note: {text}\n"),
+        Finding::Bad(text) => format!("error: {text}\n"),
+    };
+    print(&findings.iter().map(line).collect::<String>())?;
+    match findings
+        .iter()
+        .any(|finding| matches!(finding, Finding::Bad(_)))
+    {
+        true => Ok(ExitCode::FAILURE),
+        false => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn default_broker(amqp_url: Option<&str>) -> anyhow::Result<Option<Endpoint>> {
+    let endpoint = amqp_url.map(Endpoint::parse).transpose();
+    endpoint.context("--amqp-url (AMQP_URL) is invalid")
+}
+
 async fn operate(args: RunArgs, stop: CancellationToken) -> anyhow::Result<()> {
     info!(version = env!("CARGO_PKG_VERSION"), "token-bucket-operator");
-    let default_broker = args
-        .amqp_url
-        .as_deref()
-        .map(Endpoint::parse)
-        .transpose()
-        .context("--amqp-url (AMQP_URL) is invalid")?;
+    let default_broker = default_broker(args.amqp_url.as_deref())?;
     let config = kubernetes().await?;
     let lease_namespace = args
         .leader_elect_namespace

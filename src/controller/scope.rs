@@ -40,7 +40,8 @@ pub enum ScopeError {
 
 impl Scope {
     /// Each scope of a watch: a namespace, or None for all.
-    pub(super) fn watches(&self) -> Vec<Option<String>> {
+    #[must_use]
+    pub fn watches(&self) -> Vec<Option<String>> {
         let mut namespaces = self.namespaces.clone();
         namespaces.sort();
         namespaces.dedup();
@@ -76,7 +77,11 @@ impl Scope {
         Ok(())
     }
 
-    async fn missing(
+    /// What keeps the resources of `namespace` from being listed, if waiting may help.
+    ///
+    /// # Errors
+    /// When somebody has to change the settings or the permissions first.
+    pub async fn missing(
         &self,
         client: &Client,
         namespace: Option<&str>,

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::support::{Helm, Pod, SOON, Testbed, chart, eventually};
+use crate::support::{Helm, Operator, Pod, SOON, Testbed, chart, eventually};
 
 const NAMESPACE: &str = "ops";
 
@@ -181,6 +181,13 @@ async fn a_release_lives_with_exactly_its_rights() {
     testbed.kubectl_ok(&["create", "--dry-run=server", "-f", file]);
     let amqp_url = vhost.amqp_url();
     let environment = [("AMQP_URL", &*amqp_url), ("POD_NAME", "tbo-0")];
+    let mut check = pod.run_with(&environment, &["--validate-only"]);
+    assert!(check.end().await.success(), "{}", check.logs());
+    assert!(
+        check.logs().contains("lets the operator in (RabbitMQ"),
+        "{}",
+        check.logs()
+    );
     let mut operator = pod.run(&environment);
     operator.becomes_leader().await;
     let uri = format!("--from-literal=uri={amqp_url}");
@@ -270,6 +277,17 @@ async fn a_release_lives_with_exactly_its_rights() {
     let test = Pod::of(&testbed, &object);
     let mut verify = test.run(&[]);
     assert!(verify.end().await.success(), "{}", verify.logs());
+    // It has the rights of a user, which are too few for an operator.
+    let run = ["run", "--validate-only"].map(str::to_owned);
+    let mut check = Operator::start_as(test.kubeconfig().as_ref(), &run, []);
+    assert!(!check.end().await.success(), "{}", check.logs());
+    for wanted in [
+        "may not list TokenBuckets in all namespaces",
+        "may not patch tokenbuckets/status",
+        "no default broker",
+    ] {
+        assert!(check.logs().contains(wanted), "{wanted}: {}", check.logs());
+    }
     assert!(
         verify.logs().contains("the operator works"),
         "{}",

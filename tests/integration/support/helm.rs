@@ -127,6 +127,11 @@ impl Pod {
 
     /// Runs it. What its environment takes from Secrets is `environment`; its port is any free one.
     pub fn run(&self, environment: &[(&str, &str)]) -> Operator {
+        self.run_with(environment, &[])
+    }
+
+    /// The same with more arguments.
+    pub fn run_with(&self, environment: &[(&str, &str)], more: &[&str]) -> Operator {
         let container = &self.spec["containers"][0];
         let arguments = container["args"].as_array().expect("arguments").iter();
         let arguments: Vec<_> = arguments
@@ -135,6 +140,7 @@ impl Pod {
                 true => "--listen=127.0.0.1:0".to_owned(),
                 false => argument.to_owned(),
             })
+            .chain(more.iter().map(|&argument| argument.to_owned()))
             .collect();
         let plain = container["env"].as_array().into_iter().flatten();
         let plain =
