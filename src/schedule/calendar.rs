@@ -113,7 +113,8 @@ impl Dates {
     /// The last date not after `date`.
     fn last_until(&self, date: NaiveDate) -> Option<NaiveDate> {
         let Self::Some(rules) = self else {
-            return Some(date);
+            // The enumerator knows no year before 1970 either.
+            return Some(date).filter(|date| *date >= DateTime::UNIX_EPOCH.date_naive());
         };
         let after = noon(date);
         rules

@@ -386,6 +386,18 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_due_before_1970() {
+        let first_minute = DateTime::UNIX_EPOCH + chrono::TimeDelta::seconds(30);
+        for expression in ["1 * * * *", "1 * 1 * *"] {
+            let timetable = timetable(expression, "UTC");
+            assert_eq!(
+                timetable.latest(DateTime::<Utc>::MIN_UTC, first_minute),
+                None
+            );
+        }
+    }
+
+    #[test]
     fn schedules_begin_with_1970_and_end_with_2099() {
         for zone in ["UTC", "Etc/GMT-14", "Etc/GMT+12"] {
             let daily = timetable("0 0 * * *", zone);
