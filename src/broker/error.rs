@@ -17,6 +17,17 @@ pub enum BrokerError {
         /// What the network or the broker said.
         reason: String,
     },
+    /// The broker's certificate is not one that is trusted for its address.
+    #[error(
+        "the certificate of {endpoint} is refused: {reason}. If an authority of your own has signed it, set \
+         SSL_CERT_FILE to a PEM file with that authority's certificate (in the chart: broker.tls.caSecret)"
+    )]
+    CertificateRefused {
+        /// The broker, without password.
+        endpoint: String,
+        /// What is wrong with the certificate.
+        reason: String,
+    },
     /// User name or password are wrong.
     #[error(
         "{endpoint} refused user name or password. Correct the credentials, or create the user"
@@ -129,6 +140,7 @@ impl BrokerError {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Unreachable { .. } => "BrokerUnreachable",
+            Self::CertificateRefused { .. } => "CertificateRefused",
             Self::AuthenticationRefused { .. } => "AuthenticationRefused",
             Self::VhostRefused { .. } => "VhostRefused",
             Self::AccessRefused { .. } => "AccessRefused",
@@ -183,9 +195,16 @@ impl BrokerError {
                     },
                 }
             }
-            _ => Self::Unreachable {
-                endpoint: name,
-                reason: error.to_string(),
+            _ => match error.to_string() {
+                // rustls' words; lapin passes them on as an error of input and output.
+                reason if reason.contains("invalid peer certificate") => Self::CertificateRefused {
+                    endpoint: name,
+                    reason,
+                },
+                reason => Self::Unreachable {
+                    endpoint: name,
+                    reason,
+                },
             },
         }
     }

@@ -18,5 +18,6 @@ mod permissions;
 mod quorum;
 mod refills;
 mod support;
+mod tls;
 mod versions;
 mod writes;
