@@ -65,12 +65,11 @@ await_broker() {
     await rabbitmq 30 management_answers
 }
 
-management_answers() {
-    local status='' fd
-    exec {fd}<>"/dev/tcp/127.0.0.1/${ports[4]}" || return 1
+# In a process of its own: a node that is starting may close the connection, and writing to it then ends the process.
+management_answers() (
+    exec 3<>"/dev/tcp/127.0.0.1/${ports[4]}" || exit 1
     printf 'GET /api/whoami HTTP/1.0\r\nAuthorization: Basic %s\r\n\r\n' \
-        "$(printf '%s:%s' "$broker_user" "$broker_password" | base64)" >&"$fd"
-    read -r status <&"$fd"
-    exec {fd}>&-
+        "$(printf '%s:%s' "$broker_user" "$broker_password" | base64)" >&3
+    read -r status <&3
     [[ $status == *' 200 '* ]]
-}
+)
