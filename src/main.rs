@@ -87,17 +87,13 @@ fn run(args: RunArgs) -> anyhow::Result<()> {
 fn verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     runtime.block_on(async {
-        let config = kubernetes().await?;
+        let (client, namespace) = kubernetes().await?;
         let trial = Trial {
-            namespace: args
-                .namespace
-                .unwrap_or_else(|| config.default_namespace.clone()),
+            namespace: args.namespace.unwrap_or(namespace),
             labels: args.labels.into_iter().collect(),
             secret: args.secret,
             limit: args.timeout,
         };
-        let client =
-            kube::Client::try_from(config).context("cannot use the Kubernetes configuration")?;
         verify::verify(client, &trial).await?;
         print(&format!(
             "a TokenBucket in namespace {} was filled and deleted: the operator works\n",
@@ -106,13 +102,18 @@ fn verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-async fn kubernetes() -> anyhow::Result<kube::Config> {
-    kube::Config::infer().await.map_err(|error| {
+/// A client of the cluster, and the namespace that is meant when none is named.
+async fn kubernetes() -> anyhow::Result<(kube::Client, String)> {
+    let config = kube::Config::infer().await.map_err(|error| {
         anyhow!(
             "no access to a Kubernetes cluster: set KUBECONFIG to a kubeconfig file, or run in a pod with a service \
              account ({error})"
         )
-    })
+    })?;
+    let namespace = config.default_namespace.clone();
+    let client =
+        kube::Client::try_from(config).context("cannot use the Kubernetes configuration")?;
+    Ok((client, namespace))
 }
 
 /// Runs the operator. The first signal drains it, the second one ends it at once.
@@ -141,10 +142,8 @@ fn validate(args: RunArgs) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     let findings = runtime.block_on(async {
         let broker = default_broker(args.amqp_url.as_deref())?;
-        let config = kubernetes().await?;
-        let lease_namespace = args
-            .leader_elect_namespace
-            .unwrap_or_else(|| config.default_namespace.clone());
+        let (client, namespace) = kubernetes().await?;
+        let lease_namespace = args.leader_elect_namespace.unwrap_or(namespace);
         let preflight = Preflight {
             scope: Scope {
                 namespaces: args.namespaces,
@@ -154,8 +153,6 @@ fn validate(args: RunArgs) -> anyhow::Result<ExitCode> {
             broker,
             connection_name: Identity::of_this_process().connection_name(),
         };
-        let client =
-            kube::Client::try_from(config).context("cannot use the Kubernetes configuration")?;
         anyhow::Ok(preflight.look(&client).await)
     })?;
     let line = |finding: &Finding| match finding {
@@ -181,12 +178,8 @@ fn default_broker(amqp_url: Option<&str>) -> anyhow::Result<Option<Endpoint>> {
 async fn operate(args: RunArgs, stop: CancellationToken) -> anyhow::Result<()> {
     info!(version = env!("CARGO_PKG_VERSION"), "token-bucket-operator");
     let default_broker = default_broker(args.amqp_url.as_deref())?;
-    let config = kubernetes().await?;
-    let lease_namespace = args
-        .leader_elect_namespace
-        .unwrap_or_else(|| config.default_namespace.clone());
-    let client =
-        kube::Client::try_from(config).context("cannot use the Kubernetes configuration")?;
+    let (client, namespace) = kubernetes().await?;
+    let lease_namespace = args.leader_elect_namespace.unwrap_or(namespace);
     let listener = TcpListener::bind(args.listen).await.with_context(|| {
         format!(
             "cannot listen on {}: set --listen (LISTEN) to a free address, for example 127.0.0.1:0",

@@ -7,7 +7,7 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 
 use crate::broker::{Broker, Endpoint};
-use crate::controller::Scope;
+use crate::controller::{Scope, place};
 use crate::ops::identity::PROGRAM;
 
 /// What is looked at.
@@ -207,11 +207,4 @@ impl Right {
             place(namespace)
         )
     }
-}
-
-fn place(namespace: Option<&str>) -> String {
-    namespace.map_or_else(
-        || "all namespaces".to_owned(),
-        |name| format!("namespace {name}"),
-    )
 }

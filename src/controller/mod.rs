@@ -48,7 +48,7 @@ use resolve::Resolver;
 use status::Writer;
 use strays::Strays;
 
-pub use scope::{Scope, ScopeError};
+pub use scope::{Scope, ScopeError, place};
 
 /// A resource, or what could be read of one that does not parse.
 type Guarded = DeserializeGuard<TokenBucket>;

@@ -94,12 +94,6 @@ impl Scope {
             label_selector: self.selector.clone(),
             ..ListParams::default().limit(1)
         };
-        let place = || {
-            namespace.map_or_else(
-                || "all namespaces".to_owned(),
-                |name| format!("namespace {name}"),
-            )
-        };
         match api.list_metadata(&params).await {
             Ok(_) => Ok(None),
             Err(kube::Error::Api(status)) => match (status.code, &self.selector) {
@@ -109,12 +103,21 @@ impl Scope {
                         .to_owned(),
                 )),
                 (400, Some(selector)) => Err(ScopeError::Selector(selector.clone(), status.message)),
-                (401 | 403, _) => Err(ScopeError::Forbidden(place(), status.message)),
+                (401 | 403, _) => Err(ScopeError::Forbidden(place(namespace), status.message)),
                 _ => Ok(Some(format!("cannot list TokenBuckets: {}", status.message))),
             },
             Err(error) => Ok(Some(format!("the API server does not answer: {error}"))),
         }
     }
+}
+
+/// A namespace of a watch, or all of them, in words.
+#[must_use]
+pub fn place(namespace: Option<&str>) -> String {
+    namespace.map_or_else(
+        || "all namespaces".to_owned(),
+        |name| format!("namespace {name}"),
+    )
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::support::{Operator, RARELY, Testbed, condition, stage};
+use crate::support::{Operator, RARELY, Testbed, condition, stage, tool};
 
 /// A value as an expression of Lua.
 fn lua(value: &Value) -> String {
@@ -31,13 +31,7 @@ fn lua(value: &Value) -> String {
 
 /// What Argo CD says of a resource: its health and the message.
 fn health(object: &Value) -> (String, String) {
-    let made = Command::new(format!(
-        "{}/tests/testbed/tools",
-        env!("CARGO_MANIFEST_DIR")
-    ))
-    .arg("lua")
-    .status();
-    assert!(made.expect("it runs").success(), "no Lua");
+    tool("lua");
     let file = format!("{}/deploy/argocd/health.yaml", env!("CARGO_MANIFEST_DIR"));
     let patch: Value =
         serde_yaml::from_str(&fs::read_to_string(file).expect("the patch")).expect("YAML");

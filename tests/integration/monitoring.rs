@@ -7,17 +7,10 @@ use std::{fs, io::Write};
 
 use serde_json::{Value, json};
 
-use crate::support::{Operator, RARELY, SOON, condition, eventually, stage};
+use crate::support::{Operator, RARELY, SOON, condition, eventually, stage, tool};
 
 fn project(path: &str) -> String {
     format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))
-}
-
-fn install_prometheus() {
-    let made = Command::new(project("tests/testbed/tools"))
-        .arg("prometheus")
-        .status();
-    assert!(made.expect("it runs").success(), "no Prometheus");
 }
 
 /// Runs promtool and panics with what it says against its input.
@@ -39,7 +32,7 @@ fn promtool(arguments: &[&str], input: &str) {
 
 #[test]
 fn every_alert_fires_on_what_it_is_for() {
-    install_prometheus();
+    tool("prometheus");
     let rules = project("charts/token-bucket-operator/files/alerts.yaml");
     promtool(&["check", "rules", &rules], "");
     promtool(&["test", "rules", &project("tests/alerts.yaml")], "");
@@ -83,7 +76,7 @@ fn configure(folder: &Path, operator: &str) {
 
 #[tokio::test]
 async fn a_real_prometheus_scrapes_the_operator_and_an_alert_fires() {
-    install_prometheus();
+    tool("prometheus");
     let (testbed, namespace, vhost, buckets) = stage().await;
     let operator = Operator::start(testbed, &namespace, &vhost, &[]).await;
     let spec = json!({"schedule": "* * * * * *", "amount": 1, "maximum": 5});

@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{Operator, Testbed};
+use super::{Operator, Testbed, tool};
 
 /// The chart.
 pub fn chart() -> PathBuf {
@@ -21,15 +21,9 @@ pub struct Helm<'t> {
 
 impl<'t> Helm<'t> {
     pub fn new(testbed: Option<&'t Testbed>) -> Self {
-        let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/testbed/tools");
-        let made = Command::new(tools).arg("helm").output();
-        let made = made.expect("tests/testbed/tools runs");
-        let message = String::from_utf8_lossy(&made.stderr);
-        assert!(made.status.success(), "no Helm: {message}");
-        let program = String::from_utf8(made.stdout).expect("a path");
         Self {
             testbed,
-            program: program.trim().to_owned(),
+            program: tool("helm"),
             home: tempfile::tempdir().expect("a folder"),
         }
     }
@@ -90,16 +84,7 @@ impl Pod {
             .expect("a namespace");
         let account = spec["serviceAccountName"].as_str().expect("a name");
         let token = testbed.kubectl_ok(&["create", "token", account, "-n", namespace]);
-        let view = [
-            "config",
-            "view",
-            "--minify",
-            "--flatten",
-            "--raw",
-            "-o",
-            "json",
-        ];
-        let mut kubeconfig: Value = serde_json::from_str(&testbed.kubectl_ok(&view)).expect("JSON");
+        let mut kubeconfig = testbed.kubeconfig_as_json();
         kubeconfig["users"][0]["user"] = json!({"token": token.trim()});
         kubeconfig["contexts"][0]["context"]["namespace"] = namespace.into();
         let folder = tempfile::tempdir().expect("a folder");

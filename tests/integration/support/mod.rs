@@ -23,7 +23,7 @@ pub use helm::{Helm, Pod, chart};
 pub use namespace::Namespace;
 pub use operator::Operator;
 pub use proxy::{Network, Proxy};
-pub use testbed::{Testbed, stage, testbed};
+pub use testbed::{Testbed, stage, testbed, tool};
 pub use vhost::Vhost;
 pub use wait::eventually;
 

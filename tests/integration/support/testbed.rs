@@ -44,6 +44,19 @@ impl Control {
     }
 }
 
+/// Has `tests/testbed/tools` make sure of a tool, and answers what it prints: most often a path.
+pub fn tool(name: &str) -> String {
+    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/testbed/tools");
+    let made = Command::new(tools)
+        .arg(name)
+        .stderr(Stdio::inherit())
+        .output();
+    let made = made.expect("tests/testbed/tools runs");
+    assert!(made.status.success(), "no {name}: its output is above");
+    let printed = String::from_utf8(made.stdout).expect("text");
+    printed.trim().to_owned()
+}
+
 /// The testbed, started by the first test that asks. With `TESTBED_DIR`, one that is up already is used: it saves the
 /// ten seconds of the start when a test is run again and again.
 pub async fn testbed() -> &'static Testbed {
@@ -200,6 +213,20 @@ impl Testbed {
         Path::new(self.setting("KUBECONFIG"))
     }
 
+    /// The kubeconfig with nothing left in other files, to be changed.
+    pub fn kubeconfig_as_json(&self) -> Value {
+        let view = [
+            "config",
+            "view",
+            "--minify",
+            "--flatten",
+            "--raw",
+            "-o",
+            "json",
+        ];
+        serde_json::from_str(&self.kubectl_ok(&view)).expect("JSON")
+    }
+
     /// A client with all rights, new each time: it belongs to the runtime of one test.
     pub async fn client(&self) -> Client {
         let kubeconfig =
@@ -211,16 +238,7 @@ impl Testbed {
 
     /// A proxy in front of the API server, and a kubeconfig, written to `file`, that goes through it.
     pub async fn proxy_of_api_server(&self, file: &Path) -> Proxy {
-        let shown = self.kubectl(&[
-            "config",
-            "view",
-            "--minify",
-            "--flatten",
-            "--raw",
-            "-o",
-            "json",
-        ]);
-        let mut kubeconfig: Value = serde_json::from_slice(&shown.stdout).expect("JSON");
+        let mut kubeconfig = self.kubeconfig_as_json();
         let server = &mut kubeconfig["clusters"][0]["cluster"]["server"];
         let (proxy, url) = Proxy::in_front_of(server.as_str().expect("a server")).await;
         *server = url.into();
