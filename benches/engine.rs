@@ -58,7 +58,11 @@ impl Measured {
         let mut lags = HashMap::with_capacity(count);
         while lags.len() < count {
             if let Outcome::Bucket(id, state) = self.next().await
-                && state.last_refill.and_then(|refill| refill.scheduled_time) == Some(due)
+                && state
+                    .last_refill
+                    .as_ref()
+                    .and_then(|refill| refill.scheduled_time)
+                    == Some(due)
             {
                 let lag = (Utc::now() - due).to_std();
                 lags.entry(id).or_insert(lag.expect("nobody is early"));

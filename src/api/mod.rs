@@ -177,10 +177,10 @@ mod tests {
         );
         assert_eq!(bucket.pending_refill_request(), Some("one"));
         let handled = |value: &str| {
-            Some(TokenBucketStatus {
+            Some(Box::new(TokenBucketStatus {
                 last_handled_refill_request: Some(value.to_owned()),
                 ..Default::default()
-            })
+            }))
         };
         bucket.status = handled("one");
         assert_eq!(bucket.pending_refill_request(), None);

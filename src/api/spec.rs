@@ -17,7 +17,7 @@ use super::{rules, status::TokenBucketStatus};
     shortname = "tb",
     category = "all",
     namespaced,
-    status = "TokenBucketStatus",
+    status = "Box<TokenBucketStatus>",
     derive = "PartialEq",
     doc = "A token bucket in an AMQP queue, refilled on schedule. Every message in the queue is one token; a worker takes a \
            token before it uses what is limited, so all workers together stay under one rate limit.",
@@ -153,7 +153,7 @@ pub struct TokenBucketSpec {
 
     /// The broker that holds the bucket. Default: the broker that the operator was started with (AMQP_URL)
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub connection: Option<Connection>,
+    pub connection: Option<Box<Connection>>,
 }
 
 fn default_time_zone() -> String {

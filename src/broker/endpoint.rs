@@ -11,15 +11,19 @@ const HEARTBEAT: u16 = 10;
 /// Largest frame. The client library keeps room for 64 of them; no message of ours needs even one.
 const FRAME_MAX: u32 = 32_768;
 
-/// Where to connect and as whom. Neither `Debug` nor `Display` shows the password.
+/// Where to connect and as whom. Neither `Debug` nor `Display` shows the password. Thousands of buckets have the same,
+/// so clones share it.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Endpoint {
+pub struct Endpoint(Arc<Parts>);
+
+#[derive(PartialEq, Eq, Hash)]
+struct Parts {
     tls: bool,
-    host: Arc<str>,
+    host: String,
     port: u16,
-    vhost: Arc<str>,
-    username: Arc<str>,
-    password: Arc<str>,
+    vhost: String,
+    username: String,
+    password: String,
     heartbeat: u16,
 }
 
@@ -81,31 +85,30 @@ impl Endpoint {
             .unwrap_or(("guest:guest", authority));
         let (username, password) = userinfo.split_once(':').unwrap_or((userinfo, ""));
         let (host, port) = split_address(address)?;
-        let endpoint = Self::from_parts(
+        let port = match port {
+            Some(port) => port
+                .parse()
+                .ok()
+                .filter(|&port| port > 0)
+                .ok_or(EndpointError::Port)?,
+            None if tls => 5671,
+            None => 5672,
+        };
+        let heartbeat = query
+            .split('&')
+            .find_map(|pair| pair.strip_prefix("heartbeat="));
+        let heartbeat = heartbeat.map_or(Ok(HEARTBEAT), |value| {
+            value.parse().map_err(|_| EndpointError::Heartbeat)
+        })?;
+        let parts = Parts::new(
             &decode(host)?,
-            match port {
-                Some(port) => port
-                    .parse()
-                    .ok()
-                    .filter(|&port| port > 0)
-                    .ok_or(EndpointError::Port)?,
-                None if tls => 5671,
-                None => 5672,
-            },
+            port,
             &decode(vhost)?,
             &decode(username)?,
             &decode(password)?,
             tls,
         );
-        let heartbeat = query
-            .split('&')
-            .find_map(|pair| pair.strip_prefix("heartbeat="));
-        Ok(Self {
-            heartbeat: heartbeat.map_or(Ok(HEARTBEAT), |value| {
-                value.parse().map_err(|_| EndpointError::Heartbeat)
-            })?,
-            ..endpoint
-        })
+        Ok(Self(Arc::new(Parts { heartbeat, ..parts })))
     }
 
     /// From the parts as they are, nothing escaped. An empty virtual host means `/`.
@@ -118,48 +121,56 @@ impl Endpoint {
         password: &str,
         tls: bool,
     ) -> Self {
-        Self {
-            tls,
-            host: host.into(),
-            port,
-            vhost: if vhost.is_empty() { "/" } else { vhost }.into(),
-            username: username.into(),
-            password: password.into(),
-            heartbeat: HEARTBEAT,
-        }
+        Self(Arc::new(Parts::new(
+            host, port, vhost, username, password, tls,
+        )))
     }
 
     /// Whether both are the same virtual host of the same broker, as whomever: a queue of one is a queue of the other.
     #[must_use]
     pub fn is_same_place(&self, other: &Self) -> bool {
-        (&self.host, self.port, &self.vhost) == (&other.host, other.port, &other.vhost)
+        (&self.0.host, self.0.port, &self.0.vhost) == (&other.0.host, other.0.port, &other.0.vhost)
     }
 
     pub(super) fn vhost(&self) -> &str {
-        &self.vhost
+        &self.0.vhost
     }
 
     pub(super) fn uri(&self) -> AMQPUri {
         AMQPUri {
-            scheme: if self.tls {
+            scheme: if self.0.tls {
                 AMQPScheme::AMQPS
             } else {
                 AMQPScheme::AMQP
             },
             authority: AMQPAuthority {
                 userinfo: AMQPUserInfo {
-                    username: self.username.to_string(),
-                    password: self.password.to_string(),
+                    username: self.0.username.clone(),
+                    password: self.0.password.clone(),
                 },
-                host: self.host.to_string(),
-                port: self.port,
+                host: self.0.host.clone(),
+                port: self.0.port,
             },
-            vhost: self.vhost.to_string(),
+            vhost: self.0.vhost.clone(),
             query: AMQPQueryString {
-                heartbeat: Some(self.heartbeat),
+                heartbeat: Some(self.0.heartbeat),
                 frame_max: Some(FRAME_MAX),
                 ..Default::default()
             },
+        }
+    }
+}
+
+impl Parts {
+    fn new(host: &str, port: u16, vhost: &str, username: &str, password: &str, tls: bool) -> Self {
+        Self {
+            tls,
+            host: host.to_owned(),
+            port,
+            vhost: if vhost.is_empty() { "/" } else { vhost }.to_owned(),
+            username: username.to_owned(),
+            password: password.to_owned(),
+            heartbeat: HEARTBEAT,
         }
     }
 }
@@ -205,21 +216,21 @@ fn decode(text: &str) -> Result<String, EndpointError> {
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = if self.tls { "amqps" } else { "amqp" };
-        let (open, close) = if self.host.contains(':') {
+        let scheme = if self.0.tls { "amqps" } else { "amqp" };
+        let (open, close) = if self.0.host.contains(':') {
             ("[", "]")
         } else {
             ("", "")
         };
-        let vhost = if &*self.vhost == "/" {
+        let vhost = if self.0.vhost == "/" {
             ""
         } else {
-            &*self.vhost
+            &self.0.vhost
         };
         write!(
             f,
             "{scheme}://{}@{open}{}{close}:{}/{vhost}",
-            self.username, self.host, self.port
+            self.0.username, self.0.host, self.0.port
         )
     }
 }
@@ -237,14 +248,13 @@ mod tests {
     use super::*;
 
     fn parts(uri: &str) -> (String, u16, String, String, String, bool) {
-        let it = Endpoint::parse(uri).unwrap();
-        let text = |part: Arc<str>| part.to_string();
+        let Endpoint(it) = Endpoint::parse(uri).unwrap();
         (
-            text(it.host),
+            it.host.clone(),
             it.port,
-            text(it.vhost),
-            text(it.username),
-            text(it.password),
+            it.vhost.clone(),
+            it.username.clone(),
+            it.password.clone(),
             it.tls,
         )
     }
@@ -282,10 +292,11 @@ mod tests {
             parts("amqps://u:p@h/v"),
             ("h".into(), 5671, "v".into(), "u".into(), "p".into(), true)
         );
-        assert_eq!(Endpoint::parse("amqp://h").unwrap().heartbeat, 10);
+        assert_eq!(Endpoint::parse("amqp://h").unwrap().0.heartbeat, 10);
         assert_eq!(
             Endpoint::parse("amqp://h/v?x=1&heartbeat=3")
                 .unwrap()
+                .0
                 .heartbeat,
             3
         );
@@ -360,7 +371,7 @@ mod tests {
             let escape = |text: &str| text.bytes().map(|byte| format!("%{byte:02X}")).collect::<String>();
             let uri = format!("amqp://{}:{}@h", escape(&username), escape(&password));
             let endpoint = Endpoint::parse(&uri).unwrap();
-            prop_assert_eq!((&*endpoint.username, &*endpoint.password), (&*username, &*password));
+            prop_assert_eq!((&*endpoint.0.username, &*endpoint.0.password), (&*username, &*password));
         }
     }
 }

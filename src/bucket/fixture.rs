@@ -15,10 +15,7 @@ pub(crate) fn at(second: i64) -> DateTime<Utc> {
 pub(crate) fn bucket() -> Bucket {
     let zone = parse_zone("Etc/UTC").unwrap();
     Bucket {
-        id: BucketId {
-            namespace: "shop".into(),
-            name: "api".into(),
-        },
+        id: BucketId::new("shop", "api"),
         uid: "uid-1".into(),
         created: at(0),
         name: "api".into(),

@@ -17,21 +17,21 @@ pub struct Ledger {
     /// Format version, [`VERSION`].
     pub version: u32,
     /// UID of the resource that the bucket belongs to.
-    pub uid: String,
+    pub uid: Box<str>,
     /// No tick up to this instant is ever "missed": the creation of the resource, or the last edit of its schedule.
     /// Also the anchor of an `@every` schedule.
     pub since: DateTime<Utc>,
     /// Fingerprint of schedule and time zone that `tick` belongs to.
-    pub schedule: String,
+    pub schedule: Box<str>,
     /// Newest tick that was accepted. Requests for it or an older one are duplicates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tick: Option<DateTime<Utc>>,
     /// Value of the last refill annotation that was accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub manual: Option<String>,
+    pub manual: Option<Box<str>>,
     /// Id of the last request from somebody else that was accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub request: Option<String>,
+    pub request: Option<Box<str>>,
     /// Tokens that belong in the bucket and are not in its queue yet: the rest of a refill that takes several
     /// transactions, or the contents of a queue that is being replaced.
     #[serde(default)]
@@ -71,9 +71,9 @@ impl Ledger {
         };
         Self {
             version: VERSION,
-            uid: uid.to_owned(),
+            uid: uid.into(),
             since,
-            schedule: schedule.to_owned(),
+            schedule: schedule.into(),
             tick: None,
             manual: None,
             request: None,
@@ -87,13 +87,13 @@ impl Ledger {
     /// change are not missed ticks of the new one, so that no edit mints tokens.
     #[must_use]
     pub fn brought_up_to(mut self, bucket: &Bucket, fingerprint: &str, now: DateTime<Utc>) -> Self {
-        if self.uid != bucket.uid {
-            self.uid.clone_from(&bucket.uid);
+        if *self.uid != *bucket.uid {
+            self.uid = (*bucket.uid).into();
             self.since = bucket.created;
             self.manual = None;
-            fingerprint.clone_into(&mut self.schedule);
-        } else if self.schedule != fingerprint {
-            fingerprint.clone_into(&mut self.schedule);
+            self.schedule = fingerprint.into();
+        } else if *self.schedule != *fingerprint {
+            self.schedule = fingerprint.into();
             self.since = now;
         }
         self

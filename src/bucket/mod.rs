@@ -20,19 +20,38 @@ pub use ledger::{Ledger, Refill, VERSION as LEDGER_VERSION};
 pub use missed::{Due, due, overdue};
 pub use refill::{Cause, Refusal, accept};
 
-/// Names a bucket towards people: `namespace/name` of its resource, or the file it was read from. Every part of the
-/// program has a map of these, so clones share their text.
+/// Names a bucket towards people: `namespace/name` of its resource. Every part of the program has a map of these, so it
+/// is one text, and clones share it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct BucketId {
+pub struct BucketId(Arc<str>);
+
+impl BucketId {
+    /// Of the resource `name` in `namespace`; neither has a slash in it.
+    #[must_use]
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self(format!("{namespace}/{name}").into())
+    }
+
     /// Namespace of the resource.
-    pub namespace: Arc<str>,
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        self.parts().0
+    }
+
     /// Name of the resource.
-    pub name: Arc<str>,
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.parts().1
+    }
+
+    fn parts(&self) -> (&str, &str) {
+        self.0.split_once('/').unwrap_or_default()
+    }
 }
 
 impl fmt::Display for BucketId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
+        f.write_str(&self.0)
     }
 }
 
@@ -42,11 +61,11 @@ pub struct Bucket {
     /// Whose bucket it is.
     pub id: BucketId,
     /// UID of the resource.
-    pub uid: String,
+    pub uid: Arc<str>,
     /// When the resource was created: ticks before that were never due.
     pub created: DateTime<Utc>,
     /// Name of the bucket, as refill requests name it; its queue is `token_bucket_<name>`.
-    pub name: String,
+    pub name: Arc<str>,
     /// When refills are due. Its anchor is replaced by what the ledger says.
     pub timetable: Timetable,
     /// Tokens that one refill adds.
@@ -66,7 +85,7 @@ pub struct Bucket {
     /// Type of the bucket's and the ledger's queue.
     pub queue_type: QueueType,
     /// Value of the refill annotation.
-    pub refill_request: Option<String>,
+    pub refill_request: Option<Box<str>>,
 }
 
 impl Bucket {

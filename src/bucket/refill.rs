@@ -22,9 +22,9 @@ pub enum Cause {
         ticks: u64,
     },
     /// A new value of the refill annotation.
-    Annotation(String),
+    Annotation(Box<str>),
     /// A request that somebody else put into the refill queue, with its id if it has one.
-    Request(Option<String>),
+    Request(Option<Box<str>>),
 }
 
 /// Why a request adds nothing.
@@ -116,7 +116,7 @@ fn refuse_tick(
     ledger: &Ledger,
     now: DateTime<Utc>,
 ) -> Result<(), Refusal> {
-    if uid != bucket.uid {
+    if *uid != *bucket.uid {
         return Err(Refusal::OtherResource);
     }
     if ledger.tick.is_some_and(|newest| tick <= newest) {
@@ -343,10 +343,7 @@ mod tests {
             .brought_up_to(&bucket(), &ledger.schedule, at(500));
         assert_eq!(same, ledger);
         let edited = ledger.clone().brought_up_to(&bucket(), "other", at(500));
-        assert_eq!(
-            (edited.reference(), edited.schedule.as_str()),
-            (at(500), "other")
-        );
+        assert_eq!((edited.reference(), &*edited.schedule), (at(500), "other"));
     }
 
     #[test]
@@ -369,7 +366,7 @@ mod tests {
             .clone()
             .brought_up_to(&bucket, &ledger.schedule, at(950));
         assert_eq!(
-            (taken.uid.as_str(), taken.reference(), taken.manual),
+            (&*taken.uid, taken.reference(), taken.manual),
             ("uid-2", at(900), None)
         );
         assert_eq!(taken.issued, 10);

@@ -48,7 +48,7 @@ pub async fn cleanup(resource: &TokenBucket, context: &Context) -> Result<Action
         Some(home) => home,
         None => match context
             .resolver
-            .resolve(&id.namespace, resource.spec.connection.as_ref())
+            .resolve(id.namespace(), resource.spec.connection.as_deref())
             .await
         {
             Ok(endpoint) => endpoint,

@@ -9,7 +9,9 @@ use crate::bucket::BucketId;
 /// The owner of the queue at `endpoint`, if it is one of `rivals`. A resource whose broker is not known owns nothing.
 pub async fn owner(rivals: &Rivals, endpoint: &Endpoint, resolver: &Resolver) -> Option<BucketId> {
     for (id, connection) in &rivals.better {
-        let at = resolver.resolve(&id.namespace, connection.as_ref()).await;
+        let at = resolver
+            .resolve(id.namespace(), connection.as_deref())
+            .await;
         if at.is_ok_and(|at| at.is_same_place(endpoint)) {
             return Some(id.clone());
         }

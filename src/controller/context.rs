@@ -45,6 +45,11 @@ impl Context {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Who a resource is.
+    pub(super) fn identity(&self, object: &impl ResourceExt) -> (BucketId, Arc<str>) {
+        self.index().identity(object)
+    }
+
     /// Tells the status writer.
     pub(super) fn report(&self, report: Report) {
         // It ends last; should it have ended, the program is ending.

@@ -144,8 +144,8 @@ fn reference(id: &BucketId, uid: &str) -> ObjectReference {
     ObjectReference {
         api_version: Some(TokenBucket::api_version(&()).into_owned()),
         kind: Some(TokenBucket::kind(&()).into_owned()),
-        namespace: Some(id.namespace.to_string()),
-        name: Some(id.name.to_string()),
+        namespace: Some(id.namespace().to_owned()),
+        name: Some(id.name().to_owned()),
         uid: Some(uid.to_owned()),
         ..ObjectReference::default()
     }

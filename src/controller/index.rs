@@ -26,9 +26,11 @@ struct Known {
     claim: Claim,
     /// None when the resource cannot be read: it claims nothing.
     queue: Option<Arc<str>>,
-    connection: Option<Connection>,
+    connection: Option<Box<Connection>>,
     /// The status that it came with, until the first pass takes it.
     published: Option<Box<TokenBucketStatus>>,
+    /// What the last pass that was asked for is about.
+    fingerprint: Option<u64>,
 }
 
 /// The resources that one or several watches have shown.
@@ -69,7 +71,7 @@ impl Index {
                 let missing = |id: &&BucketId| {
                     scope
                         .as_ref()
-                        .is_none_or(|namespace| **namespace == *id.namespace)
+                        .is_none_or(|namespace| *namespace == id.namespace())
                         && !listed.contains(id)
                 };
                 let missing: Vec<_> = self.known.keys().filter(missing).cloned().collect();
@@ -96,6 +98,22 @@ impl Index {
         self.known
             .get(id)
             .is_some_and(|known| Some(&*known.claim.uid) == uid)
+    }
+
+    /// Who a resource is. What is known of one is the same text for every part of the program.
+    #[must_use]
+    pub fn identity(&self, object: &impl ResourceExt) -> (BucketId, Arc<str>) {
+        let (id, uid) = (id_of(object), object.meta().uid.as_deref());
+        match self.known.get(&id).map(|known| &known.claim) {
+            Some(claim) if Some(&*claim.uid) == uid => (claim.id.clone(), claim.uid.clone()),
+            _ => (id, uid.unwrap_or_default().into()),
+        }
+    }
+
+    /// Whether a version of a resource with this fingerprint needs a pass: the one before had another.
+    pub fn is_news(&mut self, object: &impl ResourceExt, fingerprint: u64) -> bool {
+        let known = self.known.get_mut(&id_of(object));
+        known.is_none_or(|known| known.fingerprint.replace(fingerprint) != Some(fingerprint))
     }
 
     /// The status that the resource had when it was first seen; None the second time.
@@ -155,6 +173,7 @@ impl Index {
             queue,
             connection,
             published: None,
+            fingerprint: None,
         };
         if let Some(before) = self.known.get_mut(&id) {
             if before.claim == known.claim && before.queue == known.queue {
@@ -173,7 +192,7 @@ impl Index {
             claims.insert(place, known.claim.clone());
         }
         let published = object.0.as_ref().ok();
-        let published = published.and_then(|bucket| bucket.status.clone().map(Box::new));
+        let published = published.and_then(|bucket| bucket.status.clone());
         let known = Box::new(Known { published, ..known });
         self.known.insert(id.clone(), known);
         self.push_rivals(&id, changes);
@@ -209,9 +228,9 @@ impl Index {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Rivals {
     /// Older resources.
-    pub better: Vec<(BucketId, Option<Connection>)>,
+    pub better: Vec<(BucketId, Option<Box<Connection>>)>,
     /// Younger resources.
-    pub worse: Vec<(BucketId, Option<Connection>)>,
+    pub worse: Vec<(BucketId, Option<Box<Connection>>)>,
 }
 
 #[cfg(test)]
@@ -230,14 +249,11 @@ mod tests {
     }
 
     fn id(name: &str) -> BucketId {
-        BucketId {
-            namespace: "shop".into(),
-            name: name.into(),
-        }
+        BucketId::new("shop", name)
     }
 
-    fn names(rivals: &[(BucketId, Option<Connection>)]) -> Vec<&str> {
-        rivals.iter().map(|(id, _)| &*id.name).collect()
+    fn names(rivals: &[(BucketId, Option<Box<Connection>>)]) -> Vec<&str> {
+        rivals.iter().map(|(id, _)| id.name()).collect()
     }
 
     const EARLY: &str = "2026-01-01T00:00:00Z";
@@ -280,11 +296,25 @@ mod tests {
             available_tokens: Some(7),
             ..TokenBucketStatus::default()
         };
-        shown.0.as_mut().unwrap().status = Some(status.clone());
+        shown.0.as_mut().unwrap().status = Some(Box::new(status.clone()));
         let mut index = index(&[shown.clone()]);
         assert_eq!(index.take_published(&id("a")), Some(Box::new(status)));
         index.observe(None, &Event::Apply(shown));
         assert_eq!(index.take_published(&id("a")), None);
+    }
+
+    #[test]
+    fn a_version_is_news_when_its_fingerprint_is_new_or_the_resource_is() {
+        let shown = object("a", "u1", EARLY, "one");
+        let mut index = index(std::slice::from_ref(&shown));
+        assert!(index.is_news(&shown, 7));
+        assert!(!index.is_news(&shown, 7));
+        assert!(index.is_news(&shown, 8));
+        index.observe(None, &Event::Apply(shown.clone()));
+        assert!(!index.is_news(&shown, 8));
+        let successor = object("a", "u2", LATE, "one");
+        index.observe(None, &Event::Apply(successor.clone()));
+        assert!(index.is_news(&successor, 8));
     }
 
     #[test]

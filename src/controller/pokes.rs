@@ -24,9 +24,9 @@ impl Pokes {
             for (scope, sender) in &self.0 {
                 if scope
                     .as_ref()
-                    .is_none_or(|namespace| **namespace == *id.namespace)
+                    .is_none_or(|namespace| *namespace == id.namespace())
                 {
-                    let _ = sender.send(ObjectRef::new(&id.name).within(&id.namespace));
+                    let _ = sender.send(ObjectRef::new(id.name()).within(id.namespace()));
                 }
             }
         }

@@ -98,7 +98,7 @@ async fn malformed(object: &Guarded, context: &Context) -> Result<Action, Error>
         return Ok(Action::await_change());
     }
     let api: Api<PartialObjectMeta<TokenBucket>> =
-        Api::namespaced(context.client.clone(), &id.namespace);
+        Api::namespaced(context.client.clone(), id.namespace());
     let metadata = object.meta().clone().into_response_partial::<TokenBucket>();
     let release = |_| async {
         abandon(
@@ -116,14 +116,17 @@ async fn malformed(object: &Guarded, context: &Context) -> Result<Action, Error>
 
 async fn apply(resource: &TokenBucket, context: &Context) -> Result<Action, Error> {
     let bucket = match validate(resource, Utc::now()) {
-        Ok(bucket) => bucket,
+        Ok(bucket) => {
+            let (id, uid) = context.identity(resource);
+            Bucket { id, uid, ..bucket }
+        }
         Err(invalid) => {
             context.metrics.reconcile_error(invalid.reason());
             refuse(resource, Some(resource), context, invalid.verdict());
             return Ok(Action::await_change());
         }
     };
-    let (namespace, connection) = (&*bucket.id.namespace, resource.spec.connection.as_ref());
+    let (namespace, connection) = (bucket.id.namespace(), resource.spec.connection.as_deref());
     let endpoint = match context.resolver.resolve(namespace, connection).await {
         Ok(endpoint) => endpoint,
         // It goes on where it is: that the API server is away is no reason to stop refills.
@@ -205,7 +208,12 @@ fn refuse(
     verdict: Verdict,
 ) {
     context.brokers.leave(&id_of(object));
-    report(object, resource, Judgement::Refused(verdict), context);
+    report(
+        object,
+        resource,
+        Judgement::Refused(verdict.into()),
+        context,
+    );
 }
 
 fn report(
@@ -214,11 +222,11 @@ fn report(
     judgement: Judgement,
     context: &Context,
 ) {
-    let id = id_of(object);
+    let (id, uid) = context.identity(object);
     let published = context.index().take_published(&id);
     context.report(Report::Pass(Pass {
         id,
-        uid: object.uid().unwrap_or_default(),
+        uid,
         generation: object.meta().generation.unwrap_or_default(),
         queue: resource.map(TokenBucket::queue_name),
         published,

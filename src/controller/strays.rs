@@ -51,8 +51,8 @@ async fn look_after(client: Client, mut lost: mpsc::UnboundedReceiver<BucketId>)
 
 /// Whether the resource was there and had the finalizer.
 async fn release(client: &Client, id: &BucketId) -> kube::Result<bool> {
-    let api: Api<PartialObjectMeta<TokenBucket>> = Api::namespaced(client.clone(), &id.namespace);
-    let Some(object) = api.get_metadata_opt(&id.name).await? else {
+    let api: Api<PartialObjectMeta<TokenBucket>> = Api::namespaced(client.clone(), id.namespace());
+    let Some(object) = api.get_metadata_opt(id.name()).await? else {
         return Ok(false);
     };
     let rest: Vec<_> = object
@@ -65,7 +65,7 @@ async fn release(client: &Client, id: &BucketId) -> kube::Result<bool> {
     }
     let patch =
         json!({"metadata": {"resourceVersion": object.resource_version(), "finalizers": rest}});
-    api.patch_metadata(&id.name, &PatchParams::default(), &Patch::Merge(patch))
+    api.patch_metadata(id.name(), &PatchParams::default(), &Patch::Merge(patch))
         .await?;
     Ok(true)
 }

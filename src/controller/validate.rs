@@ -66,9 +66,9 @@ pub fn validate(resource: &TokenBucket, now: DateTime<Utc>) -> Result<Bucket, In
     }
     Ok(Bucket {
         id: id_of(resource),
-        uid: resource.uid().unwrap_or_default(),
+        uid: resource.uid().unwrap_or_default().into(),
         created,
-        name: resource.bucket_name(),
+        name: resource.bucket_name().into(),
         timetable,
         amount: (*amount).into(),
         maximum: (*maximum).into(),
@@ -82,16 +82,14 @@ pub fn validate(resource: &TokenBucket, now: DateTime<Utc>) -> Result<Bucket, In
         refill_request: resource
             .annotations()
             .get(crate::api::REFILL_REQUESTED_AT)
-            .cloned(),
+            .map(|value| value.as_str().into()),
     })
 }
 
 /// `namespace/name` of a resource.
 pub fn id_of(resource: &impl ResourceExt) -> BucketId {
-    BucketId {
-        namespace: resource.namespace().unwrap_or_default().into(),
-        name: resource.name_any().into(),
-    }
+    let namespace = resource.namespace().unwrap_or_default();
+    BucketId::new(&namespace, &resource.name_any())
 }
 
 #[cfg(test)]
@@ -124,10 +122,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(bucket.id.to_string(), "shop/my-api");
-        assert_eq!(
-            (bucket.uid.as_str(), bucket.name.as_str()),
-            ("u1", "my_api")
-        );
+        assert_eq!((&*bucket.uid, &*bucket.name), ("u1", "my_api"));
         assert_eq!(bucket.created.to_rfc3339(), "2026-11-24T10:00:07+00:00");
         assert_eq!(
             (bucket.amount, bucket.maximum, bucket.initial_tokens),

@@ -170,10 +170,7 @@ mod tests {
     use crate::bucket::fixture::{at, bucket};
 
     fn named(name: &str) -> Arc<Bucket> {
-        let id = BucketId {
-            namespace: "shop".into(),
-            name: name.into(),
-        };
+        let id = BucketId::new("shop", name);
         Arc::new(Bucket { id, ..bucket() })
     }
 
@@ -182,7 +179,7 @@ mod tests {
             .iter()
             .map(|request| {
                 (
-                    &*request.bucket.id.name,
+                    request.bucket.id.name(),
                     (request.due.tick - at(0)).num_seconds(),
                 )
             })

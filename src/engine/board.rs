@@ -2,7 +2,7 @@
 //! as one [`Outcome`], so that nobody has to put the pieces together. Survives the loss of the connection.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::mpsc;
 
@@ -18,10 +18,9 @@ pub(super) struct Board {
 
 #[derive(Debug, Default)]
 struct Known {
-    /// Boxed: a large state in each empty place of the map would be half of its memory.
-    states: HashMap<BucketId, Box<(String, BucketState)>>,
-    /// Bucket name to refill queue.
-    refill_queues: HashMap<String, String>,
+    /// With the bucket's name. Shared with whoever is told.
+    states: HashMap<BucketId, (Arc<str>, Arc<BucketState>)>,
+    by_name: HashMap<Arc<str>, Arc<Bucket>>,
 }
 
 impl Board {
@@ -39,11 +38,9 @@ impl Board {
     }
 
     /// A specification is to be put into force.
-    pub(super) fn enter(&self, bucket: &Bucket) {
+    pub(super) fn enter(&self, bucket: &Arc<Bucket>) {
         let mut known = self.lock();
-        known
-            .refill_queues
-            .insert(bucket.name.clone(), bucket.refill_queue.clone());
+        known.by_name.insert(bucket.name.clone(), bucket.clone());
         known.states.entry(bucket.id.clone()).or_insert_with(|| {
             let state = BucketState {
                 revision: 0,
@@ -58,20 +55,20 @@ impl Board {
                 issued: 0,
                 refill_request: None,
             };
-            Box::new((bucket.name.clone(), state))
+            (bucket.name.clone(), Arc::new(state))
         });
     }
 
     /// Changes what is known about a bucket, and tells it when that is news.
     pub(super) fn update(&self, id: &BucketId, change: impl FnOnce(&mut BucketState)) {
         let mut known = self.lock();
-        let Some(entry) = known.states.get_mut(id) else {
+        let Some((_, state)) = known.states.get_mut(id) else {
             return;
         };
-        let (_, state) = &mut **entry;
-        let before = state.clone();
-        change(state);
-        if *state != before {
+        let mut changed = BucketState::clone(state);
+        change(&mut changed);
+        if changed != **state {
+            *state = Arc::new(changed);
             self.tell(Outcome::Bucket(id.clone(), state.clone()));
         }
     }
@@ -79,14 +76,18 @@ impl Board {
     /// The bucket is not in force any more.
     pub(super) fn leave(&self, id: &BucketId) {
         let mut known = self.lock();
-        if let Some(entry) = known.states.remove(id) {
-            known.refill_queues.remove(&entry.0);
+        if let Some((name, _)) = known.states.remove(id) {
+            known.by_name.remove(&name);
         }
     }
 
     /// The queue where refill requests of the bucket called `name` belong.
     pub(super) fn refill_queue_of(&self, name: &str) -> Option<String> {
-        self.lock().refill_queues.get(name).cloned()
+        let known = self.lock();
+        known
+            .by_name
+            .get(name)
+            .map(|bucket| bucket.refill_queue.clone())
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {

@@ -77,7 +77,7 @@ impl Worker {
         }
         for delivery in deliveries {
             match &delivery.request {
-                Ok(request) => match self.by_name.get(&request.bucket).cloned() {
+                Ok(request) => match self.by_name.get(&*request.bucket).cloned() {
                     Some(id) => self.ask(id, delivery),
                     None => self.meet(delivery),
                 },
@@ -106,7 +106,7 @@ impl Worker {
                 since: *since,
                 ticks: *ticks,
             },
-            Origin::Foreign { id } => Cause::Request(id.clone()),
+            Origin::Foreign { id } => Cause::Request(id.as_deref().map(Into::into)),
         };
         let asked = Asked {
             bucket: id.clone(),
@@ -158,7 +158,7 @@ impl Worker {
             delivery
                 .request
                 .as_ref()
-                .is_ok_and(|request| request.bucket == name)
+                .is_ok_and(|request| *request.bucket == *name)
         };
         let claimed: Vec<_> = self.intake.strangers.extract_if(.., is_for).collect();
         claimed

@@ -193,7 +193,7 @@ impl Worker {
             state.show(ledger);
         });
         scheduler.enter(slot.bucket.clone(), ledger.since, ledger.reference());
-        observer.watch(id.clone(), &slot.bucket.name);
+        observer.watch(id.clone(), slot.bucket.name.clone());
         self.asked.append(&mut slot.held);
         if let Some(value) = &slot.bucket.refill_request
             && ledger.manual.as_ref() != Some(value)

@@ -31,7 +31,7 @@ pub(super) struct Observer {
 
 #[derive(Debug)]
 enum Command {
-    Watch(BucketId, String),
+    Watch(BucketId, Arc<str>),
     Forget(BucketId),
     Soon(BucketId),
 }
@@ -52,8 +52,8 @@ impl Observer {
     }
 
     /// Counts the bucket called `name` from now on.
-    pub(super) fn watch(&self, id: BucketId, name: &str) {
-        let _ = self.commands.send(Command::Watch(id, queue_name(name)));
+    pub(super) fn watch(&self, id: BucketId, name: Arc<str>) {
+        let _ = self.commands.send(Command::Watch(id, name));
     }
 
     /// Does not count it any more.
@@ -74,7 +74,7 @@ async fn run(
     missing: mpsc::UnboundedSender<BucketId>,
     mut commands: mpsc::UnboundedReceiver<Command>,
 ) -> BrokerError {
-    let mut queues = HashMap::new();
+    let mut names = HashMap::new();
     let mut soon = HashSet::new();
     let mut soon_at = Instant::now();
     let mut sweep = tokio::time::interval(interval);
@@ -88,11 +88,11 @@ async fn run(
                 }
                 for command in batch.drain(..) {
                     match command {
-                        Command::Watch(id, queue) => {
-                            queues.insert(id, queue);
+                        Command::Watch(id, name) => {
+                            names.insert(id, name);
                         }
                         Command::Forget(id) => {
-                            queues.remove(&id);
+                            names.remove(&id);
                             soon.remove(&id);
                         }
                         Command::Soon(id) => {
@@ -108,11 +108,11 @@ async fn run(
             () = tokio::time::sleep_until(soon_at), if !soon.is_empty() => soon.drain().collect(),
             _ = sweep.tick() => {
                 soon.clear();
-                queues.keys().cloned().collect()
+                names.keys().cloned().collect()
             }
         };
         let (buckets, began) = (ids.len(), Instant::now());
-        if let Err(lost) = count(&broker, &board, &queues, ids, &missing).await {
+        if let Err(lost) = count(&broker, &board, &names, ids, &missing).await {
             return lost;
         }
         debug!(buckets, took_ms = began.elapsed().as_millis(), "counted");
@@ -122,22 +122,22 @@ async fn run(
 async fn count(
     broker: &Broker,
     board: &Board,
-    queues: &HashMap<BucketId, String>,
+    names: &HashMap<BucketId, Arc<str>>,
     ids: Vec<BucketId>,
     missing: &mpsc::UnboundedSender<BucketId>,
 ) -> Result<(), BrokerError> {
     // Owned names: a stream of futures that borrow them is beyond the compiler in a spawned task.
-    let (ids, names): (Vec<_>, Vec<_>) = ids
+    let (ids, queues): (Vec<_>, Vec<_>) = ids
         .into_iter()
-        .filter_map(|id| queues.get(&id).cloned().map(|queue| (id, queue)))
+        .filter_map(|id| names.get(&id).map(|name| (id, queue_name(name))))
         .unzip();
     let flights: Vec<_> = ids
         .chunks(FLIGHT)
         .map(<[_]>::to_vec)
-        .zip(names.chunks(FLIGHT).map(<[_]>::to_vec))
+        .zip(queues.chunks(FLIGHT).map(<[_]>::to_vec))
         .collect();
     let mut counts = futures::stream::iter(flights)
-        .map(async |(ids, names)| (ids, broker.counts(&names).await))
+        .map(async |(ids, queues)| (ids, broker.counts(&queues).await))
         .buffer_unordered(MOST_FLIGHTS)
         .flat_map(|(ids, counts)| futures::stream::iter(ids.into_iter().zip(counts)));
     while let Some((id, count)) = counts.next().await {

@@ -1,5 +1,6 @@
 //! What the engine tells: one direction, on a channel, to whoever writes statuses and counts metrics.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -13,7 +14,7 @@ pub enum Outcome {
     /// The connection came up, or is away.
     Connection(Connection),
     /// A bucket's state changed or was counted anew.
-    Bucket(BucketId, BucketState),
+    Bucket(BucketId, Arc<BucketState>),
     /// A refill was committed.
     Refilled {
         /// The bucket.
@@ -71,7 +72,7 @@ pub struct BucketState {
     /// Tokens issued since the ledger began.
     pub issued: u64,
     /// Value of the refill annotation that was last carried out.
-    pub refill_request: Option<String>,
+    pub refill_request: Option<Box<str>>,
 }
 
 /// A count of ready messages.

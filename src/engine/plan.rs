@@ -173,10 +173,7 @@ mod tests {
     use crate::bucket::fixture::{at, bucket, ledger};
 
     fn id(name: &str) -> BucketId {
-        BucketId {
-            namespace: "shop".into(),
-            name: name.into(),
-        }
+        BucketId::new("shop", name)
     }
 
     fn account(name: &str, maximum: u64, tokens: u64, owed: u64) -> (BucketId, Account) {
@@ -217,7 +214,7 @@ mod tests {
         let mut tokens: Vec<_> = plan
             .tokens
             .iter()
-            .map(|(id, tokens)| (&*id.name, *tokens))
+            .map(|(id, tokens)| (id.name(), *tokens))
             .collect();
         tokens.sort_unstable();
         tokens

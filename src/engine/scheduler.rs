@@ -161,7 +161,7 @@ async fn publish(
         .iter()
         .map(|Request { bucket, due }| {
             let origin = Origin::Schedule {
-                uid: bucket.uid.clone(),
+                uid: bucket.uid.to_string(),
                 since: due.since,
                 tick: due.tick,
                 ticks: due.ticks,
@@ -169,7 +169,7 @@ async fn publish(
             (
                 bucket.refill_queue.clone(),
                 RefillRequest {
-                    bucket: bucket.name.clone(),
+                    bucket: bucket.name.to_string(),
                     origin,
                 },
             )

@@ -69,7 +69,7 @@ enum End {
 pub(super) struct Worker {
     pub(super) context: Arc<Context>,
     pub(super) slots: HashMap<BucketId, Box<Slot>>,
-    pub(super) by_name: HashMap<String, BucketId>,
+    pub(super) by_name: HashMap<Arc<str>, BucketId>,
     /// Requests to carry out, in order.
     pub(super) asked: Vec<Asked>,
     /// Buckets with something to commit: an unwritten ledger, owed tokens, a queue to adjust.

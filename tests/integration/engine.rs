@@ -91,6 +91,7 @@ pub async fn waits_and_takes_over(vhost: &Vhost<'_>, kind: QueueType) {
     let state = second.ready(1, 8).await;
     let last = state
         .last_refill
+        .as_ref()
         .and_then(|refill| refill.scheduled_time)
         .expect("a last tick");
     let ticks = u64::try_from(last.timestamp() - bucket.created.timestamp()).expect("time goes on");

@@ -24,15 +24,15 @@ async fn refused(running: &mut Running, name: &str) -> String {
     let outcome = running
         .until(|outcome| {
             matches!(outcome, Outcome::Bucket(id, state)
-                if *id.name == *name && matches!(state.phase, Phase::Stalled { .. }))
+                if id.name() == name && matches!(state.phase, Phase::Stalled { .. }))
         })
         .await;
     match outcome {
-        Outcome::Bucket(_, state) => match state.phase {
+        Outcome::Bucket(_, state) => match &state.phase {
             Phase::Stalled {
                 reason: "UnsupportedBrokerVersion",
                 message,
-            } => message,
+            } => message.clone(),
             phase => panic!("{phase:?}"),
         },
         outcome => panic!("{outcome:?}"),

@@ -2,12 +2,14 @@
 //! in.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 
 use super::compose::compose;
+use super::kept::{Kept, Shelf};
 use super::pace::{Class, Times, due, is_unsettled};
 use super::{Judgement, Pass};
 use crate::api::TokenBucketStatus;
@@ -31,15 +33,15 @@ pub(super) struct Moment {
 #[derive(Clone, Debug)]
 pub(super) struct Job {
     pub(super) id: BucketId,
-    pub(super) uid: String,
+    pub(super) uid: Arc<str>,
     pub(super) before: TokenBucketStatus,
     pub(super) status: TokenBucketStatus,
 }
 
 struct Entry {
     pass: Pass,
-    state: Option<BucketState>,
-    written: TokenBucketStatus,
+    state: Option<Arc<BucketState>>,
+    written: Kept,
     times: Times,
     failures: u32,
     busy: bool,
@@ -51,6 +53,7 @@ pub(super) struct Book {
     interval: Duration,
     /// Boxed: a large entry in each empty place of the map would be half of its memory.
     entries: HashMap<BucketId, Box<Entry>>,
+    shelf: Shelf,
     connections: HashMap<Endpoint, Connection>,
     urgent: BTreeSet<(Instant, BucketId)>,
     routine: BTreeSet<(Instant, BucketId)>,
@@ -61,6 +64,7 @@ impl Book {
         Self {
             interval,
             entries: HashMap::new(),
+            shelf: Shelf::default(),
             connections: HashMap::new(),
             urgent: BTreeSet::new(),
             routine: BTreeSet::new(),
@@ -83,7 +87,9 @@ impl Book {
                 self.forget(&id);
                 let entry = Entry {
                     state: None,
-                    written: published.map(|status| *status).unwrap_or_default(),
+                    written: self
+                        .shelf
+                        .keep(published.map(|status| *status).unwrap_or_default()),
                     times: Times {
                         touched: now.instant,
                         unsettled: None,
@@ -105,7 +111,7 @@ impl Book {
         &mut self,
         broker: &Endpoint,
         id: &BucketId,
-        state: BucketState,
+        state: Arc<BucketState>,
         now: Moment,
     ) -> bool {
         let Some(entry) = self.entries.get_mut(id) else {
@@ -160,12 +166,12 @@ impl Book {
         let entry = self.entries.get_mut(&id)?;
         entry.queued = None;
         entry.busy = true;
-        let status = entry.desired(&self.connections, now.utc);
+        let before = entry.written.status();
         Some(Job {
             id,
             uid: entry.pass.uid.clone(),
-            before: entry.written.clone(),
-            status,
+            status: entry.desired(&before, &self.connections, now.utc),
+            before,
         })
     }
 
@@ -180,8 +186,9 @@ impl Book {
 
     /// A status was written.
     pub(super) fn written(&mut self, job: Job, now: Moment) {
+        let written = self.shelf.keep(job.status.clone());
         if let Some(entry) = self.finished(&job) {
-            entry.written = job.status;
+            entry.written = written;
             entry.failures = 0;
             entry.times.touched = now.instant;
             entry.times.not_before = None;
@@ -221,17 +228,12 @@ impl Book {
             return;
         };
         let queued = entry.queued.take();
-        let desired = entry.desired(&self.connections, now.utc);
+        let written = entry.written.status();
+        let desired = entry.desired(&written, &self.connections, now.utc);
         entry.times.unsettled =
             is_unsettled(&desired).then(|| entry.times.unsettled.unwrap_or(now.instant));
         if !entry.busy {
-            entry.queued = due(
-                &entry.written,
-                &desired,
-                entry.times,
-                self.interval,
-                now.instant,
-            );
+            entry.queued = due(&written, &desired, entry.times, self.interval, now.instant);
         }
         let next = entry.queued;
         if let Some((class, due)) = queued {
@@ -246,6 +248,7 @@ impl Book {
 impl Entry {
     fn desired(
         &self,
+        written: &TokenBucketStatus,
         connections: &HashMap<Endpoint, Connection>,
         now: DateTime<Utc>,
     ) -> TokenBucketStatus {
@@ -254,13 +257,7 @@ impl Entry {
             .judgement
             .broker()
             .and_then(|broker| connections.get(broker));
-        compose(
-            &self.pass,
-            self.state.as_ref(),
-            connection,
-            &self.written,
-            now,
-        )
+        compose(&self.pass, self.state.as_deref(), connection, written, now)
     }
 }
 
@@ -275,180 +272,4 @@ impl Judgement {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::fixture::{at, broker, down, id, in_force, refused, shown, state};
-    use super::*;
-
-    const INTERVAL: Duration = Duration::from_secs(10);
-
-    struct Clock(Instant);
-
-    impl Clock {
-        fn after(&self, seconds: u64) -> Moment {
-            Moment {
-                utc: at(1000 + seconds.cast_signed()),
-                instant: self.0 + Duration::from_secs(seconds),
-            }
-        }
-    }
-
-    fn clock() -> Clock {
-        Clock(Instant::now())
-    }
-
-    /// A book with one bucket whose first status, with 5 tokens, was written at second 0.
-    fn ready_book(clock: &Clock) -> Book {
-        let now = clock.after(0);
-        let mut book = Book::new(INTERVAL);
-        book.pass(in_force(1), now);
-        book.connection(&broker(), Some(Connection::Up), now);
-        book.state(&broker(), &id(), state(1, 5), now);
-        let job = book.next(Class::Urgent, now).unwrap();
-        assert_eq!(
-            shown(&job.status),
-            "Ready=True Refilling BrokerConnected=True"
-        );
-        book.written(job, now);
-        assert!(book.next(Class::Urgent, now).is_none());
-        book
-    }
-
-    #[test]
-    fn a_new_bucket_is_written_once_it_is_ready() {
-        ready_book(&clock());
-    }
-
-    #[test]
-    fn a_bucket_that_takes_long_is_told_to_be_in_the_making() {
-        let clock = clock();
-        let mut book = Book::new(INTERVAL);
-        book.pass(in_force(1), clock.after(0));
-        assert!(book.next(Class::Urgent, clock.after(0)).is_none());
-        book.connection(&broker(), Some(Connection::Up), clock.after(3));
-        let due = book.next_due(Class::Urgent).unwrap();
-        assert_eq!(due, clock.after(5).instant, "it counts from the beginning");
-        let job = book.next(Class::Urgent, clock.after(5)).unwrap();
-        assert_eq!(
-            shown(&job.status),
-            "Reconciling=True Applying BrokerConnected=True"
-        );
-    }
-
-    #[test]
-    fn of_many_counts_the_newest_is_written_once_in_the_interval() {
-        let clock = clock();
-        let mut book = ready_book(&clock);
-        for tokens in 6..9 {
-            book.state(&broker(), &id(), state(1, tokens), clock.after(tokens));
-        }
-        assert!(book.next(Class::Routine, clock.after(9)).is_none());
-        let job = book.next(Class::Routine, clock.after(10)).unwrap();
-        assert_eq!(job.status.available_tokens, Some(8));
-        book.written(job, clock.after(10));
-        assert_eq!(book.next_due(Class::Routine), None);
-    }
-
-    #[test]
-    fn what_happens_while_a_status_is_written_is_written_next() {
-        let clock = clock();
-        let mut book = ready_book(&clock);
-        book.connection(&broker(), Some(down()), clock.after(1));
-        let job = book.next(Class::Urgent, clock.after(1)).unwrap();
-        book.connection(&broker(), Some(Connection::Up), clock.after(1));
-        assert!(
-            book.next(Class::Urgent, clock.after(1)).is_none(),
-            "one write at a time"
-        );
-        book.written(job, clock.after(2));
-        let job = book.next(Class::Urgent, clock.after(2)).unwrap();
-        assert_eq!(
-            shown(&job.status),
-            "Ready=True Refilling BrokerConnected=True"
-        );
-    }
-
-    #[test]
-    fn a_failed_write_is_repeated_later_with_the_newest_status() {
-        let clock = clock();
-        let mut book = ready_book(&clock);
-        book.pass(refused(2, "InvalidSchedule"), clock.after(1));
-        let job = book.next(Class::Urgent, clock.after(1)).unwrap();
-        book.failed(&job, 1.0, clock.after(1));
-        book.pass(refused(3, "InvalidTimeZone"), clock.after(1));
-        assert!(book.next(Class::Urgent, clock.after(1)).is_none());
-        let job = book.next(Class::Urgent, clock.after(2)).unwrap();
-        assert_eq!(
-            shown(&job.status),
-            "Stalled=True InvalidTimeZone BrokerConnected=Unknown"
-        );
-        book.failed(&job, 1.0, clock.after(2));
-        assert_eq!(
-            book.next_due(Class::Urgent),
-            Some(clock.after(4).instant),
-            "the pause doubles"
-        );
-    }
-
-    #[test]
-    fn a_restart_over_an_unchanged_bucket_writes_nothing() {
-        let clock = clock();
-        let mut before = Book::new(INTERVAL);
-        before.pass(in_force(1), clock.after(0));
-        before.connection(&broker(), Some(Connection::Up), clock.after(0));
-        before.state(&broker(), &id(), state(1, 5), clock.after(0));
-        let published = before.next(Class::Urgent, clock.after(0)).unwrap().status;
-
-        let mut book = Book::new(INTERVAL);
-        book.pass(
-            Pass {
-                published: Some(Box::new(published)),
-                ..in_force(1)
-            },
-            clock.after(100),
-        );
-        book.connection(&broker(), Some(Connection::Up), clock.after(101));
-        book.state(&broker(), &id(), state(1, 5), clock.after(102));
-        assert_eq!(
-            (book.next_due(Class::Urgent), book.next_due(Class::Routine)),
-            (None, None)
-        );
-    }
-
-    #[test]
-    fn a_bucket_that_is_gone_is_not_written() {
-        let clock = clock();
-        let mut book = ready_book(&clock);
-        book.state(&broker(), &id(), state(1, 6), clock.after(1));
-        book.forget(&id());
-        assert!(book.next(Class::Routine, clock.after(99)).is_none());
-        assert!(!book.state(&broker(), &id(), state(1, 7), clock.after(99)));
-    }
-
-    #[test]
-    fn a_resource_that_took_the_name_of_another_starts_anew() {
-        let clock = clock();
-        let mut book = ready_book(&clock);
-        book.pass(
-            Pass {
-                uid: "u2".into(),
-                ..refused(1, "InvalidSchedule")
-            },
-            clock.after(1),
-        );
-        let job = book.next(Class::Urgent, clock.after(1)).unwrap();
-        assert_eq!(
-            (job.uid.as_str(), job.status.available_tokens),
-            ("u2", None)
-        );
-    }
-
-    #[test]
-    fn another_broker_does_not_speak_for_the_bucket() {
-        let clock = clock();
-        let mut book = ready_book(&clock);
-        let other = Endpoint::parse("amqp://other").unwrap();
-        assert!(!book.state(&other, &id(), state(1, 9), clock.after(1)));
-        book.connection(&other, Some(down()), clock.after(1));
-        assert_eq!(book.next_due(Class::Urgent), None);
-    }
-}
+mod tests;

@@ -75,7 +75,8 @@ fn with_state(status: TokenBucketStatus, state: &BucketState) -> TokenBucketStat
             status.tokens_issued
         },
         last_handled_refill_request: refill_request
-            .clone()
+            .as_deref()
+            .map(str::to_owned)
             .or(status.last_handled_refill_request),
         observed_generation: status.observed_generation,
         conditions: status.conditions,
@@ -85,7 +86,7 @@ fn with_state(status: TokenBucketStatus, state: &BucketState) -> TokenBucketStat
 
 fn verdict(pass: &Pass, state: Option<&BucketState>, connection: Option<&Connection>) -> Verdict {
     let suspend = match &pass.judgement {
-        Judgement::Refused(verdict) => return verdict.clone(),
+        Judgement::Refused(verdict) => return Verdict::clone(verdict),
         Judgement::InForce { suspend, .. } => *suspend,
     };
     if let Some(Connection::Down { message, .. }) = connection {

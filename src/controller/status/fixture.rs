@@ -14,10 +14,7 @@ pub(super) fn at(second: i64) -> DateTime<Utc> {
 }
 
 pub(super) fn id() -> BucketId {
-    BucketId {
-        namespace: "shop".into(),
-        name: "a".into(),
-    }
+    BucketId::new("shop", "a")
 }
 
 pub(super) fn broker() -> Endpoint {
@@ -49,7 +46,7 @@ pub(super) fn in_force(generation: i64) -> Pass {
 pub(super) fn refused(generation: i64, reason: &'static str) -> Pass {
     pass(
         generation,
-        Judgement::Refused(Verdict::stalled(reason, "mend it")),
+        Judgement::Refused(Verdict::stalled(reason, "mend it").into()),
     )
 }
 

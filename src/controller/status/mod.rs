@@ -5,6 +5,7 @@ mod book;
 mod compose;
 #[cfg(test)]
 mod fixture;
+mod kept;
 mod pace;
 mod patch;
 mod transition;
@@ -29,7 +30,7 @@ use crate::api::TokenBucketStatus;
 use crate::api::conditions::{State, Verdict};
 use crate::broker::Endpoint;
 use crate::bucket::BucketId;
-use crate::engine::{BucketState, Connection, Outcome, Phase};
+use crate::engine::{Connection, Outcome};
 use crate::ops::Metrics;
 use crate::ops::api_error::words;
 use crate::ops::metrics::Reading;
@@ -62,7 +63,7 @@ pub struct Pass {
     /// Which resource.
     pub id: BucketId,
     /// Its UID.
-    pub uid: String,
+    pub uid: Arc<str>,
     /// Its `metadata.generation`.
     pub generation: i64,
     /// Name of the bucket's queue, when that is known.
@@ -84,7 +85,7 @@ pub enum Judgement {
         suspend: bool,
     },
     /// It did not come to that.
-    Refused(Verdict),
+    Refused(Box<Verdict>),
 }
 
 /// Writes statuses until the channel is closed, then finishes what is under way.
@@ -137,10 +138,8 @@ impl Writer {
         match report {
             Report::Pass(pass) => {
                 if let Judgement::Refused(verdict) = &pass.judgement {
-                    let reading = Reading {
-                        stalled: (verdict.state == State::Stalled).then_some(verdict.reason),
-                        ..Reading::default()
-                    };
+                    let stalled = (verdict.state == State::Stalled).then_some(verdict.reason);
+                    let reading = Reading::Refused { stalled };
                     self.metrics.bucket(&pass.id, reading);
                 }
                 book.pass(pass, now);
@@ -169,9 +168,8 @@ impl Writer {
                 book.connection(&broker, Some(connection), now);
             }
             Report::Outcome(broker, Outcome::Bucket(id, state)) => {
-                let reading = reading(&state);
-                if book.state(&broker, &id, state, now) {
-                    self.metrics.bucket(&id, reading);
+                if book.state(&broker, &id, state.clone(), now) {
+                    self.metrics.bucket(&id, Reading::Told(state));
                 }
             }
             Report::Outcome(
@@ -244,25 +242,6 @@ fn next(book: &mut Book, budget: &Budget, now: Moment) -> Result<Job, Option<Ins
         due => due,
     };
     Err(urgent.into_iter().chain(routine).min())
-}
-
-/// What the metrics say of a bucket that the engine has.
-fn reading(state: &BucketState) -> Reading {
-    Reading {
-        available: state.observed.map(|observed| observed.tokens),
-        maximum: state.limit,
-        issued: Some(state.issued),
-        next_refill: state.next_refill,
-        last_refill: state
-            .last_refill
-            .as_ref()
-            .map(|refill| refill.completed_time),
-        ready: state.phase == Phase::Ready,
-        stalled: match state.phase {
-            Phase::Stalled { reason, .. } => Some(reason),
-            _ => None,
-        },
-    }
 }
 
 fn moment() -> Moment {

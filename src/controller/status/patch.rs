@@ -41,7 +41,7 @@ pub(super) enum Written {
 pub(super) async fn write(client: &Client, job: &Job) -> kube::Result<Written> {
     let resource = ApiResource::erase::<TokenBucket>(&());
     let api: Api<DynamicObject> =
-        Api::namespaced_with(client.clone(), &job.id.namespace, &resource);
+        Api::namespaced_with(client.clone(), job.id.namespace(), &resource);
     let params = PatchParams {
         field_manager: Some(PROGRAM.to_owned()),
         ..PatchParams::default()
@@ -49,7 +49,7 @@ pub(super) async fn write(client: &Client, job: &Job) -> kube::Result<Written> {
     let patch = Patch::Merge(body(&job.uid, &job.status)?);
     match timeout(
         REQUEST_TIMEOUT,
-        api.patch_status(&job.id.name, &params, &patch),
+        api.patch_status(job.id.name(), &params, &patch),
     )
     .await
     {

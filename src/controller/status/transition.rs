@@ -91,7 +91,7 @@ mod tests {
     fn a_bucket_in_the_making_is_no_event() {
         let making = in_force(1);
         let making = Pass {
-            judgement: Judgement::Refused(Verdict::progressing("Applying", "")),
+            judgement: Judgement::Refused(Verdict::progressing("Applying", "").into()),
             ..making
         };
         assert_eq!(

@@ -7,31 +7,49 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
 use crate::bucket::BucketId;
+use crate::engine::{BucketState, Phase};
 
-/// What is measured of a bucket.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Reading {
-    /// Tokens in the bucket when they were last counted.
-    pub available: Option<u64>,
-    /// The limit that the broker enforces.
-    pub maximum: Option<u64>,
-    /// Tokens issued since the ledger began.
-    pub issued: Option<u64>,
-    /// When the next refill is due.
-    pub next_refill: Option<DateTime<Utc>>,
-    /// When the newest refill was completed.
-    pub last_refill: Option<DateTime<Utc>>,
-    /// Whether its refills run.
-    pub ready: bool,
-    /// Why it needs a person, in one CamelCase word.
-    pub stalled: Option<&'static str>,
+/// What is known of a bucket.
+#[derive(Clone, Debug)]
+pub enum Reading {
+    /// What the engine told last.
+    Told(Arc<BucketState>),
+    /// The engine does not have it.
+    Refused {
+        /// Why it needs a person, in one CamelCase word, if it does.
+        stalled: Option<&'static str>,
+    },
+}
+
+impl Reading {
+    fn state(&self) -> Option<&BucketState> {
+        match self {
+            Self::Told(state) => Some(state),
+            Self::Refused { .. } => None,
+        }
+    }
+
+    fn stalled(&self) -> Option<&'static str> {
+        match self {
+            Self::Told(state) => match state.phase {
+                Phase::Stalled { reason, .. } => Some(reason),
+                _ => None,
+            },
+            Self::Refused { stalled } => *stalled,
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        self.state()
+            .is_some_and(|state| state.phase == Phase::Ready)
+    }
 }
 
 /// Name, help, unit and value of a gauge.
@@ -41,19 +59,6 @@ type Gauge<'u> = (
     Option<&'u Unit>,
     fn(&Reading) -> Option<u64>,
 );
-
-#[derive(Clone, Debug, EncodeLabelSet)]
-struct OfBucket {
-    namespace: Arc<str>,
-    name: Arc<str>,
-}
-
-#[derive(Clone, Debug, EncodeLabelSet)]
-struct Stalled {
-    namespace: Arc<str>,
-    name: Arc<str>,
-    reason: &'static str,
-}
 
 /// The readings of all buckets; clones share them.
 #[derive(Clone, Debug, Default)]
@@ -86,31 +91,31 @@ impl Collector for Buckets {
                 "tokens_available",
                 "Tokens in the bucket when they were last counted",
                 None,
-                |reading| reading.available,
+                |reading| Some(reading.state()?.observed?.tokens),
             ),
             (
                 "tokens_maximum",
                 "Limit of the bucket that the broker enforces",
                 None,
-                |reading| reading.maximum,
+                |reading| reading.state()?.limit,
             ),
             (
                 "next_refill_timestamp",
                 "When the next refill is due; absent while none is",
                 Some(&Unit::Seconds),
-                |reading| seconds(reading.next_refill),
+                |reading| seconds(reading.state()?.next_refill?),
             ),
             (
                 "last_refill_timestamp",
                 "When the newest refill was completed",
                 Some(&Unit::Seconds),
-                |reading| seconds(reading.last_refill),
+                |reading| seconds(reading.state()?.last_refill.as_ref()?.completed_time),
             ),
             (
                 "bucket_ready",
                 "1 while the bucket is refilled as its spec says",
                 None,
-                |reading| Some(reading.ready.into()),
+                |reading| Some(reading.is_ready().into()),
             ),
         ];
         for (name, help, unit, value) in gauges {
@@ -127,7 +132,7 @@ impl Collector for Buckets {
         );
         let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
         for (id, reading) in readings.iter() {
-            if let Some(issued) = reading.issued {
+            if let Some(issued) = reading.state().map(|state| state.issued) {
                 ConstCounter::new(issued).encode(metric.encode_family(&labels(id))?)?;
             }
         }
@@ -137,13 +142,9 @@ impl Collector for Buckets {
         );
         let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
         for (id, reading) in readings.iter() {
-            if let Some(reason) = reading.stalled {
-                let OfBucket { namespace, name } = labels(id);
-                let labels = Stalled {
-                    namespace,
-                    name,
-                    reason,
-                };
+            if let Some(reason) = reading.stalled() {
+                let [namespace, name] = labels(id);
+                let labels = [namespace, name, ("reason", reason)];
                 ConstGauge::new(1_i64).encode(metric.encode_family(&labels)?)?;
             }
         }
@@ -151,11 +152,10 @@ impl Collector for Buckets {
     }
 }
 
-fn seconds(at: Option<DateTime<Utc>>) -> Option<u64> {
-    at.and_then(|at| u64::try_from(at.timestamp()).ok())
+fn seconds(at: DateTime<Utc>) -> Option<u64> {
+    u64::try_from(at.timestamp()).ok()
 }
 
-fn labels(id: &BucketId) -> OfBucket {
-    let BucketId { namespace, name } = id.clone();
-    OfBucket { namespace, name }
+fn labels(id: &BucketId) -> [(&'static str, &str); 2] {
+    [("namespace", id.namespace()), ("name", id.name())]
 }

@@ -269,27 +269,38 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use chrono::DateTime;
 
     use super::*;
+    use crate::bucket::Refill;
+    use crate::engine::{BucketState, Observed, Phase};
 
     fn id() -> BucketId {
-        BucketId {
-            namespace: "shop".into(),
-            name: "api".into(),
-        }
+        BucketId::new("shop", "api")
     }
 
     fn reading() -> Reading {
-        Reading {
-            available: Some(3),
-            maximum: Some(25),
-            issued: Some(70),
-            next_refill: DateTime::from_timestamp(1_800_000_000, 0),
-            last_refill: DateTime::from_timestamp(1_700_000_000, 0),
-            ready: true,
-            stalled: None,
-        }
+        let at = |seconds| DateTime::from_timestamp(seconds, 0).unwrap();
+        Reading::Told(Arc::new(BucketState {
+            revision: 1,
+            phase: Phase::Ready,
+            observed: Some(Observed {
+                tokens: 3,
+                at: at(1_750_000_000),
+            }),
+            limit: Some(25),
+            last_refill: Some(Refill {
+                scheduled_time: None,
+                completed_time: at(1_700_000_000),
+                added: 3,
+                trigger: Trigger::Manual,
+            }),
+            next_refill: Some(at(1_800_000_000)),
+            issued: 70,
+            refill_request: None,
+        }))
     }
 
     /// With a sample of everything.
@@ -301,17 +312,9 @@ mod tests {
         metrics.dropped("Malformed", true);
         metrics.repaired();
         metrics.bucket(&id(), reading());
-        let stalled = BucketId {
-            name: "bad".into(),
-            ..id()
-        };
-        metrics.bucket(
-            &stalled,
-            Reading {
-                stalled: Some("NameConflict"),
-                ..Reading::default()
-            },
-        );
+        let stalled = BucketId::new("shop", "bad");
+        let reason = Some("NameConflict");
+        metrics.bucket(&stalled, Reading::Refused { stalled: reason });
         metrics.connection("127.0.0.1:5672", true);
         metrics.reconciled(Duration::from_millis(2));
         metrics.reconcile_error("InvalidSchedule");

@@ -43,6 +43,7 @@ impl Buckets {
         self.get(name)
             .await
             .and_then(|bucket| bucket.status)
+            .map(|status| *status)
             .unwrap_or_default()
     }
 
@@ -102,7 +103,7 @@ impl Buckets {
         eventually(what, SOON, async || {
             let bucket = self.get(name).await.ok_or("no such resource")?;
             let generation = bucket.metadata.generation;
-            let status = bucket.status.unwrap_or_default();
+            let status = *bucket.status.unwrap_or_default();
             if status.observed_generation == generation && holds(&status) {
                 Ok(status)
             } else {

@@ -1,4 +1,5 @@
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::Utc;
@@ -76,7 +77,7 @@ impl Running {
     }
 
     /// Waits until `count` buckets are ready in this revision, and answers the state of the last one.
-    pub async fn ready(&mut self, count: usize, revision: u64) -> BucketState {
+    pub async fn ready(&mut self, count: usize, revision: u64) -> Arc<BucketState> {
         let ready = |outcome: &Outcome| match outcome {
             Outcome::Bucket(_, state) => state.phase == Phase::Ready && state.revision == revision,
             _ => false,
@@ -102,11 +103,8 @@ impl Running {
 pub fn bucket(name: &str, schedule: &str, amount: u64, maximum: u64) -> Bucket {
     let created = Utc::now();
     Bucket {
-        id: BucketId {
-            namespace: "test".into(),
-            name: name.into(),
-        },
-        uid: format!("uid-{name}"),
+        id: BucketId::new("test", name),
+        uid: format!("uid-{name}").into(),
         created,
         name: name.into(),
         timetable: Timetable::new(schedule.parse().expect("a schedule"), UTC, created),
@@ -140,7 +138,7 @@ pub fn removal(bucket: &Bucket) -> Removal {
     } = bucket.clone();
     Removal {
         id,
-        name,
+        name: name.to_string(),
         refill_queue,
         policy: DeletionPolicy::Delete,
     }

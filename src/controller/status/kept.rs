@@ -1,0 +1,153 @@
+//! Statuses as they are kept between two writes. Of thousands of buckets most say the same about themselves, at other
+//! times: such texts are kept once.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+use crate::api::TokenBucketStatus;
+
+/// Texts are looked through for unused ones when there are so many more of them than after the last time.
+const MANY_MORE: usize = 64;
+
+/// A status without what others say too.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    words: Arc<[Words]>,
+    /// When each of the conditions began.
+    since: Box<[Time]>,
+    /// All the rest.
+    rest: TokenBucketStatus,
+}
+
+/// A condition without its time.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Words {
+    type_: String,
+    status: String,
+    reason: String,
+    message: String,
+    observed_generation: Option<i64>,
+}
+
+/// The texts of all statuses that are kept.
+#[derive(Debug, Default)]
+pub(super) struct Shelf {
+    words: HashSet<Arc<[Words]>>,
+    used: usize,
+}
+
+impl Shelf {
+    pub(super) fn keep(&mut self, mut status: TokenBucketStatus) -> Kept {
+        let (words, since): (Vec<_>, Vec<_>) = std::mem::take(&mut status.conditions)
+            .into_iter()
+            .map(|condition| {
+                let Condition {
+                    type_,
+                    status,
+                    reason,
+                    message,
+                    observed_generation,
+                    last_transition_time,
+                } = condition;
+                let words = Words {
+                    type_,
+                    status,
+                    reason,
+                    message,
+                    observed_generation,
+                };
+                (words, last_transition_time)
+            })
+            .unzip();
+        Kept {
+            words: self.share(words),
+            since: since.into(),
+            rest: status,
+        }
+    }
+
+    fn share(&mut self, words: Vec<Words>) -> Arc<[Words]> {
+        if let Some(known) = self.words.get(&*words) {
+            return known.clone();
+        }
+        if self.words.len() > self.used + self.used.max(MANY_MORE) {
+            self.words.retain(|words| Arc::strong_count(words) > 1);
+            self.used = self.words.len();
+        }
+        let words: Arc<[Words]> = words.into();
+        self.words.insert(words.clone());
+        words
+    }
+}
+
+impl Kept {
+    /// The status as it was.
+    pub(super) fn status(&self) -> TokenBucketStatus {
+        let condition = |(words, since): (&Words, &Time)| Condition {
+            type_: words.type_.clone(),
+            status: words.status.clone(),
+            reason: words.reason.clone(),
+            message: words.message.clone(),
+            observed_generation: words.observed_generation,
+            last_transition_time: since.clone(),
+        };
+        TokenBucketStatus {
+            conditions: self.words.iter().zip(&self.since).map(condition).collect(),
+            ..self.rest.clone()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::compose::compose;
+    use super::super::fixture::{at, in_force, refused, state};
+    use super::*;
+    use crate::engine::Connection;
+
+    fn ready(tokens: u64, second: i64) -> TokenBucketStatus {
+        compose(
+            &in_force(1),
+            Some(&state(1, tokens)),
+            Some(&Connection::Up),
+            &TokenBucketStatus::default(),
+            at(second),
+        )
+    }
+
+    fn stalled(generation: i64) -> TokenBucketStatus {
+        let none = TokenBucketStatus::default();
+        compose(&refused(generation, "Malformed"), None, None, &none, at(1))
+    }
+
+    #[test]
+    fn a_status_comes_back_as_it_was() {
+        let mut shelf = Shelf::default();
+        for status in [ready(5, 1), stalled(3), TokenBucketStatus::default()] {
+            assert_eq!(shelf.keep(status.clone()).status(), status);
+        }
+    }
+
+    #[test]
+    fn what_many_say_is_kept_once() {
+        let mut shelf = Shelf::default();
+        let kept: Vec<_> = (0..1000)
+            .map(|second| shelf.keep(ready(5, second)))
+            .collect();
+        assert_eq!(shelf.words.len(), 1);
+        assert_eq!(kept[999].status(), ready(5, 999));
+    }
+
+    #[test]
+    fn what_nobody_says_any_more_is_not_kept() {
+        let mut shelf = Shelf::default();
+        let in_use = shelf.keep(ready(5, 1));
+        for generation in 0..1000 {
+            shelf.keep(stalled(generation));
+        }
+        assert!(shelf.words.len() <= 2 * MANY_MORE, "{}", shelf.words.len());
+        assert!(shelf.words.contains(&in_use.words));
+    }
+}
