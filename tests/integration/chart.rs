@@ -18,8 +18,9 @@ fn earlier_chart(folder: &Path) {
         .arg(folder)
         .status();
     assert!(copied.expect("cp runs").success());
+    let version = concat!("version: ", env!("CARGO_PKG_VERSION"));
     for (file, from, to) in [
-        ("Chart.yaml", "version: 0.1.0", "version: 0.0.1"),
+        ("Chart.yaml", version, "version: 0.0.1"),
         (
             "files/tokenbuckets.yaml",
             "Tokens in the bucket",
@@ -144,6 +145,15 @@ async fn a_release_lives_with_exactly_its_rights() {
     let established = "--for=condition=Established";
     let crd = "crd/tokenbuckets.tokenbucket.dev";
     testbed.kubectl_ok(&["wait", established, crd]);
+    // The bucket of the notes can be pasted as it is.
+    let pasted = notes
+        .split_once("<<YAML\n")
+        .and_then(|(_, rest)| rest.split_once("\nYAML\n"));
+    let (pasted, _) = pasted.expect("a bucket in the notes");
+    let bucket = folder.path().join("pasted.yaml");
+    fs::write(&bucket, pasted).expect("a file");
+    let file = bucket.to_str().expect("text");
+    testbed.kubectl_ok(&["apply", "--dry-run=server", "-f", file]);
     let text = || testbed.kubectl_ok(&["get", crd, "-o", "yaml"]);
     assert!(text().contains("An earlier text"));
 
