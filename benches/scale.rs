@@ -34,7 +34,7 @@ struct Goals {
 struct Results {
     alone: Vec<Alone>,
     ready: Vec<f64>,
-    /// Processor time until then: the operator, the API server, etcd, the broker, the bench.
+    /// Processor time until then, by process.
     ready_cpu: Vec<[f64; 5]>,
     peak: Vec<f64>,
     steady: Vec<f64>,
@@ -46,7 +46,7 @@ struct Results {
     restart_writes: Vec<f64>,
     counting: steady::Counting,
     deletion: Vec<f64>,
-    deletion_cpu: Vec<f64>,
+    deletion_cpu: Vec<[f64; 5]>,
 }
 
 /// Measures `count` buckets, `rounds` times.
@@ -95,11 +95,7 @@ fn tell(report: &mut Report, count: usize, results: Results) {
     }
     let ready = "from the first create to the last Ready";
     add(ready, "s", results.ready, most(goals.ready));
-    for (index, who) in ["operator", "API server", "etcd", "broker", "bench"]
-        .iter()
-        .enumerate()
-    {
-        let used = results.ready_cpu.iter().map(|all| all[index]).collect();
+    for (who, used) in by_process(&results.ready_cpu) {
         add(&format!("CPU for that: {who}"), "s", used, None);
     }
     add("API writes each", "", each(&results.writes), most(2.0));
@@ -124,7 +120,17 @@ fn tell(report: &mut Report, count: usize, results: Results) {
     add(writes, "", results.restart_writes, most(0.0));
     let deletion = goals.deletion.map(Goal::AtMost);
     add("deletion of all", "s", results.deletion, deletion);
-    add("CPU for that: operator", "s", results.deletion_cpu, None);
+    for (who, used) in by_process(&results.deletion_cpu) {
+        add(&format!("CPU for the deletion: {who}"), "s", used, None);
+    }
+}
+
+/// Processor time of each of the processes that share the machine.
+fn by_process(used: &[[f64; 5]]) -> impl Iterator<Item = (&'static str, Vec<f64>)> {
+    ["operator", "API server", "etcd", "broker", "bench"]
+        .into_iter()
+        .enumerate()
+        .map(|(index, who)| (who, used.iter().map(|all| all[index]).collect()))
 }
 
 async fn round(count: usize, results: &mut Results) {
@@ -145,20 +151,25 @@ async fn round(count: usize, results: &mut Results) {
         writes(&client, BUCKETS).await,
         writes(&client, EVENTS).await,
     );
-    let everybody = [
-        pid,
-        system::server(testbed, "kube-apiserver"),
-        system::server(testbed, "etcd"),
-        system::server(testbed, "rabbitmq"),
-        std::process::id(),
-    ];
-    let (used, start) = (everybody.map(system::cpu), Instant::now());
+    let everybody = |operator| {
+        [
+            operator,
+            system::server(testbed, "kube-apiserver"),
+            system::server(testbed, "etcd"),
+            system::server(testbed, "rabbitmq"),
+            std::process::id(),
+        ]
+    };
+    let since = |used: [Duration; 5], operator| {
+        let now = everybody(operator).map(system::cpu);
+        std::array::from_fn(|it| (now[it] - used[it]).as_secs_f64())
+    };
+    let (used, start) = (everybody(pid).map(system::cpu), Instant::now());
     let ready = tokio::spawn(all_ready(buckets.clone(), count));
     alone::create(&buckets, count).await;
     ready.await.expect("every bucket becomes ready");
     results.ready.push(start.elapsed().as_secs_f64());
-    let cpu = std::array::from_fn(|it| (system::cpu(everybody[it]) - used[it]).as_secs_f64());
-    results.ready_cpu.push(cpu);
+    results.ready_cpu.push(since(used, pid));
     results
         .writes
         .push(writes(&client, BUCKETS).await - written - count as f64);
@@ -173,7 +184,8 @@ async fn round(count: usize, results: &mut Results) {
     let operator = restart(operator, &namespace, &vhost, count, &client, results).await;
     results.counting.measure(&operator, count).await;
 
-    let (used, start) = (system::cpu(operator.pid()), Instant::now());
+    let pid = operator.pid();
+    let (used, start) = (everybody(pid).map(system::cpu), Instant::now());
     alone::delete(&buckets, count).await;
     eventually("no bucket to be left", LIMIT, async || {
         let left = buckets.list_metadata(&ListParams::default().limit(1)).await;
@@ -184,8 +196,7 @@ async fn round(count: usize, results: &mut Results) {
     })
     .await;
     results.deletion.push(start.elapsed().as_secs_f64());
-    let used = system::cpu(operator.pid()) - used;
-    results.deletion_cpu.push(used.as_secs_f64());
+    results.deletion_cpu.push(since(used, pid));
     assert_eq!(vhost.queues().await, Vec::<String>::new());
 }
 

@@ -8,8 +8,9 @@ use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserIn
 /// Seconds between heartbeats unless the URI says otherwise. A dead peer is noticed after twice that.
 const HEARTBEAT: u16 = 10;
 
-/// Largest frame. The client library keeps room for 64 of them; no message of ours needs even one.
-const FRAME_MAX: u32 = 32_768;
+/// Largest frame; the least that RabbitMQ 4.1 accepts. The client library keeps room for 64 of them, and no message of ours
+/// needs even one.
+const FRAME_MAX: u32 = 8_192;
 
 /// Where to connect and as whom. Neither `Debug` nor `Display` shows the password. Thousands of buckets have the same,
 /// so clones share it.

@@ -13,10 +13,12 @@ use super::events::{Events, Notice};
 use super::index::Index;
 use super::pokes::Pokes;
 use super::resolve::Resolver;
+use super::shared::Shared;
 use super::status::Report;
 use super::validate::id_of;
-use crate::bucket::BucketId;
+use crate::bucket::{Bucket, BucketId};
 use crate::ops::Metrics;
+use crate::schedule::Schedule;
 
 /// The longest pause between attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -32,6 +34,7 @@ pub struct Context {
     pub(super) reports: mpsc::UnboundedSender<Report>,
     pub(super) index: Mutex<Index>,
     pub(super) failures: Mutex<HashMap<BucketId, u32>>,
+    pub(super) schedules: Mutex<Shared<Schedule>>,
     pub(super) synced: SetOnce<()>,
 }
 
@@ -48,6 +51,21 @@ impl Context {
     /// Who a resource is.
     pub(super) fn identity(&self, object: &impl ResourceExt) -> (BucketId, Arc<str>) {
         self.index().identity(object)
+    }
+
+    /// The bucket of `object`, with what other parts and other buckets have too.
+    pub(super) fn sharing(&self, bucket: Bucket, object: &impl ResourceExt) -> Bucket {
+        let (id, uid) = self.identity(object);
+        let mut schedules = self
+            .schedules
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        Bucket {
+            id,
+            uid,
+            timetable: bucket.timetable.map_schedule(|it| schedules.share(it)),
+            ..bucket
+        }
     }
 
     /// Tells the status writer.

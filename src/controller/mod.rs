@@ -12,6 +12,7 @@ mod pokes;
 mod reconcile;
 mod resolve;
 mod scope;
+mod shared;
 mod status;
 mod strays;
 mod validate;
@@ -136,6 +137,7 @@ pub async fn run(settings: Settings, term: Term) -> Result<(), Ended> {
         reports,
         index: Mutex::default(),
         failures: Mutex::new(HashMap::new()),
+        schedules: Mutex::default(),
         synced: SetOnce::new(),
     });
     let mut stores = Vec::new();

@@ -116,10 +116,7 @@ async fn malformed(object: &Guarded, context: &Context) -> Result<Action, Error>
 
 async fn apply(resource: &TokenBucket, context: &Context) -> Result<Action, Error> {
     let bucket = match validate(resource, Utc::now()) {
-        Ok(bucket) => {
-            let (id, uid) = context.identity(resource);
-            Bucket { id, uid, ..bucket }
-        }
+        Ok(bucket) => context.sharing(bucket, resource),
         Err(invalid) => {
             context.metrics.reconcile_error(invalid.reason());
             refuse(resource, Some(resource), context, invalid.verdict());

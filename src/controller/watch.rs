@@ -58,6 +58,9 @@ fn strip(object: &mut Guarded) {
     meta.managed_fields = None;
     meta.resource_version = None;
     meta.labels = None;
+    if let Some(finalizers) = &mut meta.finalizers {
+        finalizers.shrink_to_fit();
+    }
     if let Some(annotations) = &mut meta.annotations {
         annotations.retain(|key, _| key == REFILL_REQUESTED_AT);
     }

@@ -143,12 +143,14 @@ async fn count(
     while let Some((id, count)) = counts.next().await {
         match count {
             Ok(Some(tokens)) => {
-                let observed = Observed {
+                let now = Observed {
                     tokens,
                     at: Utc::now(),
                 };
                 board.update(&id, |state| {
-                    state.observed = Some(observed);
+                    if state.observed.is_none_or(|before| is_news(before, now)) {
+                        state.observed = Some(now);
+                    }
                     if state.phase != Phase::Ready && state.phase == blocked() {
                         state.phase = Phase::Ready;
                     }
@@ -170,7 +172,37 @@ async fn count(
     Ok(())
 }
 
+/// Ten thousand buckets that nobody uses are no news every few seconds: a count that stays the same is told once in each
+/// minute.
+fn is_news(before: Observed, now: Observed) -> bool {
+    let minute = |count: Observed| count.at.timestamp().div_euclid(60);
+    before.tokens != now.tokens || minute(before) != minute(now)
+}
+
 /// What a bucket is in while the broker has a resource alarm.
 fn blocked() -> Phase {
     EnsureError::from(BrokerError::Blocked).phase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bucket::fixture::at;
+
+    #[test]
+    fn a_count_is_news_when_it_differs_or_is_the_first_of_a_minute() {
+        let count = |tokens, second| Observed {
+            tokens,
+            at: at(second),
+        };
+        for (before, now, news) in [
+            (count(5, 0), count(5, 10), false),
+            (count(5, 0), count(6, 10), true),
+            (count(5, 59), count(5, 60), true),
+            // The clock was set back.
+            (count(5, 3600), count(5, 10), true),
+        ] {
+            assert_eq!(is_news(before, now), news, "{before:?} {now:?}");
+        }
+    }
 }

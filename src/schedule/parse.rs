@@ -4,6 +4,7 @@ use super::calendar::{Calendar, Dates, TimeOfDay};
 use super::every::{DurationError, parse_duration};
 use super::field::{DAY_OF_MONTH, DAY_OF_WEEK, Field, FieldError, HOUR, MINUTE, MONTH, SECOND};
 use super::set::Set;
+use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 use thiserror::Error;
 
@@ -110,6 +111,13 @@ impl Schedule {
     /// The meaning as text, the same for all ways to write it.
     pub(super) fn canonical(&self) -> &str {
         &self.canonical
+    }
+}
+
+/// Equal meanings have one text.
+impl Hash for Schedule {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.canonical.hash(state);
     }
 }
 

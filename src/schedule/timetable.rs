@@ -43,6 +43,15 @@ impl Timetable {
         }
     }
 
+    /// The same timetable with an equal schedule, which others may have too.
+    #[must_use]
+    pub fn map_schedule(self, shared: impl FnOnce(Arc<Schedule>) -> Arc<Schedule>) -> Self {
+        Self {
+            schedule: shared(self.schedule),
+            ..self
+        }
+    }
+
     /// The first tick strictly after `after`; `None` when there is none before the year 2100.
     pub fn next(&self, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let from = after.timestamp() + 1;

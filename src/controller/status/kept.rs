@@ -1,15 +1,12 @@
 //! Statuses as they are kept between two writes. Of thousands of buckets most say the same about themselves, at other
 //! times: such texts are kept once.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use crate::api::TokenBucketStatus;
-
-/// Texts are looked through for unused ones when there are so many more of them than after the last time.
-const MANY_MORE: usize = 64;
+use crate::controller::shared::Shared;
 
 /// A status without what others say too.
 #[derive(Debug, Default)]
@@ -33,10 +30,7 @@ struct Words {
 
 /// The texts of all statuses that are kept.
 #[derive(Debug, Default)]
-pub(super) struct Shelf {
-    words: HashSet<Arc<[Words]>>,
-    used: usize,
-}
+pub(super) struct Shelf(Shared<[Words]>);
 
 impl Shelf {
     pub(super) fn keep(&mut self, mut status: TokenBucketStatus) -> Kept {
@@ -62,23 +56,10 @@ impl Shelf {
             })
             .unzip();
         Kept {
-            words: self.share(words),
+            words: self.0.share(words.into()),
             since: since.into(),
             rest: status,
         }
-    }
-
-    fn share(&mut self, words: Vec<Words>) -> Arc<[Words]> {
-        if let Some(known) = self.words.get(&*words) {
-            return known.clone();
-        }
-        if self.words.len() > self.used + self.used.max(MANY_MORE) {
-            self.words.retain(|words| Arc::strong_count(words) > 1);
-            self.used = self.words.len();
-        }
-        let words: Arc<[Words]> = words.into();
-        self.words.insert(words.clone());
-        words
     }
 }
 
@@ -133,21 +114,8 @@ mod tests {
     #[test]
     fn what_many_say_is_kept_once() {
         let mut shelf = Shelf::default();
-        let kept: Vec<_> = (0..1000)
-            .map(|second| shelf.keep(ready(5, second)))
-            .collect();
-        assert_eq!(shelf.words.len(), 1);
-        assert_eq!(kept[999].status(), ready(5, 999));
-    }
-
-    #[test]
-    fn what_nobody_says_any_more_is_not_kept() {
-        let mut shelf = Shelf::default();
-        let in_use = shelf.keep(ready(5, 1));
-        for generation in 0..1000 {
-            shelf.keep(stalled(generation));
-        }
-        assert!(shelf.words.len() <= 2 * MANY_MORE, "{}", shelf.words.len());
-        assert!(shelf.words.contains(&in_use.words));
+        let (one, other) = (shelf.keep(ready(5, 1)), shelf.keep(ready(7, 2)));
+        assert!(Arc::ptr_eq(&one.words, &other.words));
+        assert_eq!(other.status(), ready(7, 2));
     }
 }
