@@ -3,6 +3,8 @@
 
 pub mod conditions;
 pub mod crd;
+#[cfg(test)]
+mod reference;
 mod rules;
 pub mod spec;
 pub mod status;
