@@ -1,9 +1,9 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test check crds manifests image tools chaos bench
+.PHONY: help demo demo-down test check crds manifests image tools chaos bench release
 
-scripts := .ci/run charts/render tests/image demo/up demo/down demo/take tests/testbed/testbed tests/testbed/tools
+scripts := .ci/run .ci/release charts/render tests/image demo/up demo/down demo/take tests/testbed/testbed tests/testbed/tools
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -45,6 +45,7 @@ check: ## formatting, lints, generated files, scripts, licences and duplicates o
 crds: ## write crds/ from src/api
 	cargo run --quiet --locked -- crd >crds/tokenbuckets.yaml.new
 	mv crds/tokenbuckets.yaml.new crds/tokenbuckets.yaml
+	UPDATE_GENERATED=1 cargo test --quiet --locked --lib api::reference
 	cp crds/tokenbuckets.yaml charts/token-bucket-operator/files/
 
 manifests: crds ## write deploy/install.yaml and tests/chart/ from the chart
@@ -52,6 +53,9 @@ manifests: crds ## write deploy/install.yaml and tests/chart/ from the chart
 
 image: ## build the image without Docker (needs root) and try the operator in it
 	tests/image
+
+release: ## make a release, here: VERSION=…
+	.ci/release "$(VERSION)"
 
 tools: ## install the servers that the tests and the demo use, where they are missing
 	@tests/testbed/tools

@@ -17,6 +17,7 @@ mod monitoring;
 mod permissions;
 mod quorum;
 mod refills;
+mod release;
 mod support;
 mod tls;
 mod versions;
