@@ -60,7 +60,7 @@ pub struct RunArgs {
     #[arg(long, env = "LEADER_ELECT_NAMESPACE", value_name = "NAMESPACE")]
     pub leader_elect_namespace: Option<String>,
 
-    /// Address of the HTTP listener: /livez, /readyz, /metrics
+    /// Address of the HTTP listener: /livez, /readyz, /metrics, and / with --ui
     #[arg(
         long,
         env = "LISTEN",
@@ -96,6 +96,11 @@ pub struct RunArgs {
     #[arg(long, env = "BUCKET_METRICS", default_value_t = true, action = ArgAction::Set, num_args = 0..=1,
           default_missing_value = "true", require_equals = true, value_name = "BOOL")]
     pub bucket_metrics: bool,
+
+    /// A page at / of the HTTP listener that shows each bucket's tokens in the last hour; it only shows
+    #[arg(long, env = "UI", default_value_t = false, action = ArgAction::Set, num_args = 0..=1,
+          default_missing_value = "true", require_equals = true, value_name = "BOOL")]
+    pub ui: bool,
 
     /// Look at the settings, the rights in Kubernetes and the broker, print what is found, and end
     #[arg(long)]
@@ -246,6 +251,25 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_readme_lists_every_flag_of_run_with_its_variable_and_default() {
+        let readme = include_str!("../README.md");
+        let command = Cli::command();
+        let run = command.find_subcommand("run").unwrap();
+        for flag in run.get_arguments().filter(|flag| flag.get_id() != "help") {
+            let name = flag.get_long().unwrap();
+            let start = format!("| `--{name}` |");
+            let row = readme.lines().find(|line| line.starts_with(&start));
+            let row = row.unwrap_or_else(|| panic!("README.md has no row for --{name}"));
+            let variable = flag.get_env().map(|it| it.to_str().unwrap());
+            let default = flag.get_default_values().first();
+            for said in [variable, default.map(|it| it.to_str().unwrap())] {
+                let said = said.map_or(String::new(), |said| format!("| `{said}` |"));
+                assert!(row.contains(&said), "--{name}: no {said} in {row}");
+            }
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use token_bucket_operator::controller::{self, Scope, Settings};
 use token_bucket_operator::engine::Permit;
 use token_bucket_operator::ops::election::{Candidate, Term};
 use token_bucket_operator::ops::signals::Signals;
-use token_bucket_operator::ops::{Identity, Metrics, Readiness, admin, telemetry};
+use token_bucket_operator::ops::{Identity, Metrics, Readiness, Readings, admin, telemetry};
 use token_bucket_operator::preflight::{Finding, Preflight};
 use token_bucket_operator::verify::{self, Trial};
 use token_bucket_operator::{api, schedule};
@@ -189,7 +189,8 @@ async fn operate(args: RunArgs, stop: CancellationToken) -> anyhow::Result<()> {
     info!(address = %listener.local_addr().context("cannot listen")?, "serving /livez, /readyz and /metrics");
     let identity = Identity::of_this_process();
     let readiness = Readiness::default();
-    let metrics = Arc::new(Metrics::new(args.bucket_metrics));
+    let readings = Readings::new(args.ui);
+    let metrics = Arc::new(Metrics::new(readings.clone(), args.bucket_metrics));
     let settings = Settings {
         client: client.clone(),
         scope: Scope {
@@ -233,6 +234,6 @@ async fn operate(args: RunArgs, stop: CancellationToken) -> anyhow::Result<()> {
     };
     tokio::select! {
         result = work => result,
-        result = admin::serve(listener, readiness.clone(), metrics.clone()) => result.context("the HTTP listener broke"),
+        result = admin::serve(listener, readiness.clone(), metrics.clone(), args.ui.then_some(readings)) => result.context("the HTTP listener broke"),
     }
 }

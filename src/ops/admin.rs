@@ -1,4 +1,4 @@
-//! The HTTP listener of operators: `/livez`, `/readyz`, `/metrics`.
+//! The HTTP listener of operators: `/livez`, `/readyz`, `/metrics`, and the page at `/` if it is wanted.
 
 use std::sync::Arc;
 
@@ -9,9 +9,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
 
-use super::{Metrics, Readiness};
+use super::{Metrics, Readiness, Readings, page};
 
-/// Serves until the future is dropped.
+/// Serves until the future is dropped; the page only if there is something for it to show.
 ///
 /// # Errors
 /// When the listener breaks.
@@ -19,8 +19,13 @@ pub async fn serve(
     listener: TcpListener,
     readiness: Readiness,
     metrics: Arc<Metrics>,
+    page: Option<Readings>,
 ) -> std::io::Result<()> {
-    axum::serve(listener, router(readiness, metrics)).await
+    let mut router = router(readiness, metrics.clone());
+    if let Some(readings) = page {
+        router = router.merge(page::router(readings, move || metrics.is_leading()));
+    }
+    axum::serve(listener, router).await
 }
 
 fn router(readiness: Readiness, metrics: Arc<Metrics>) -> Router {

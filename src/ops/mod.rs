@@ -1,14 +1,17 @@
-//! What every service needs, whatever it does: logs, metrics, probes, signals, leader election.
+//! What every service needs, whatever it does: logs, metrics, probes, a page to look at, signals, leader election.
 
 pub mod admin;
 pub mod api_error;
 pub mod election;
 pub mod identity;
 pub mod metrics;
+pub mod page;
 pub mod readiness;
+mod readings;
 pub mod signals;
 pub mod telemetry;
 
 pub use identity::Identity;
 pub use metrics::Metrics;
 pub use readiness::Readiness;
+pub use readings::{Reading, Readings};

@@ -14,6 +14,7 @@ mod gitops;
 mod leadership;
 mod missed;
 mod monitoring;
+mod page;
 mod permissions;
 mod quorum;
 mod refills;

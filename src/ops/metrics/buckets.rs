@@ -1,9 +1,6 @@
-//! Series of each bucket. One small entry for each in one map: a family for each metric would need several times as much
-//! memory with thousands of buckets.
+//! Series of each bucket.
 
-use std::collections::HashMap;
 use std::fmt::Error;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
 use prometheus_client::collector::Collector;
@@ -14,43 +11,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
 use crate::bucket::BucketId;
-use crate::engine::{BucketState, Phase};
-
-/// What is known of a bucket.
-#[derive(Clone, Debug)]
-pub enum Reading {
-    /// What the engine told last.
-    Told(Arc<BucketState>),
-    /// The engine does not have it.
-    Refused {
-        /// Why it needs a person, in one CamelCase word, if it does.
-        stalled: Option<&'static str>,
-    },
-}
-
-impl Reading {
-    fn state(&self) -> Option<&BucketState> {
-        match self {
-            Self::Told(state) => Some(state),
-            Self::Refused { .. } => None,
-        }
-    }
-
-    fn stalled(&self) -> Option<&'static str> {
-        match self {
-            Self::Told(state) => match state.phase {
-                Phase::Stalled { reason, .. } => Some(reason),
-                _ => None,
-            },
-            Self::Refused { stalled } => *stalled,
-        }
-    }
-
-    fn is_ready(&self) -> bool {
-        self.state()
-            .is_some_and(|state| state.phase == Phase::Ready)
-    }
-}
+use crate::ops::readings::{Entry, Reading, Readings};
 
 /// Name, help, unit and value of a gauge.
 type Gauge<'u> = (
@@ -60,31 +21,13 @@ type Gauge<'u> = (
     fn(&Reading) -> Option<u64>,
 );
 
-/// The readings of all buckets; clones share them.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Buckets(Arc<Mutex<HashMap<BucketId, Reading>>>);
-
-impl Buckets {
-    pub(super) fn set(&self, id: &BucketId, reading: Reading) {
-        self.readings().insert(id.clone(), reading);
-    }
-
-    pub(super) fn remove(&self, id: &BucketId) {
-        self.readings().remove(id);
-    }
-
-    pub(super) fn clear(&self) {
-        self.readings().clear();
-    }
-
-    fn readings(&self) -> MutexGuard<'_, HashMap<BucketId, Reading>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
+/// The series of all buckets.
+#[derive(Debug)]
+pub(super) struct Buckets(pub(super) Readings);
 
 impl Collector for Buckets {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
-        let readings = self.readings();
+        let entries = self.0.entries();
         let number = |tokens: u64| i64::try_from(tokens).unwrap_or(i64::MAX);
         let gauges: [Gauge<'_>; 5] = [
             (
@@ -120,7 +63,7 @@ impl Collector for Buckets {
         ];
         for (name, help, unit, value) in gauges {
             let mut metric = encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?;
-            for (id, reading) in readings.iter() {
+            for (id, Entry { reading, .. }) in entries.iter() {
                 if let Some(value) = value(reading) {
                     ConstGauge::new(number(value)).encode(metric.encode_family(&labels(id))?)?;
                 }
@@ -131,7 +74,7 @@ impl Collector for Buckets {
             "Tokens added to the bucket since its ledger began",
         );
         let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for (id, reading) in readings.iter() {
+        for (id, Entry { reading, .. }) in entries.iter() {
             if let Some(issued) = reading.state().map(|state| state.issued) {
                 ConstCounter::new(issued).encode(metric.encode_family(&labels(id))?)?;
             }
@@ -141,7 +84,7 @@ impl Collector for Buckets {
             "1 while the bucket needs a person, by the reason of its status",
         );
         let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        for (id, reading) in readings.iter() {
+        for (id, Entry { reading, .. }) in entries.iter() {
             if let Some(reason) = reading.stalled() {
                 let [namespace, name] = labels(id);
                 let labels = [namespace, name, ("reason", reason)];

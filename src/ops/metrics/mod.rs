@@ -16,10 +16,9 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::api::Trigger;
 use crate::bucket::BucketId;
+use crate::ops::readings::{Reading, Readings};
 use buckets::Buckets;
 use process::OfProcess;
-
-pub use buckets::Reading;
 
 /// Seconds from due to committed. A tick is punctual within tens of milliseconds; minutes mean that something was away.
 const LAG_BUCKETS: [f64; 12] = [
@@ -66,8 +65,7 @@ pub struct Metrics {
     registry: Registry,
     refills: Family<OfRefill, Counter>,
     tokens_added: Counter,
-    /// None when they are switched off.
-    buckets: Option<Buckets>,
+    readings: Readings,
     repairs: Counter,
     connections: Family<OfBroker, Counter>,
     passes: Histogram,
@@ -84,12 +82,12 @@ impl Metrics {
     /// Nothing is counted yet. Series of each bucket are optional: with very many buckets they are most of what a
     /// scrape transfers.
     #[must_use]
-    pub fn new(of_each_bucket: bool) -> Self {
+    pub fn new(readings: Readings, of_each_bucket: bool) -> Self {
         let mut metrics = Self {
             registry: Registry::default(),
             refills: Family::default(),
             tokens_added: Counter::default(),
-            buckets: of_each_bucket.then(Buckets::default),
+            readings,
             repairs: Counter::default(),
             connections: Family::default(),
             passes: Histogram::new(PASS_BUCKETS),
@@ -101,17 +99,17 @@ impl Metrics {
             status_writes: Family::default(),
             leader: Gauge::default(),
         };
-        metrics.register();
+        metrics.register(of_each_bucket);
         metrics
     }
 
-    fn register(&mut self) {
+    fn register(&mut self, of_each_bucket: bool) {
         self.registry.register_collector(Box::new(OfProcess));
         let ours = self.registry.sub_registry_with_prefix("tokenbucket");
         let version = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         ours.register("build", "The running program", version);
-        if let Some(buckets) = &self.buckets {
-            ours.register_collector(Box::new(buckets.clone()));
+        if of_each_bucket {
+            ours.register_collector(Box::new(Buckets(self.readings.clone())));
         }
         for (name, help, counter) in [
             (
@@ -205,16 +203,12 @@ impl Metrics {
 
     /// Something is known anew about a bucket.
     pub fn bucket(&self, id: &BucketId, reading: Reading) {
-        if let Some(buckets) = &self.buckets {
-            buckets.set(id, reading);
-        }
+        self.readings.set(id, reading);
     }
 
     /// A bucket is gone: so are its series.
     pub fn forget(&self, id: &BucketId) {
-        if let Some(buckets) = &self.buckets {
-            buckets.remove(id);
-        }
+        self.readings.remove(id);
     }
 
     /// A pass over a resource ended.
@@ -254,13 +248,17 @@ impl Metrics {
         self.status_writes.get_or_create(&ByResult { result }).inc();
     }
 
+    /// Whether this replica leads.
+    #[must_use]
+    pub fn is_leading(&self) -> bool {
+        self.leader.get() == 1
+    }
+
     /// This replica leads, or stands by: then what it knew of buckets and brokers is of the past.
     pub fn leading(&self, leader: bool) {
         self.leader.set(leader.into());
         if !leader {
-            if let Some(buckets) = &self.buckets {
-                buckets.clear();
-            }
+            self.readings.clear();
             self.connected.clear();
             self.connections.clear();
         }
@@ -305,7 +303,7 @@ mod tests {
 
     /// With a sample of everything.
     fn full() -> Metrics {
-        let metrics = Metrics::new(true);
+        let metrics = Metrics::new(Readings::default(), true);
         metrics.refilled(Trigger::Schedule, 7, Some(Duration::from_millis(7)));
         metrics.refilled(Trigger::Manual, 0, None);
         metrics.dropped("UnknownBucket", false);
@@ -397,7 +395,7 @@ mod tests {
 
     #[test]
     fn series_vanish_with_their_bucket() {
-        let metrics = Metrics::new(true);
+        let metrics = Metrics::new(Readings::default(), true);
         metrics.bucket(&id(), reading());
         metrics.forget(&id());
         assert!(!metrics.encode().unwrap().contains("shop"));
@@ -405,7 +403,7 @@ mod tests {
 
     #[test]
     fn series_of_each_bucket_can_be_switched_off() {
-        let metrics = Metrics::new(false);
+        let metrics = Metrics::new(Readings::default(), false);
         metrics.bucket(&id(), reading());
         let text = metrics.encode().unwrap();
         assert!(!text.contains("shop") && text.contains("tokenbucket_leader"));
