@@ -14,6 +14,7 @@ use cli::{Cli, Command, RunArgs, ScheduleArgs, VerifyArgs};
 use token_bucket_operator::broker::Endpoint;
 use token_bucket_operator::controller::{self, Scope, Settings};
 use token_bucket_operator::engine::Permit;
+use token_bucket_operator::ops::api_requests::counted_client;
 use token_bucket_operator::ops::election::{Candidate, Term};
 use token_bucket_operator::ops::signals::Signals;
 use token_bucket_operator::ops::{Identity, Metrics, Readiness, Readings, admin, telemetry};
@@ -87,7 +88,7 @@ fn run(args: RunArgs) -> anyhow::Result<()> {
 fn verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     runtime.block_on(async {
-        let (client, namespace) = kubernetes().await?;
+        let (client, namespace) = kubernetes(kube::Client::try_from).await?;
         let trial = Trial {
             namespace: args.namespace.unwrap_or(namespace),
             labels: args.labels.into_iter().collect(),
@@ -103,7 +104,9 @@ fn verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// A client of the cluster, and the namespace that is meant when none is named.
-async fn kubernetes() -> anyhow::Result<(kube::Client, String)> {
+async fn kubernetes(
+    client: impl FnOnce(kube::Config) -> kube::Result<kube::Client>,
+) -> anyhow::Result<(kube::Client, String)> {
     let config = kube::Config::infer().await.map_err(|error| {
         anyhow!(
             "no access to a Kubernetes cluster: set KUBECONFIG to a kubeconfig file, or run in a pod with a service \
@@ -111,8 +114,7 @@ async fn kubernetes() -> anyhow::Result<(kube::Client, String)> {
         )
     })?;
     let namespace = config.default_namespace.clone();
-    let client =
-        kube::Client::try_from(config).context("cannot use the Kubernetes configuration")?;
+    let client = client(config).context("cannot use the Kubernetes configuration")?;
     Ok((client, namespace))
 }
 
@@ -142,7 +144,7 @@ fn validate(args: RunArgs) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     let findings = runtime.block_on(async {
         let broker = default_broker(args.amqp_url.as_deref())?;
-        let (client, namespace) = kubernetes().await?;
+        let (client, namespace) = kubernetes(kube::Client::try_from).await?;
         let lease_namespace = args.leader_elect_namespace.unwrap_or(namespace);
         let preflight = Preflight {
             scope: Scope {
@@ -178,7 +180,10 @@ fn default_broker(amqp_url: Option<&str>) -> anyhow::Result<Option<Endpoint>> {
 async fn operate(args: RunArgs, stop: CancellationToken) -> anyhow::Result<()> {
     info!(version = env!("CARGO_PKG_VERSION"), "token-bucket-operator");
     let default_broker = default_broker(args.amqp_url.as_deref())?;
-    let (client, namespace) = kubernetes().await?;
+    let readings = Readings::new(args.ui);
+    let metrics = Arc::new(Metrics::new(readings.clone(), args.bucket_metrics));
+    let counted = |config| counted_client(config, metrics.clone());
+    let (client, namespace) = kubernetes(counted).await?;
     let lease_namespace = args.leader_elect_namespace.unwrap_or(namespace);
     let listener = TcpListener::bind(args.listen).await.with_context(|| {
         format!(
@@ -189,8 +194,6 @@ async fn operate(args: RunArgs, stop: CancellationToken) -> anyhow::Result<()> {
     info!(address = %listener.local_addr().context("cannot listen")?, "serving /livez, /readyz and /metrics");
     let identity = Identity::of_this_process();
     let readiness = Readiness::default();
-    let readings = Readings::new(args.ui);
-    let metrics = Arc::new(Metrics::new(readings.clone(), args.bucket_metrics));
     let settings = Settings {
         client: client.clone(),
         scope: Scope {

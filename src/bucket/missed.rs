@@ -8,6 +8,9 @@ use super::Bucket;
 use crate::api::MissedRefills;
 use crate::schedule::Timetable;
 
+/// More ticks that are left out are not told apart.
+const MOST_COUNTED: u64 = 1_000_000;
+
 /// A request to make for one bucket: `ticks` ticks in `(since, tick]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Due {
@@ -58,6 +61,25 @@ pub fn overdue(
                 ticks: timetable.missed(since, tick, enough),
             })
         }
+    }
+}
+
+/// How many of the ticks in `(reference, now]` are not carried out when `due` is: left out by the policy, or too old.
+#[must_use]
+pub fn left_out(
+    bucket: &Bucket,
+    timetable: &Timetable,
+    reference: DateTime<Utc>,
+    now: DateTime<Utc>,
+    due: Option<&Due>,
+) -> u64 {
+    let ticks = |until| timetable.missed(reference, until, MOST_COUNTED);
+    match due {
+        _ if bucket.suspend => 0,
+        None => ticks(now),
+        // What more than fills the bucket was carried out too.
+        Some(due) if bucket.missed_refills == MissedRefills::All => ticks(due.since),
+        Some(due) => ticks(now).saturating_sub(due.ticks),
     }
 }
 
@@ -202,5 +224,43 @@ mod tests {
         let bucket = policy(MissedRefills::All);
         assert_eq!(due(&bucket, &bucket.timetable, at(600), at(0), 100), []);
         assert_eq!(found(&bucket, 600, 0), None);
+    }
+
+    #[test]
+    fn what_is_not_carried_out_is_left_out() {
+        for (missed_refills, left) in [
+            (MissedRefills::Latest, 4),
+            (MissedRefills::Skip, 5),
+            (MissedRefills::All, 0),
+        ] {
+            let bucket = policy(missed_refills);
+            let due = overdue(&bucket, &bucket.timetable, at(0), at(301));
+            let ticks = left_out(&bucket, &bucket.timetable, at(0), at(301), due.as_ref());
+            assert_eq!(ticks, left, "{missed_refills:?}");
+        }
+    }
+
+    #[test]
+    fn a_tick_older_than_the_deadline_is_left_out_by_every_policy() {
+        for missed_refills in [MissedRefills::Latest, MissedRefills::All] {
+            let bucket = Bucket {
+                starting_deadline: Some(Duration::from_secs(90)),
+                ..policy(missed_refills)
+            };
+            let due = overdue(&bucket, &bucket.timetable, at(0), at(310));
+            let ticks = left_out(&bucket, &bucket.timetable, at(0), at(310), due.as_ref());
+            let carried = due.map_or(0, |due| due.ticks);
+            assert_eq!(ticks + carried, 5, "{missed_refills:?}");
+        }
+    }
+
+    #[test]
+    fn a_suspended_bucket_leaves_nothing_out_yet() {
+        let bucket = Bucket {
+            suspend: true,
+            ..policy(MissedRefills::Skip)
+        };
+        let ticks = left_out(&bucket, &bucket.timetable, at(0), at(301), None);
+        assert_eq!(ticks, 0);
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::clock::MOST_LAG;
-use crate::bucket::{Bucket, BucketId, Due, due, overdue};
+use crate::bucket::{Bucket, BucketId, Due, due, left_out, overdue};
 use crate::schedule::Timetable;
 
 /// Ticks of one bucket that count as lag when they are found together; more than these go by its policy.
@@ -22,6 +22,15 @@ pub(super) struct Agenda {
     /// Entries are not removed from the heap when a bucket changes: the stale ones are known by their `turn`.
     heap: BinaryHeap<Reverse<(DateTime<Utc>, u64, BucketId)>>,
     turn: u64,
+    left_out: Vec<LeftOut>,
+}
+
+/// Ticks after `reference` that are not carried out.
+#[derive(Debug, PartialEq)]
+pub(super) struct LeftOut {
+    pub(super) bucket: Arc<Bucket>,
+    pub(super) reference: DateTime<Utc>,
+    pub(super) ticks: u64,
 }
 
 #[derive(Debug)]
@@ -54,6 +63,8 @@ impl Agenda {
     ) -> Option<Request> {
         let timetable = bucket.timetable.clone().anchored(since);
         let due = overdue(&bucket, &timetable, reference, now);
+        let ticks = left_out(&bucket, &timetable, reference, now, due.as_ref());
+        self.leave_out(&bucket, reference, ticks);
         // After a clock that was set back, ticks up to the reference have run already.
         let last = reference.max(now);
         let id = bucket.id.clone();
@@ -124,14 +135,35 @@ impl Agenda {
                     .into_iter()
                     .collect()
             };
-            entry.last = now;
+            let reference = std::mem::replace(&mut entry.last, now);
+            let bucket = entry.bucket.clone();
+            if !awake || stuck {
+                let due = dues.first();
+                let ticks = left_out(&bucket, &entry.timetable, reference, now, due);
+                self.leave_out(&bucket, reference, ticks);
+            }
             requests.extend(dues.into_iter().map(|due| Request {
-                bucket: entry.bucket.clone(),
+                bucket: bucket.clone(),
                 due,
             }));
             self.line_up(&id);
         }
         requests
+    }
+
+    /// What was left out since the last call.
+    pub(super) fn take_left_out(&mut self) -> Vec<LeftOut> {
+        std::mem::take(&mut self.left_out)
+    }
+
+    fn leave_out(&mut self, bucket: &Arc<Bucket>, reference: DateTime<Utc>, ticks: u64) {
+        if ticks > 0 {
+            self.left_out.push(LeftOut {
+                bucket: bucket.clone(),
+                reference,
+                ticks,
+            });
+        }
     }
 
     /// The request for the ticks after `since` was not accepted: they are due again, in a while.

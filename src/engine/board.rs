@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use chrono::{DateTime, Utc};
 use tokio::sync::mpsc;
 
 use super::outcome::{BucketState, Outcome, Phase};
@@ -21,6 +22,9 @@ struct Known {
     /// With the bucket's name. Shared with whoever is told.
     states: HashMap<BucketId, (Arc<str>, Arc<BucketState>)>,
     by_name: HashMap<Arc<str>, Arc<Bucket>>,
+    /// Ticks that were told to be left out, and after which one. A ledger says nothing of them, so the next connection
+    /// finds the same ones again.
+    left_out: HashMap<BucketId, (DateTime<Utc>, u64)>,
 }
 
 impl Board {
@@ -73,9 +77,26 @@ impl Board {
         }
     }
 
+    /// Tells how many ticks after `reference` are left out, apart from those that were told before.
+    pub(super) fn leave_out(&self, bucket: &Bucket, reference: DateTime<Utc>, ticks: u64) {
+        let before = self
+            .lock()
+            .left_out
+            .insert(bucket.id.clone(), (reference, ticks));
+        let told = before.filter(|(after, _)| *after == reference);
+        let ticks = ticks.saturating_sub(told.map_or(0, |(_, ticks)| ticks));
+        if ticks > 0 {
+            self.tell(Outcome::LeftOut {
+                policy: bucket.missed_refills,
+                ticks,
+            });
+        }
+    }
+
     /// The bucket is not in force any more.
     pub(super) fn leave(&self, id: &BucketId) {
         let mut known = self.lock();
+        known.left_out.remove(id);
         if let Some((name, _)) = known.states.remove(id) {
             known.by_name.remove(&name);
         }
@@ -93,5 +114,30 @@ impl Board {
     fn lock(&self) -> MutexGuard<'_, Known> {
         // The maps are valid between any two statements, so a panic elsewhere while they were held does no harm.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bucket::fixture::{at, bucket};
+
+    #[test]
+    fn a_tick_that_is_left_out_is_told_once_however_often_it_is_found() {
+        let (sender, mut outcomes) = mpsc::unbounded_channel();
+        let (board, bucket) = (Board::new(sender), bucket());
+        let mut told = |second, ticks| {
+            board.leave_out(&bucket, at(second), ticks);
+            match outcomes.try_recv() {
+                Ok(Outcome::LeftOut { ticks, .. }) => ticks,
+                _ => 0,
+            }
+        };
+        assert_eq!(told(0, 3), 3);
+        // The next connection finds the same ones, and two more.
+        assert_eq!(told(0, 3), 0);
+        assert_eq!(told(0, 5), 2);
+        // A refill has moved the reference.
+        assert_eq!(told(600, 2), 2);
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use crate::api::Trigger;
+use crate::api::{MissedRefills, Trigger};
 use crate::bucket::{BucketId, Ledger, Refill};
 
 /// Something that happened at the broker.
@@ -25,6 +25,13 @@ pub enum Outcome {
         added: u64,
         /// From due to committed, for scheduled refills.
         lag: Option<Duration>,
+    },
+    /// Ticks that were missed are not carried out.
+    LeftOut {
+        /// By this policy, or because they are older than the deadline.
+        policy: MissedRefills,
+        /// How many.
+        ticks: u64,
     },
     /// Somebody had deleted a bucket's queue; it is declared again.
     QueueMissing,

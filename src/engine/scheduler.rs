@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, warn};
 
-use super::agenda::{Agenda, Request};
+use super::agenda::{Agenda, LeftOut, Request};
 use super::board::Board;
 use super::clock::{Clock, LONGEST_SLEEP};
 use super::permit::{Moment, Permit};
@@ -138,6 +138,14 @@ async fn run(
         }
         let (now, awake) = clock.look();
         requests.extend(agenda.take_due(now, awake));
+        for LeftOut {
+            bucket,
+            reference,
+            ticks,
+        } in agenda.take_left_out()
+        {
+            board.leave_out(&bucket, reference, ticks);
+        }
         let requests = std::mem::take(&mut requests);
         let publishing = publish(&publisher, &board, &mut agenda, requests, now);
         if let Err(lost) = clock.watch_during(publishing).await {

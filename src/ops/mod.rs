@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod api_error;
+pub mod api_requests;
 pub mod election;
 pub mod identity;
 pub mod metrics;

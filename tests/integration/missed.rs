@@ -89,6 +89,15 @@ async fn each_policy_does_what_it_says_about_the_ticks_of_an_absence() {
         }
     })
     .await;
+    // Twelve seconds and more, of which one tick, none, and those of eight seconds are carried out.
+    for (policy, least) in [("Latest", 11.0), ("Skip", 12.0), ("All", 3.0)] {
+        let series = format!("tokenbucket_ticks_left_out_total{{policy=\"{policy}\"}}");
+        let ticks = operator.metric(&series).await.expect("metrics");
+        let ticks = ticks.expect("a count of ticks");
+        assert!((least..least + 20.0).contains(&ticks), "{policy}: {ticks}");
+    }
+    let written = "tokenbucket_api_requests_total{method=\"PATCH\",code=\"200\"}";
+    assert!(operator.metric(written).await.expect("metrics").is_some());
     operator.terminate().await;
 
     for (name, refills) in refills(&operator) {

@@ -182,6 +182,9 @@ impl Writer {
             ) => {
                 self.metrics.refilled(trigger, added, lag);
             }
+            Report::Outcome(_, Outcome::LeftOut { policy, ticks }) => {
+                self.metrics.left_out(policy, ticks);
+            }
             Report::Outcome(_, Outcome::QueueMissing) => self.metrics.repaired(),
             Report::Outcome(
                 _,

@@ -14,7 +14,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::api::Trigger;
+use crate::api::{MissedRefills, Trigger};
 use crate::bucket::BucketId;
 use crate::ops::readings::{Reading, Readings};
 use buckets::Buckets;
@@ -32,6 +32,17 @@ const PASS_BUCKETS: [f64; 8] = [0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 10.0, 60.0];
 struct OfRefill {
     trigger: Word<Trigger>,
     result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByPolicy {
+    policy: Word<MissedRefills>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfRequest {
+    method: &'static str,
+    code: u16,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -65,6 +76,8 @@ pub struct Metrics {
     registry: Registry,
     refills: Family<OfRefill, Counter>,
     tokens_added: Counter,
+    left_out: Family<ByPolicy, Counter>,
+    requests: Family<OfRequest, Counter>,
     readings: Readings,
     repairs: Counter,
     connections: Family<OfBroker, Counter>,
@@ -87,6 +100,8 @@ impl Metrics {
             registry: Registry::default(),
             refills: Family::default(),
             tokens_added: Counter::default(),
+            left_out: Family::default(),
+            requests: Family::default(),
             readings,
             repairs: Counter::default(),
             connections: Family::default(),
@@ -127,6 +142,10 @@ impl Metrics {
         }
         let help = "Refills carried out: added, or full when nothing fitted";
         ours.register("refills", help, self.refills.clone());
+        let help = "Ticks that were missed and are not carried out, by spec.missedRefills";
+        ours.register("ticks_left_out", help, self.left_out.clone());
+        let help = "Requests to the Kubernetes API, by method and status; status 0 when none came";
+        ours.register("api_requests", help, self.requests.clone());
         for (name, help, family) in [
             (
                 "requests_dropped",
@@ -194,6 +213,21 @@ impl Metrics {
     pub fn dropped(&self, reason: &'static str, parked: bool) {
         let family = if parked { &self.parked } else { &self.dropped };
         family.get_or_create(&ByReason { reason }).inc();
+    }
+
+    /// Ticks were missed and are not carried out.
+    pub fn left_out(&self, policy: MissedRefills, ticks: u64) {
+        let policy = Word(policy);
+        self.left_out
+            .get_or_create(&ByPolicy { policy })
+            .inc_by(ticks);
+    }
+
+    /// A request to the Kubernetes API ended, or its answer began; 0 when there was none.
+    pub fn api_request(&self, method: &'static str, code: u16) {
+        self.requests
+            .get_or_create(&OfRequest { method, code })
+            .inc();
     }
 
     /// The queue of a bucket was missing.
@@ -266,146 +300,4 @@ impl Metrics {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use chrono::DateTime;
-
-    use super::*;
-    use crate::bucket::Refill;
-    use crate::engine::{BucketState, Observed, Phase};
-
-    fn id() -> BucketId {
-        BucketId::new("shop", "api")
-    }
-
-    fn reading() -> Reading {
-        let at = |seconds| DateTime::from_timestamp(seconds, 0).unwrap();
-        Reading::Told(Arc::new(BucketState {
-            revision: 1,
-            phase: Phase::Ready,
-            observed: Some(Observed {
-                tokens: 3,
-                at: at(1_750_000_000),
-            }),
-            limit: Some(25),
-            last_refill: Some(Refill {
-                scheduled_time: None,
-                completed_time: at(1_700_000_000),
-                added: 3,
-                trigger: Trigger::Manual,
-            }),
-            next_refill: Some(at(1_800_000_000)),
-            issued: 70,
-            refill_request: None,
-        }))
-    }
-
-    /// With a sample of everything.
-    fn full() -> Metrics {
-        let metrics = Metrics::new(Readings::default(), true);
-        metrics.refilled(Trigger::Schedule, 7, Some(Duration::from_millis(7)));
-        metrics.refilled(Trigger::Manual, 0, None);
-        metrics.dropped("UnknownBucket", false);
-        metrics.dropped("Malformed", true);
-        metrics.repaired();
-        metrics.bucket(&id(), reading());
-        let stalled = BucketId::new("shop", "bad");
-        let reason = Some("NameConflict");
-        metrics.bucket(&stalled, Reading::Refused { stalled: reason });
-        metrics.connection("127.0.0.1:5672", true);
-        metrics.reconciled(Duration::from_millis(2));
-        metrics.reconcile_error("InvalidSchedule");
-        metrics.status_write("ok");
-        metrics.leading(true);
-        metrics
-    }
-
-    #[test]
-    fn names_follow_the_conventions() {
-        let text = full().encode().unwrap();
-        for line in [
-            r#"tokenbucket_build_info{version=""#,
-            r#"tokenbucket_refills_total{trigger="Schedule",result="added"} 1"#,
-            r#"tokenbucket_refills_total{trigger="Manual",result="full"} 1"#,
-            "tokenbucket_tokens_added_total 7",
-            "tokenbucket_queue_repairs_total 1",
-            r#"tokenbucket_tokens_available{namespace="shop",name="api"} 3"#,
-            r#"tokenbucket_tokens_maximum{namespace="shop",name="api"} 25"#,
-            r#"tokenbucket_tokens_issued_total{namespace="shop",name="api"} 70"#,
-            r#"tokenbucket_next_refill_timestamp_seconds{namespace="shop",name="api"} 1800000000"#,
-            r#"tokenbucket_last_refill_timestamp_seconds{namespace="shop",name="api"} 1700000000"#,
-            r#"tokenbucket_bucket_ready{namespace="shop",name="api"} 1"#,
-            r#"tokenbucket_bucket_stalled{namespace="shop",name="bad",reason="NameConflict"} 1"#,
-            r#"tokenbucket_requests_dropped_total{reason="UnknownBucket"} 1"#,
-            r#"tokenbucket_requests_parked_total{reason="Malformed"} 1"#,
-            r#"tokenbucket_refill_lag_seconds_bucket{le="0.01"} 1"#,
-            r#"tokenbucket_reconcile_duration_seconds_bucket{le="0.005"} 1"#,
-            r#"tokenbucket_broker_connected{broker="127.0.0.1:5672"} 1"#,
-            r#"tokenbucket_broker_connections_total{broker="127.0.0.1:5672"} 1"#,
-            r#"tokenbucket_reconcile_errors_total{reason="InvalidSchedule"} 1"#,
-            r#"tokenbucket_status_writes_total{result="ok"} 1"#,
-            "tokenbucket_leader 1",
-            "process_cpu_seconds_total ",
-            "process_resident_memory_bytes ",
-            "process_open_fds ",
-            "process_start_time_seconds ",
-        ] {
-            assert!(text.contains(line), "{line} is not in\n{text}");
-        }
-    }
-
-    /// The metrics that a text of PromQL names, ours and those of the process.
-    fn named(text: &str) -> Vec<&str> {
-        text.split(|character: char| !character.is_ascii_alphanumeric() && character != '_')
-            .filter(|word| word.starts_with("tokenbucket_") || word.starts_with("process_"))
-            .collect()
-    }
-
-    #[test]
-    fn alerts_and_dashboard_use_metrics_that_exist() {
-        let text = full().encode().unwrap();
-        let chart = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/charts/token-bucket-operator/files"
-        );
-        for file in ["alerts.yaml", "dashboard.json"] {
-            let used = std::fs::read_to_string(format!("{chart}/{file}")).unwrap();
-            let used = named(&used);
-            assert!(used.len() > 5, "{file} names {used:?}");
-            for name in used {
-                assert!(
-                    text.contains(&format!("\n{name} ")) || text.contains(&format!("\n{name}{{")),
-                    "{file}: {name}"
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn a_replica_that_leads_no_more_knows_no_bucket_and_no_broker() {
-        let metrics = full();
-        metrics.leading(false);
-        let text = metrics.encode().unwrap();
-        assert!(
-            !text.contains("shop") && !text.contains("127.0.0.1"),
-            "{text}"
-        );
-    }
-
-    #[test]
-    fn series_vanish_with_their_bucket() {
-        let metrics = Metrics::new(Readings::default(), true);
-        metrics.bucket(&id(), reading());
-        metrics.forget(&id());
-        assert!(!metrics.encode().unwrap().contains("shop"));
-    }
-
-    #[test]
-    fn series_of_each_bucket_can_be_switched_off() {
-        let metrics = Metrics::new(Readings::default(), false);
-        metrics.bucket(&id(), reading());
-        let text = metrics.encode().unwrap();
-        assert!(!text.contains("shop") && text.contains("tokenbucket_leader"));
-    }
-}
+mod tests;
