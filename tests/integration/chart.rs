@@ -4,9 +4,10 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use serde::Deserialize;
 use serde_json::Value;
 
-use crate::support::{Helm, Operator, Pod, SOON, Testbed, chart, eventually};
+use crate::support::{Helm, Operator, Pod, SOON, Testbed, chart, eventually, testbed};
 
 const NAMESPACE: &str = "ops";
 
@@ -108,11 +109,72 @@ fn rendered(helm: &Helm<'_>, values: &str, file: &Path) {
         "--skip-tests",
         "--values",
         values,
+        // A Helm that was built without its release's settings knows no version of today.
+        "--kube-version",
+        "v1.34.0",
     ];
     let text = helm.ok(&template);
     let documents = text.split("\n---\n");
     let known = documents.filter(|document| !document.contains("monitoring.coreos.com"));
     fs::write(file, known.collect::<Vec<_>>().join("\n---\n")).expect("a file");
+}
+
+#[tokio::test]
+async fn helm_3_renders_the_same_and_installs_it() {
+    let testbed = testbed().await;
+    let (three, four) = (Helm::three(Some(testbed)), Helm::new(None));
+    let (chart, namespace) = (chart(), testbed.namespace().await);
+    let chart = chart.to_str().expect("text");
+    let folder = tempfile::tempdir().expect("a folder");
+    for values in values_files() {
+        three.ok(&["lint", "--strict", chart, "--values", &values]);
+        let files = ["three", "four"].map(|name| folder.path().join(name));
+        rendered(&three, &values, &files[0]);
+        rendered(&four, &values, &files[1]);
+        let [ours, theirs] = files.map(|file| manifests(&file));
+        assert_eq!(ours, theirs, "{values}");
+    }
+    let said = three.refuses(&[
+        "template",
+        "t",
+        chart,
+        "--kube-version",
+        "v1.34.0",
+        "--set",
+        "replica=3",
+    ]);
+    assert!(said.contains("replica"), "{said}");
+
+    let (name, none) = (namespace.name(), "crds.enabled=false");
+    let install = ["install", name, chart, "-n", name, "--set", none];
+    assert!(three.ok(&install).contains("rollout status"));
+    let upgrade = [
+        "upgrade",
+        name,
+        chart,
+        "-n",
+        name,
+        "--reuse-values",
+        "--set",
+        "ui.enabled=true",
+    ];
+    three.ok(&upgrade);
+    let deployments = ["get", "deployments", "-n", name, "-o", "yaml"];
+    assert!(testbed.kubectl_ok(&deployments).contains("- --ui"));
+    three.ok(&["uninstall", name, "-n", name]);
+    assert!(
+        !testbed
+            .kubectl_ok(&deployments)
+            .contains("kind: Deployment")
+    );
+}
+
+/// The manifests of a file, whatever stands between them.
+fn manifests(file: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(file).expect("a file");
+    let documents = serde_yaml::Deserializer::from_str(&text);
+    let documents = documents.map(|document| Value::deserialize(document).expect("YAML"));
+    documents.filter(|document| !document.is_null()).collect()
 }
 
 /// Needs a cluster where nobody else has installed the CustomResourceDefinition.

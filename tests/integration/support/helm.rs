@@ -21,9 +21,18 @@ pub struct Helm<'t> {
 
 impl<'t> Helm<'t> {
     pub fn new(testbed: Option<&'t Testbed>) -> Self {
+        Self::of(tool("helm"), testbed)
+    }
+
+    /// The one before.
+    pub fn three(testbed: Option<&'t Testbed>) -> Self {
+        Self::of(tool("helm-3"), testbed)
+    }
+
+    fn of(program: String, testbed: Option<&'t Testbed>) -> Self {
         Self {
             testbed,
-            program: tool("helm"),
+            program,
             home: tempfile::tempdir().expect("a folder"),
         }
     }
