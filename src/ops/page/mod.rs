@@ -161,3 +161,54 @@ fn row(standing: Standing, id: &BucketId, entry: &Entry, now: DateTime<Utc>) -> 
             .map_or([None; MINUTES], |hour| hour.minutes(now)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::Reading;
+
+    fn readings(names: impl IntoIterator<Item = String>) -> Readings {
+        let readings = Readings::new(true);
+        for name in names {
+            let stalled = name.starts_with("bad").then_some("NameConflict");
+            readings.set(&BucketId::new("shop", &name), Reading::Refused { stalled });
+        }
+        readings
+    }
+
+    fn text(readings: &Readings, find: &str, page: &str) -> String {
+        let wish = Wish {
+            find: find.into(),
+            page: page.into(),
+        };
+        let now = Utc::now();
+        let shown = Some(show(readings, &wish, now));
+        view::page(&View { wish, shown, now }).into_string()
+    }
+
+    #[test]
+    fn what_needs_a_person_comes_first() {
+        let shown = text(&readings(["a".into(), "bad".into()]), "", "");
+        assert!(shown.find(">bad<") < shown.find(">a<"), "{shown}");
+        assert!(shown.contains("1 stalled"), "{shown}");
+    }
+
+    #[test]
+    fn many_buckets_are_several_pages_with_links_that_keep_the_search() {
+        let many = readings((0..250).map(|number| format!("b-{number:03}")));
+        let first = text(&many, "B-", "nonsense");
+        assert!(first.contains("250 buckets, page 1 of 3"), "{first}");
+        assert!(first.contains(r#"href="?find=%42%2D&amp;page=2" rel="next""#));
+        assert!(first.contains(">b-099<") && !first.contains(">b-100<"));
+        let last = text(&many, "", "99");
+        assert!(last.contains("page 3 of 3") && last.contains(">b-249<"));
+        assert!(!last.contains(r#"rel="next""#));
+    }
+
+    #[test]
+    fn what_is_searched_for_cannot_become_part_of_the_page() {
+        let shown = text(&readings([]), r#""><script>alert(1)</script>"#, "");
+        assert!(!shown.contains("<script"), "{shown}");
+        assert!(shown.contains("No bucket has"), "{shown}");
+    }
+}
