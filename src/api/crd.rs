@@ -49,6 +49,26 @@ fn tidy(schema: &mut Value) {
     }
 }
 
+/// The schema of the one version.
+#[cfg(test)]
+pub(crate) fn schema() -> Value {
+    let mut crd: Value = serde_yaml::from_str(&crd_yaml().unwrap()).unwrap();
+    crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"].take()
+}
+
+/// Panics when the committed file is not `generated`, after writing it where that is wanted.
+#[cfg(test)]
+pub(super) fn assert_committed(path: &str, generated: &str) {
+    if std::env::var_os("UPDATE_GENERATED").is_some() {
+        std::fs::write(path, generated).unwrap();
+    }
+    let committed = std::fs::read_to_string(path).unwrap();
+    assert!(
+        committed == generated,
+        "{path} is out of date: UPDATE_GENERATED=1 cargo test --lib api::"
+    );
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,15 +77,7 @@ mod tests {
 
     #[test]
     fn the_committed_file_is_what_the_types_give() {
-        let generated = crd_yaml().unwrap();
-        if std::env::var_os("UPDATE_GENERATED").is_some() {
-            std::fs::write(PATH, &generated).unwrap();
-        }
-        let committed = std::fs::read_to_string(PATH).unwrap();
-        assert!(
-            committed == generated,
-            "{PATH} is out of date: UPDATE_GENERATED=1 cargo test --lib api::crd"
-        );
+        assert_committed(PATH, &crd_yaml().unwrap());
     }
 
     #[test]
@@ -81,9 +93,8 @@ mod tests {
                 check(&path, &property["items"]);
             }
         }
-        let crd: Value = serde_yaml::from_str(&crd_yaml().unwrap()).unwrap();
-        let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+        let schema = schema();
         assert!(schema["properties"]["spec"]["properties"]["schedule"].is_object());
-        check("", schema);
+        check("", &schema);
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::crd_yaml;
+use super::crd::{assert_committed, schema};
 
 const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reference.md");
 
@@ -17,8 +17,7 @@ tokenbucket.spec --recursive` shows the same. The conditions and their reasons a
 ";
 
 fn reference() -> String {
-    let crd: Value = serde_yaml::from_str(&crd_yaml().unwrap()).unwrap();
-    let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+    let schema = schema();
     let mut text = HEAD.to_owned();
     for part in ["spec", "status"] {
         text += &format!("\n## {part}\n\n| field | type | what it is |\n|---|---|---|\n");
@@ -26,7 +25,7 @@ fn reference() -> String {
     }
     text += "\n## What is refused\n\nThe API server refuses these with the message given, whoever asks.\n\n";
     text += "| field | message |\n|---|---|\n";
-    refusals("", schema, &mut text);
+    refusals("", &schema, &mut text);
     text
 }
 
@@ -103,13 +102,5 @@ fn cell(text: &str) -> String {
 
 #[test]
 fn the_committed_reference_is_what_the_types_give() {
-    let generated = reference();
-    if std::env::var_os("UPDATE_GENERATED").is_some() {
-        std::fs::write(PATH, &generated).unwrap();
-    }
-    let committed = std::fs::read_to_string(PATH).unwrap_or_default();
-    assert!(
-        committed == generated,
-        "{PATH} is out of date: UPDATE_GENERATED=1 cargo test --lib api::reference"
-    );
+    assert_committed(PATH, &reference());
 }

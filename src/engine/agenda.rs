@@ -62,9 +62,7 @@ impl Agenda {
         now: DateTime<Utc>,
     ) -> Option<Request> {
         let timetable = bucket.timetable.clone().anchored(since);
-        let due = overdue(&bucket, &timetable, reference, now);
-        let ticks = left_out(&bucket, &timetable, reference, now, due.as_ref());
-        self.leave_out(&bucket, reference, ticks);
+        let due = judge(&bucket, &timetable, reference, now, &mut self.left_out);
         // After a clock that was set back, ticks up to the reference have run already.
         let last = reference.max(now);
         let id = bucket.id.clone();
@@ -131,19 +129,19 @@ impl Agenda {
                     MOST_LATE_TICKS,
                 )
             } else {
-                overdue(&entry.bucket, &entry.timetable, entry.last, now)
-                    .into_iter()
-                    .collect()
+                judge(
+                    &entry.bucket,
+                    &entry.timetable,
+                    entry.last,
+                    now,
+                    &mut self.left_out,
+                )
+                .into_iter()
+                .collect()
             };
-            let reference = std::mem::replace(&mut entry.last, now);
-            let bucket = entry.bucket.clone();
-            if !awake || stuck {
-                let due = dues.first();
-                let ticks = left_out(&bucket, &entry.timetable, reference, now, due);
-                self.leave_out(&bucket, reference, ticks);
-            }
+            entry.last = now;
             requests.extend(dues.into_iter().map(|due| Request {
-                bucket: bucket.clone(),
+                bucket: entry.bucket.clone(),
                 due,
             }));
             self.line_up(&id);
@@ -154,16 +152,6 @@ impl Agenda {
     /// What was left out since the last call.
     pub(super) fn take_left_out(&mut self) -> Vec<LeftOut> {
         std::mem::take(&mut self.left_out)
-    }
-
-    fn leave_out(&mut self, bucket: &Arc<Bucket>, reference: DateTime<Utc>, ticks: u64) {
-        if ticks > 0 {
-            self.left_out.push(LeftOut {
-                bucket: bucket.clone(),
-                reference,
-                ticks,
-            });
-        }
     }
 
     /// The request for the ticks after `since` was not accepted: they are due again, in a while.
@@ -194,6 +182,26 @@ impl Agenda {
             }
         }
     }
+}
+
+/// What the policy wants done about the ticks in `(reference, now]`. Those that it does not want go to `left`.
+fn judge(
+    bucket: &Arc<Bucket>,
+    timetable: &Timetable,
+    reference: DateTime<Utc>,
+    now: DateTime<Utc>,
+    left: &mut Vec<LeftOut>,
+) -> Option<Due> {
+    let due = overdue(bucket, timetable, reference, now);
+    let ticks = left_out(bucket, timetable, reference, now, due.as_ref());
+    if ticks > 0 {
+        left.push(LeftOut {
+            bucket: bucket.clone(),
+            reference,
+            ticks,
+        });
+    }
+    due
 }
 
 #[cfg(test)]

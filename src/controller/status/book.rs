@@ -87,9 +87,7 @@ impl Book {
                 self.forget(&id);
                 let entry = Entry {
                     state: None,
-                    written: self
-                        .shelf
-                        .keep(published.map(|status| *status).unwrap_or_default()),
+                    written: self.shelf.keep(*published.unwrap_or_default()),
                     times: Times {
                         touched: now.instant,
                         unsettled: None,
@@ -185,8 +183,8 @@ impl Book {
     }
 
     /// A status was written.
-    pub(super) fn written(&mut self, job: Job, now: Moment) {
-        let written = self.shelf.keep(job.status.clone());
+    pub(super) fn written(&mut self, mut job: Job, now: Moment) {
+        let written = self.shelf.keep(std::mem::take(&mut job.status));
         if let Some(entry) = self.finished(&job) {
             entry.written = written;
             entry.failures = 0;

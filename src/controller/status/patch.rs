@@ -78,15 +78,12 @@ fn body(uid: &str, status: &TokenBucketStatus) -> kube::Result<Value> {
 
 #[cfg(test)]
 mod tests {
-    use kube::CustomResourceExt;
-
     use super::*;
+    use crate::api::crd;
 
     #[test]
     fn every_field_of_the_status_is_named() {
-        let crd = serde_json::to_value(TokenBucket::crd()).unwrap();
-        let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]
-            ["properties"];
+        let schema = &crd::schema()["properties"]["status"]["properties"];
         let mut fields: Vec<_> = schema.as_object().unwrap().keys().cloned().collect();
         let body = body("u1", &TokenBucketStatus::default()).unwrap();
         let mut named: Vec<_> = body["status"]

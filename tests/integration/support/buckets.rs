@@ -40,11 +40,8 @@ impl Buckets {
     }
 
     pub async fn status(&self, name: &str) -> TokenBucketStatus {
-        self.get(name)
-            .await
-            .and_then(|bucket| bucket.status)
-            .map(|status| *status)
-            .unwrap_or_default()
+        let bucket = self.get(name).await;
+        *bucket.and_then(|bucket| bucket.status).unwrap_or_default()
     }
 
     /// Merges a patch into the specification.
