@@ -22,18 +22,27 @@ pub struct Due {
     pub ticks: u64,
 }
 
+/// What is done about ticks that have passed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Passed {
+    /// The requests to make, the oldest first.
+    pub due: Vec<Due>,
+    /// How many of the ticks no request stands for: left out by the policy, or too old.
+    pub left_out: u64,
+}
+
 /// What the policy wants done about the ticks in `(reference, now]`, which all passed while nobody could refill.
-/// None when there were none, or the policy skips them.
 #[must_use]
 pub fn overdue(
     bucket: &Bucket,
     timetable: &Timetable,
     reference: DateTime<Utc>,
     now: DateTime<Utc>,
-) -> Option<Due> {
+) -> Passed {
     if bucket.suspend {
-        return None;
+        return Passed::default();
     }
+    let count = |until| timetable.missed(reference, until, MOST_COUNTED);
     let since = match bucket
         .starting_deadline
         .and_then(|deadline| TimeDelta::from_std(deadline).ok())
@@ -44,42 +53,26 @@ pub fn overdue(
             .map_or(reference, |t| t.max(reference)),
         None => reference,
     };
-    match bucket.missed_refills {
+    let newest = match bucket.missed_refills {
         MissedRefills::Skip => None,
-        MissedRefills::Latest => timetable.latest(since, now).map(|tick| Due {
-            tick,
-            since,
-            ticks: 1,
-        }),
-        MissedRefills::All => {
-            let tick = timetable.latest(since, now)?;
-            // More refills than fill an empty bucket add nothing.
-            let enough = bucket.maximum.div_ceil(bucket.amount.max(1));
-            Some(Due {
-                tick,
-                since,
-                ticks: timetable.missed(since, tick, enough),
-            })
-        }
-    }
-}
-
-/// How many of the ticks in `(reference, now]` are not carried out when `due` is: left out by the policy, or too old.
-#[must_use]
-pub fn left_out(
-    bucket: &Bucket,
-    timetable: &Timetable,
-    reference: DateTime<Utc>,
-    now: DateTime<Utc>,
-    due: Option<&Due>,
-) -> u64 {
-    let ticks = |until| timetable.missed(reference, until, MOST_COUNTED);
-    match due {
-        _ if bucket.suspend => 0,
-        None => ticks(now),
-        // What more than fills the bucket was carried out too.
-        Some(due) if bucket.missed_refills == MissedRefills::All => ticks(due.since),
-        Some(due) => ticks(now).saturating_sub(due.ticks),
+        MissedRefills::Latest | MissedRefills::All => timetable.latest(since, now),
+    };
+    let Some(tick) = newest else {
+        return Passed {
+            due: Vec::new(),
+            left_out: count(now),
+        };
+    };
+    let (ticks, left_out) = if bucket.missed_refills == MissedRefills::All {
+        // More refills than fill an empty bucket add nothing, and are not left out either.
+        let enough = bucket.maximum.div_ceil(bucket.amount.max(1));
+        (timetable.missed(since, tick, enough), count(since))
+    } else {
+        (1, count(now) - 1)
+    };
+    Passed {
+        due: vec![Due { tick, since, ticks }],
+        left_out,
     }
 }
 
@@ -92,15 +85,15 @@ pub fn due(
     last: DateTime<Utc>,
     now: DateTime<Utc>,
     most: usize,
-) -> Vec<Due> {
+) -> Passed {
     if bucket.suspend {
-        return Vec::new();
+        return Passed::default();
     }
     let mut ticks = Vec::new();
     let mut since = last;
     while let Some(tick) = timetable.next(since).filter(|tick| *tick <= now) {
         if ticks.len() == most {
-            return overdue(bucket, timetable, last, now).into_iter().collect();
+            return overdue(bucket, timetable, last, now);
         }
         ticks.push(Due {
             tick,
@@ -109,12 +102,16 @@ pub fn due(
         });
         since = tick;
     }
+    let all = ticks.len() as u64;
     ticks.retain(|due| {
         bucket
             .starting_deadline
             .is_none_or(|deadline: Duration| super::refill::age(due.tick, now) <= deadline)
     });
-    ticks
+    Passed {
+        left_out: all - ticks.len() as u64,
+        due: ticks,
+    }
 }
 
 #[cfg(test)]
@@ -131,7 +128,8 @@ mod tests {
     }
 
     fn found(bucket: &Bucket, reference: i64, now: i64) -> Option<(i64, u64)> {
-        let due = overdue(bucket, &bucket.timetable, at(reference), at(now))?;
+        let passed = overdue(bucket, &bucket.timetable, at(reference), at(now));
+        let due = passed.due.first()?;
         Some(((due.tick - at(0)).num_seconds(), due.ticks))
     }
 
@@ -196,33 +194,32 @@ mod tests {
     #[test]
     fn ticks_found_together_by_an_awake_scheduler_each_run() {
         let bucket = policy(MissedRefills::Latest);
-        let ticks = due(&bucket, &bucket.timetable, at(60), at(190), 100);
+        let passed = due(&bucket, &bucket.timetable, at(60), at(190), 100);
         let expected = [(60, 120), (120, 180)].map(|(since, tick)| Due {
             since: at(since),
             tick: at(tick),
             ticks: 1,
         });
-        assert_eq!(ticks, expected);
+        assert_eq!((passed.due.as_slice(), passed.left_out), (&expected[..], 0));
     }
 
     #[test]
     fn too_many_ticks_found_together_go_by_the_policy() {
         let bucket = policy(MissedRefills::Latest);
-        let ticks = due(&bucket, &bucket.timetable, at(0), at(600), 3);
-        assert_eq!(
-            ticks,
-            [Due {
-                since: at(0),
-                tick: at(600),
-                ticks: 1
-            }]
-        );
+        let passed = due(&bucket, &bucket.timetable, at(0), at(600), 3);
+        let newest = Due {
+            since: at(0),
+            tick: at(600),
+            ticks: 1,
+        };
+        assert_eq!((passed.due, passed.left_out), (vec![newest], 9));
     }
 
     #[test]
     fn a_clock_set_back_fires_nothing() {
         let bucket = policy(MissedRefills::All);
-        assert_eq!(due(&bucket, &bucket.timetable, at(600), at(0), 100), []);
+        let passed = due(&bucket, &bucket.timetable, at(600), at(0), 100);
+        assert_eq!(passed, Passed::default());
         assert_eq!(found(&bucket, 600, 0), None);
     }
 
@@ -234,9 +231,8 @@ mod tests {
             (MissedRefills::All, 0),
         ] {
             let bucket = policy(missed_refills);
-            let due = overdue(&bucket, &bucket.timetable, at(0), at(301));
-            let ticks = left_out(&bucket, &bucket.timetable, at(0), at(301), due.as_ref());
-            assert_eq!(ticks, left, "{missed_refills:?}");
+            let passed = overdue(&bucket, &bucket.timetable, at(0), at(301));
+            assert_eq!(passed.left_out, left, "{missed_refills:?}");
         }
     }
 
@@ -247,11 +243,21 @@ mod tests {
                 starting_deadline: Some(Duration::from_secs(90)),
                 ..policy(missed_refills)
             };
-            let due = overdue(&bucket, &bucket.timetable, at(0), at(310));
-            let ticks = left_out(&bucket, &bucket.timetable, at(0), at(310), due.as_ref());
-            let carried = due.map_or(0, |due| due.ticks);
-            assert_eq!(ticks + carried, 5, "{missed_refills:?}");
+            let passed = overdue(&bucket, &bucket.timetable, at(0), at(310));
+            let carried: u64 = passed.due.iter().map(|due| due.ticks).sum();
+            assert_eq!(passed.left_out + carried, 5, "{missed_refills:?}");
         }
+    }
+
+    #[test]
+    fn a_tick_whose_turn_comes_after_the_deadline_is_left_out_by_an_awake_scheduler_too() {
+        let bucket = Bucket {
+            starting_deadline: Some(Duration::from_secs(15)),
+            ..policy(MissedRefills::All)
+        };
+        let passed = due(&bucket, &bucket.timetable, at(60), at(190), 100);
+        let ticks: Vec<_> = passed.due.iter().map(|due| due.tick).collect();
+        assert_eq!((ticks, passed.left_out), (vec![at(180)], 1));
     }
 
     #[test]
@@ -260,7 +266,7 @@ mod tests {
             suspend: true,
             ..policy(MissedRefills::Skip)
         };
-        let ticks = left_out(&bucket, &bucket.timetable, at(0), at(301), None);
-        assert_eq!(ticks, 0);
+        let passed = overdue(&bucket, &bucket.timetable, at(0), at(301));
+        assert_eq!(passed, Passed::default());
     }
 }

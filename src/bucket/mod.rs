@@ -17,7 +17,7 @@ use crate::api::{MissedRefills, QueueType, ledger_queue_name, queue_name};
 use crate::schedule::Timetable;
 
 pub use ledger::{Ledger, Refill, VERSION as LEDGER_VERSION};
-pub use missed::{Due, due, left_out, overdue};
+pub use missed::{Due, Passed, due, overdue};
 pub use refill::{Cause, Refusal, accept};
 
 /// Names a bucket towards people: `namespace/name` of its resource. Every part of the program has a map of these, so it

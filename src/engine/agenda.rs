@@ -7,7 +7,7 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::clock::MOST_LAG;
-use crate::bucket::{Bucket, BucketId, Due, due, left_out, overdue};
+use crate::bucket::{Bucket, BucketId, Due, Passed, due, overdue};
 use crate::schedule::Timetable;
 
 /// Ticks of one bucket that count as lag when they are found together; more than these go by its policy.
@@ -62,7 +62,7 @@ impl Agenda {
         now: DateTime<Utc>,
     ) -> Option<Request> {
         let timetable = bucket.timetable.clone().anchored(since);
-        let due = judge(&bucket, &timetable, reference, now, &mut self.left_out);
+        let Passed { due, left_out } = overdue(&bucket, &timetable, reference, now);
         // After a clock that was set back, ticks up to the reference have run already.
         let last = reference.max(now);
         let id = bucket.id.clone();
@@ -77,7 +77,8 @@ impl Agenda {
             },
         );
         self.line_up(&id);
-        due.map(|due| Request { bucket, due })
+        self.leave_out(&bucket, reference, left_out);
+        due.into_iter().next().map(|due| Request { bucket, due })
     }
 
     /// Takes a bucket off.
@@ -120,33 +121,34 @@ impl Agenda {
             let late = |tick: DateTime<Utc>| now - tick > MOST_LAG;
             let stuck = std::mem::take(&mut entry.refused)
                 && entry.timetable.next(entry.last).is_some_and(late);
-            let dues = if awake && !stuck {
-                due(
-                    &entry.bucket,
-                    &entry.timetable,
-                    entry.last,
-                    now,
-                    MOST_LATE_TICKS,
-                )
+            let (bucket, timetable) = (entry.bucket.clone(), &entry.timetable);
+            let Passed { due, left_out } = if awake && !stuck {
+                due(&bucket, timetable, entry.last, now, MOST_LATE_TICKS)
             } else {
-                judge(
-                    &entry.bucket,
-                    &entry.timetable,
-                    entry.last,
-                    now,
-                    &mut self.left_out,
-                )
-                .into_iter()
-                .collect()
+                overdue(&bucket, timetable, entry.last, now)
             };
-            entry.last = now;
-            requests.extend(dues.into_iter().map(|due| Request {
-                bucket: entry.bucket.clone(),
-                due,
-            }));
+            // The ledger will name that tick, so what is left out after it is known again by the next connection.
+            let newest = due.last().map_or(now, |due| due.tick);
+            let reference = std::mem::replace(&mut entry.last, newest);
             self.line_up(&id);
+            self.leave_out(&bucket, reference, left_out);
+            let of_bucket = |due| Request {
+                bucket: bucket.clone(),
+                due,
+            };
+            requests.extend(due.into_iter().map(of_bucket));
         }
         requests
+    }
+
+    fn leave_out(&mut self, bucket: &Arc<Bucket>, reference: DateTime<Utc>, ticks: u64) {
+        if ticks > 0 {
+            self.left_out.push(LeftOut {
+                bucket: bucket.clone(),
+                reference,
+                ticks,
+            });
+        }
     }
 
     /// What was left out since the last call.
@@ -182,26 +184,6 @@ impl Agenda {
             }
         }
     }
-}
-
-/// What the policy wants done about the ticks in `(reference, now]`. Those that it does not want go to `left`.
-fn judge(
-    bucket: &Arc<Bucket>,
-    timetable: &Timetable,
-    reference: DateTime<Utc>,
-    now: DateTime<Utc>,
-    left: &mut Vec<LeftOut>,
-) -> Option<Due> {
-    let due = overdue(bucket, timetable, reference, now);
-    let ticks = left_out(bucket, timetable, reference, now, due.as_ref());
-    if ticks > 0 {
-        left.push(LeftOut {
-            bucket: bucket.clone(),
-            reference,
-            ticks,
-        });
-    }
-    due
 }
 
 #[cfg(test)]
@@ -242,6 +224,12 @@ mod tests {
         let mut agenda = Agenda::default();
         let overdue = agenda.enter(named("a"), at(0), at(0), at(190));
         assert_eq!(seconds(overdue.as_slice()), [("a", 180)]);
+        let left_out = LeftOut {
+            bucket: named("a"),
+            reference: at(0),
+            ticks: 2,
+        };
+        assert_eq!(agenda.take_left_out(), [left_out]);
         assert_eq!(agenda.next(), Some(at(240)));
     }
 
@@ -284,7 +272,9 @@ mod tests {
             seconds(&agenda.take_due(at(130), true)),
             [("a", 60), ("a", 120)]
         );
+        assert_eq!(agenda.take_left_out(), []);
         assert_eq!(seconds(&agenda.take_due(at(400), false)), [("a", 360)]);
+        assert_eq!(agenda.take_left_out().len(), 1);
     }
 
     #[test]

@@ -79,10 +79,13 @@ impl Board {
 
     /// Tells how many ticks after `reference` are left out, apart from those that were told before.
     pub(super) fn leave_out(&self, bucket: &Bucket, reference: DateTime<Utc>, ticks: u64) {
-        let before = self
-            .lock()
-            .left_out
-            .insert(bucket.id.clone(), (reference, ticks));
+        let mut known = self.lock();
+        if !known.states.contains_key(&bucket.id) {
+            // It has left: nobody would ever forget what is entered here.
+            return;
+        }
+        let before = known.left_out.insert(bucket.id.clone(), (reference, ticks));
+        drop(known);
         let told = before.filter(|(after, _)| *after == reference);
         let ticks = ticks.saturating_sub(told.map_or(0, |(_, ticks)| ticks));
         if ticks > 0 {
@@ -125,7 +128,7 @@ mod tests {
     #[test]
     fn a_tick_that_is_left_out_is_told_once_however_often_it_is_found() {
         let (sender, mut outcomes) = mpsc::unbounded_channel();
-        let (board, bucket) = (Board::new(sender), bucket());
+        let (board, bucket) = (Board::new(sender), Arc::new(bucket()));
         let mut told = |second, ticks| {
             board.leave_out(&bucket, at(second), ticks);
             match outcomes.try_recv() {
@@ -133,6 +136,9 @@ mod tests {
                 _ => 0,
             }
         };
+        // The bucket has left, or never came.
+        assert_eq!(told(0, 3), 0);
+        board.enter(&bucket);
         assert_eq!(told(0, 3), 3);
         // The next connection finds the same ones, and two more.
         assert_eq!(told(0, 3), 0);
