@@ -1,6 +1,7 @@
 //! What is done to single queues.
 
 use futures::future::{join, try_join_all};
+use futures::stream::{self, Stream, StreamExt};
 use lapin::options::{
     BasicGetOptions, BasicRejectOptions, QueueDeclareOptions, QueueDeleteOptions,
 };
@@ -11,6 +12,11 @@ use super::error::{Action, BrokerError};
 use super::wire;
 use crate::api::QueueType;
 use crate::bucket::{LEDGER_VERSION, Ledger};
+
+/// Queues that are counted in one flight, which costs a fraction of counting each, and flights that are under way at one
+/// time: enough to keep the broker busy.
+const FLIGHT: usize = 64;
+const MOST_FLIGHTS: usize = 4;
 
 /// What declaring a queue found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -154,10 +160,21 @@ impl Broker {
         Ok(self.look_at(queue).await?.map(|(messages, _)| messages))
     }
 
-    /// Counts the ready messages of several queues in one flight, which costs a fraction of counting each. Give it a few
-    /// dozen at a time. Answers for each, in order, as [`Broker::count`] does.
-    pub async fn counts(&self, queues: &[String]) -> Vec<Result<Option<u64>, BrokerError>> {
-        if let Ok(counts) = self.flight_of_counts(queues).await {
+    /// Counts the ready messages of many queues. Answers for each, in order, as [`Broker::count`] does.
+    pub fn counts(
+        &self,
+        queues: &[String],
+    ) -> impl Stream<Item = Result<Option<u64>, BrokerError>> + use<'_> {
+        // Owned names: a stream of futures that borrow them is beyond the compiler in a spawned task.
+        let flights: Vec<_> = queues.chunks(FLIGHT).map(<[_]>::to_vec).collect();
+        stream::iter(flights)
+            .map(async |queues| self.flight_of_counts(&queues).await)
+            .buffered(MOST_FLIGHTS)
+            .flat_map(stream::iter)
+    }
+
+    async fn flight_of_counts(&self, queues: &[String]) -> Vec<Result<Option<u64>, BrokerError>> {
+        if let Ok(counts) = self.counts_of_present(queues).await {
             return counts.into_iter().map(|count| Ok(Some(count))).collect();
         }
         // One that is missing ends the channel, and the others with it.
@@ -168,7 +185,7 @@ impl Broker {
         counts
     }
 
-    async fn flight_of_counts(&self, queues: &[String]) -> Result<Vec<u64>, BrokerError> {
+    async fn counts_of_present(&self, queues: &[String]) -> Result<Vec<u64>, BrokerError> {
         let action = Action {
             verb: "count queues",
             needs: "configure",

@@ -3,11 +3,10 @@
 use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use tracing::{debug, info};
 
 use super::ensure::QueueState;
-use super::observer::{FLIGHT, MOST_FLIGHTS};
 use super::outcome::{Observed, Outcome};
 use super::plan::{Accepted, Account, Asked, MOST_TOKENS, Plan, plan, turns};
 use super::slot::{Slot, Stage};
@@ -119,19 +118,16 @@ impl Worker {
         &self,
         ids: HashSet<BucketId>,
     ) -> Result<Vec<(BucketId, Option<u64>)>, BrokerError> {
-        let broker = &self.context.broker;
         let (ids, queues): (Vec<_>, Vec<_>) = ids
             .into_iter()
             .filter_map(|id| Some((id.clone(), self.slots.get(&id)?.bucket.queue())))
             .unzip();
-        // Owned, as in the observer.
-        let flights: Vec<_> = queues.chunks(FLIGHT).map(<[_]>::to_vec).collect();
-        let counts = futures::stream::iter(flights)
-            .map(async |queues| broker.counts(&queues).await)
-            .buffered(MOST_FLIGHTS);
-        let counts = counts.concat().await;
-        let pairs = ids.into_iter().zip(counts);
-        pairs.map(|(id, count)| Ok((id, count?))).collect()
+        let counts = self.context.broker.counts(&queues);
+        futures::stream::iter(ids)
+            .zip(counts)
+            .map(|(id, count)| Ok((id, count?)))
+            .try_collect()
+            .await
     }
 
     fn write_down(&self, plan: &Plan, transaction: &mut Transaction) {

@@ -1,6 +1,7 @@
 //! The observer: counts the tokens of every bucket, at an interval and soon after something was committed.
 
 use std::collections::{HashMap, HashSet};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,9 +18,6 @@ use crate::api::queue_name;
 use crate::broker::{Broker, BrokerError};
 use crate::bucket::BucketId;
 
-/// Queues that are counted in one flight, and flights that are under way at one time: enough to keep the broker busy.
-pub(super) const FLIGHT: usize = 64;
-pub(super) const MOST_FLIGHTS: usize = 4;
 /// Commits come many a second; their buckets are counted together.
 const SOON: Duration = Duration::from_millis(200);
 
@@ -126,20 +124,12 @@ async fn count(
     ids: Vec<BucketId>,
     missing: &mpsc::UnboundedSender<BucketId>,
 ) -> Result<(), BrokerError> {
-    // Owned names: a stream of futures that borrow them is beyond the compiler in a spawned task.
     let (ids, queues): (Vec<_>, Vec<_>) = ids
         .into_iter()
         .filter_map(|id| names.get(&id).map(|name| (id, queue_name(name))))
         .unzip();
-    let flights: Vec<_> = ids
-        .chunks(FLIGHT)
-        .map(<[_]>::to_vec)
-        .zip(queues.chunks(FLIGHT).map(<[_]>::to_vec))
-        .collect();
-    let mut counts = futures::stream::iter(flights)
-        .map(async |(ids, queues)| (ids, broker.counts(&queues).await))
-        .buffer_unordered(MOST_FLIGHTS)
-        .flat_map(|(ids, counts)| futures::stream::iter(ids.into_iter().zip(counts)));
+    let counts = futures::stream::iter(ids).zip(broker.counts(&queues));
+    let mut counts = pin!(counts);
     while let Some((id, count)) = counts.next().await {
         match count {
             Ok(Some(tokens)) => {
