@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Datelike, Timelike, Utc};
 use token_bucket_operator::api::QueueType;
-use token_bucket_operator::bucket::Bucket;
+use token_bucket_operator::bucket::{Bucket, BucketId};
 use token_bucket_operator::engine::{Options, Outcome, Permit, Phase};
 
 use crate::support::{self, Running, Vhost};
@@ -69,6 +69,29 @@ impl Measured {
             }
         }
         lags.into_values().collect()
+    }
+
+    /// From due to the commit of the last token, for the bucket `id` that is due at `due`; and from due to committed, for
+    /// each refill of other buckets meanwhile.
+    pub async fn lags_beside(
+        &mut self,
+        id: &BucketId,
+        due: DateTime<Utc>,
+    ) -> (Duration, Vec<Duration>) {
+        let mut others = Vec::new();
+        loop {
+            match self.next().await {
+                Outcome::Refilled { bucket, lag, .. } if bucket != *id => others.extend(lag),
+                Outcome::Bucket(bucket, state) if bucket == *id => {
+                    let refill = state.last_refill.as_ref();
+                    if refill.and_then(|refill| refill.scheduled_time) == Some(due) {
+                        let lag = (Utc::now() - due).to_std();
+                        return (lag.expect("nobody is early"), others);
+                    }
+                }
+                _ => {}
+            }
+        }
     }
 
     /// From due to committed, for the next `count` refills.

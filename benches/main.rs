@@ -3,6 +3,7 @@
 
 mod alone;
 mod engine;
+mod million;
 mod punctual;
 mod raw;
 mod refill;
@@ -43,6 +44,8 @@ struct Args {
 enum Scenario {
     /// 100,000 tokens for one bucket, beside the broker's limit and the Python library
     Refill,
+    /// 1,000,000 tokens for one bucket, beside a small one
+    Million,
     /// 100 buckets due in the same second
     Ticks100,
     /// 1,000 buckets due in the same second
@@ -73,6 +76,7 @@ async fn main() {
     for scenario in scenarios {
         match scenario {
             Scenario::Refill => refill::run(&mut report, rounds).await,
+            Scenario::Million => million::run(&mut report, rounds).await,
             Scenario::Ticks100 => ticks::run(&mut report, 100, rounds).await,
             Scenario::Ticks1000 => ticks::run(&mut report, 1_000, rounds).await,
             Scenario::Ticks10000 => ticks::run(&mut report, 10_000, 1).await,
