@@ -191,7 +191,8 @@ async fn operate(args: RunArgs, stop: CancellationToken) -> anyhow::Result<()> {
             args.listen
         )
     })?;
-    info!(address = %listener.local_addr().context("cannot listen")?, "serving /livez, /readyz and /metrics");
+    let page = if args.ui { ", and the page at /" } else { "" };
+    info!(address = %listener.local_addr().context("cannot listen")?, "serving /livez, /readyz and /metrics{page}");
     let identity = Identity::of_this_process();
     let readiness = Readiness::default();
     let settings = Settings {

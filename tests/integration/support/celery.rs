@@ -7,7 +7,7 @@ use std::{
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
-use super::{SOON, Vhost, eventually};
+use super::{SOON, Vhost, eventually, tool};
 
 /// A Django project whose bucket x is the one in a vhost.
 pub struct Celery {
@@ -18,15 +18,6 @@ pub struct Celery {
 
 impl Celery {
     pub async fn new(vhost: &Vhost<'_>, amount: u32, maximum: u32) -> Self {
-        let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/testbed/tools");
-        let made = Command::new(tools)
-            .arg("python")
-            .stderr(Stdio::inherit())
-            .output()
-            .await
-            .expect("tests/testbed/tools runs");
-        assert!(made.status.success(), "no Python: its output is above");
-        let environment = String::from_utf8(made.stdout).expect("a path");
         let folder = tempfile::tempdir().expect("a folder for what the worker writes");
         let journal = folder.path().join("journal");
         File::create(&journal).expect("a journal");
@@ -39,7 +30,7 @@ impl Celery {
             ("JOURNAL", journal.display().to_string()),
         ];
         Self {
-            environment: environment.trim().into(),
+            environment: tool("python").into(),
             settings,
             folder,
         }
