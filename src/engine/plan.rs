@@ -14,6 +14,10 @@ use crate::bucket::{Bucket, BucketId, Cause, Ledger, Refusal, accept};
 /// Most tokens that one transaction publishes: beyond this a broker's memory grows and nothing becomes faster.
 pub(super) const MOST_TOKENS: u64 = 10_000;
 
+/// Most tokens that a transaction which ends somebody's refill has for those whose refills go on: a small bucket waits for
+/// a transaction that is under way, and should not wait for another full one.
+const MOST_BESIDE: u64 = 2_000;
+
 /// A bucket that is owed more than this may take part with others that are: a transaction is shared by enough of them
 /// that nobody waits long, and by few enough that their counts and ledgers cost little beside their tokens.
 const SHARE: u64 = 500;
@@ -125,7 +129,7 @@ pub(super) fn plan(
 }
 
 /// Shares the tokens of a transaction among the buckets that are owed some: whoever needs little gets all of it, the
-/// others equal parts of the rest, so that a big refill holds up nobody.
+/// others equal parts of the rest, so that a big refill holds up nobody. The rest is small when somebody gets all.
 fn publish(
     accounts: &HashMap<BucketId, Account>,
     ledgers: &mut HashMap<&BucketId, Ledger>,
@@ -147,10 +151,17 @@ fn publish(
     owing.sort_by_key(|(_, ledger)| ledger.owed);
     let mut budget = MOST_TOKENS;
     let mut parts = owing.len() as u64;
+    let mut ends = false;
     let mut tokens = Vec::with_capacity(owing.len());
     for (id, ledger) in owing {
         // More buckets than tokens in a transaction: the rest come with the next one.
-        let part = ledger.owed.min(budget.div_ceil(parts));
+        let mut part = ledger.owed.min(budget.div_ceil(parts));
+        if part == ledger.owed {
+            ends = true;
+        } else if ends {
+            budget = budget.min(MOST_BESIDE);
+            part = part.min(budget.div_ceil(parts));
+        }
         parts -= 1;
         budget -= part;
         if part == 0 {
@@ -269,12 +280,18 @@ mod tests {
         );
         assert_eq!(
             published(&plan),
-            [("big", MOST_TOKENS - 100), ("small", 100)]
+            [("big", MOST_BESIDE), ("small", 100)],
+            "the small one does not wait for a full transaction"
         );
-        assert_eq!(
-            plan.ledgers[&id("big")].owed,
-            1_000_000 - (MOST_TOKENS - 100)
-        );
+        assert_eq!(plan.ledgers[&id("big")].owed, 1_000_000 - MOST_BESIDE);
+    }
+
+    #[test]
+    fn big_refills_that_all_go_on_share_a_full_transaction() {
+        let accounts = ["a", "b", "c", "d"].map(|name| account(name, 1_000_000, 0, 900_000));
+        let plan = plan(accounts.into(), Vec::new(), at(61));
+        let parts: Vec<_> = plan.tokens.iter().map(|(_, tokens)| *tokens).collect();
+        assert_eq!(parts, [MOST_TOKENS / 4; 4]);
     }
 
     #[test]
