@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::{Operator, RARELY, SOON, condition, eventually, stage, tool};
 
@@ -39,6 +39,30 @@ async fn chromium(folder: &Path, arguments: &[&str]) -> (String, String) {
         String::from_utf8_lossy(&output.stdout).into_owned(),
         complaints,
     )
+}
+
+/// What keeps people from using the page, by the rules of axe-core.
+async fn barriers(folder: &Path, page: &str, preferred: &str) -> Value {
+    // The page allows no scripts, so they come in a copy of it.
+    let run = "axe.run().then(found => document.title = JSON.stringify(found.violations));";
+    let axe = tool("axe");
+    let scripts = format!(r#"<script src="file://{axe}"></script><script>{run}</script></body>"#);
+    let copy = page.replace("</body>", &scripts);
+    assert_ne!(page, copy, "the page has an end");
+    let file = folder.join("page.html");
+    fs::write(&file, copy).expect("a copy");
+    let url = format!("file://{}", file.display());
+    let patience = "--virtual-time-budget=30000";
+    let (shown, _) = chromium(folder, &["--dump-dom", patience, preferred, &url]).await;
+    let title = shown
+        .split_once("<title>")
+        .and_then(|(_, rest)| rest.split_once("</title>"));
+    let title = title.expect("a title").0;
+    let found = title
+        .replace("&lt;", "<")
+        .replace("&gt;", ">")
+        .replace("&amp;", "&");
+    serde_json::from_str(&found).unwrap_or_else(|_| panic!("axe-core found nothing out: {shown}"))
 }
 
 #[tokio::test]
@@ -88,6 +112,13 @@ async fn a_browser_shows_every_bucket_in_light_and_in_dark() {
     let light = picture("light", "--blink-settings=preferredColorScheme=1").await;
     let dark = picture("dark", "--blink-settings=preferredColorScheme=0").await;
     assert!(light != dark, "both colour schemes look the same");
+
+    let page = operator.http("/").await.expect("a page");
+    for scheme in 0..2 {
+        let preferred = format!("--blink-settings=preferredColorScheme={scheme}");
+        let barriers = barriers(folder.path(), &page, &preferred).await;
+        assert_eq!(barriers, json!([]), "{preferred}: {barriers:#}");
+    }
 
     let found = operator.http("/?find=bad&page=x").await.expect("a page");
     assert!(
