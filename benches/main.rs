@@ -32,6 +32,9 @@ struct Args {
     /// How often each variant is measured; a multiple for scenarios that need seconds
     #[arg(long, default_value_t = 5)]
     rounds: usize,
+    /// Numbers of buckets of the scenario `ticks`
+    #[arg(long, value_delimiter = ',', default_values_t = [100, 1_000, 10_000], value_name = "NUMBER,…")]
+    buckets: Vec<usize>,
     /// Where the results go as JSON lines, besides the table on standard output
     #[arg(long, default_value = "target/bench.jsonl", value_name = "FILE")]
     json: PathBuf,
@@ -46,12 +49,8 @@ enum Scenario {
     Refill,
     /// 1,000,000 tokens for one bucket, beside a small one
     Million,
-    /// 100 buckets due in the same second
-    Ticks100,
-    /// 1,000 buckets due in the same second
-    Ticks1000,
-    /// 10,000 buckets due in the same second
-    Ticks10000,
+    /// Many buckets due in the same second; how many says --buckets
+    Ticks,
     /// One bucket that is due every second
     Punctual,
     /// 1,000 buckets: created, after a restart, deleted
@@ -65,6 +64,7 @@ async fn main() {
     let Args {
         scenarios,
         rounds,
+        buckets,
         json,
         bench: _,
     } = Args::parse();
@@ -77,9 +77,11 @@ async fn main() {
         match scenario {
             Scenario::Refill => refill::run(&mut report, rounds).await,
             Scenario::Million => million::run(&mut report, rounds).await,
-            Scenario::Ticks100 => ticks::run(&mut report, 100, rounds).await,
-            Scenario::Ticks1000 => ticks::run(&mut report, 1_000, rounds).await,
-            Scenario::Ticks10000 => ticks::run(&mut report, 10_000, 1).await,
+            Scenario::Ticks => {
+                for count in &buckets {
+                    ticks::run(&mut report, *count, rounds).await;
+                }
+            }
             Scenario::Punctual => punctual::run(&mut report, rounds).await,
             Scenario::Scale1000 => scale::run(&mut report, 1_000, rounds).await,
             Scenario::Scale10000 => scale::run(&mut report, 10_000, 1).await,

@@ -20,6 +20,16 @@ pub fn server(testbed: &Testbed, name: &str) -> u32 {
     pid.unwrap_or_else(|| panic!("the testbed has no {name}"))
 }
 
+/// Files that the process `pid` may have open at one time.
+pub fn open_files(pid: u32) -> usize {
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).expect("the process lives");
+    let line = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"));
+    let soft = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+    soft.expect("a number of files")
+}
+
 /// Processor time that the process `pid` has used.
 pub fn cpu(pid: u32) -> Duration {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process lives");

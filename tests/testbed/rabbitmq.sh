@@ -38,7 +38,7 @@ log.file = false
 CONF
     if [[ $version == 4 ]]; then
         # Without /proc it can find out nothing about memory.
-        printf '%s\n' 'vm_memory_calculation_strategy = erlang' 'vm_memory_high_watermark.absolute = 2GB' \
+        printf '%s\n' 'vm_memory_calculation_strategy = erlang' 'vm_memory_high_watermark.absolute = 8GB' \
             >>"$outside/rabbitmq.conf"
     fi
 
