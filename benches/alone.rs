@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use chrono::Utc;
 use futures::{StreamExt, stream};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
@@ -10,7 +11,10 @@ use lapin::Channel;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::json;
-use token_bucket_operator::api::{TokenBucket, ledger_queue_name, queue_name};
+use token_bucket_operator::api::conditions::{Broker, Verdict, conditions};
+use token_bucket_operator::api::{
+    TokenBucket, TokenBucketStatus, ledger_queue_name, queue_name, to_time,
+};
 
 use crate::support::{RARELY, testbed};
 
@@ -63,7 +67,7 @@ pub async fn measure(client: &Client, count: usize) -> Alone {
     }
     let params = PatchParams::default();
     let finalizers = Patch::Merge(json!({"metadata": {"finalizers": ["tokenbucket.dev/queues"]}}));
-    let status = Patch::Merge(json!({"status": {"observedGeneration": 1, "availableTokens": 0}}));
+    let status = Patch::Merge(json!({"status": status()}));
     let release = Patch::Merge(json!({"metadata": {"finalizers": null}}));
     let creates = seconds(create(&buckets, count)).await;
     let patches = seconds(each(count, async |name| {
@@ -101,6 +105,26 @@ pub async fn measure(client: &Client, count: usize) -> Alone {
         declares,
         deletes,
         queues,
+    }
+}
+
+/// As the operator writes it: what an object has in it is what each of its writes costs.
+fn status() -> TokenBucketStatus {
+    let now = Utc::now();
+    let ready = Verdict::ready(
+        "Refilling",
+        "the bucket is as the spec says and is refilled",
+    );
+    TokenBucketStatus {
+        observed_generation: Some(1),
+        conditions: conditions(&[], &ready, &Broker::Connected, 1, now),
+        queue_name: Some(queue_name("bucket_00000")),
+        available_tokens: Some(0),
+        observed_at: Some(to_time(now)),
+        maximum: Some(100),
+        next_refill_time: Some(to_time(now)),
+        tokens_issued: Some(0),
+        ..TokenBucketStatus::default()
     }
 }
 
