@@ -3,10 +3,10 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use chrono::{DateTime, Datelike, Timelike, Utc};
+use chrono::{DateTime, Datelike, DurationRound, TimeDelta, Timelike, Utc};
 use token_bucket_operator::api::QueueType;
 use token_bucket_operator::bucket::{Bucket, BucketId};
-use token_bucket_operator::engine::{Options, Outcome, Permit, Phase};
+use token_bucket_operator::engine::{BucketState, Options, Outcome, Permit, Phase};
 
 use crate::support::{self, Running, Vhost};
 
@@ -58,14 +58,9 @@ impl Measured {
         let mut lags = HashMap::with_capacity(count);
         while lags.len() < count {
             if let Outcome::Bucket(id, state) = self.next().await
-                && state
-                    .last_refill
-                    .as_ref()
-                    .and_then(|refill| refill.scheduled_time)
-                    == Some(due)
+                && let Some(lag) = lag(&state, due)
             {
-                let lag = (Utc::now() - due).to_std();
-                lags.entry(id).or_insert(lag.expect("nobody is early"));
+                lags.entry(id).or_insert(lag);
             }
         }
         lags.into_values().collect()
@@ -83,10 +78,8 @@ impl Measured {
             match self.next().await {
                 Outcome::Refilled { bucket, lag, .. } if bucket != *id => others.extend(lag),
                 Outcome::Bucket(bucket, state) if bucket == *id => {
-                    let refill = state.last_refill.as_ref();
-                    if refill.and_then(|refill| refill.scheduled_time) == Some(due) {
-                        let lag = (Utc::now() - due).to_std();
-                        return (lag.expect("nobody is early"), others);
+                    if let Some(lag) = lag(&state, due) {
+                        return (lag, others);
                     }
                 }
                 _ => {}
@@ -115,9 +108,22 @@ impl Measured {
     }
 }
 
+/// How long ago `due` is, when the bucket's newest refill is the one that was due then.
+fn lag(state: &BucketState, due: DateTime<Utc>) -> Option<Duration> {
+    let refill = state.last_refill.as_ref()?;
+    let lag = (Utc::now() - due).to_std();
+    (refill.scheduled_time == Some(due)).then(|| lag.expect("nobody is early"))
+}
+
 /// The bucket of that number, with room for every refill.
 pub fn bucket(number: usize, schedule: &str, amount: u64) -> Bucket {
     support::bucket(&format!("b{number}"), schedule, amount, 10_000_000)
+}
+
+/// The whole second that comes `lead` from now, or just before that.
+pub fn soon(lead: TimeDelta) -> DateTime<Utc> {
+    let due = (Utc::now() + lead).duration_trunc(TimeDelta::seconds(1));
+    due.expect("a time of this century")
 }
 
 /// A schedule that is due at `at`, and then not for a year.

@@ -3,10 +3,10 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use chrono::{DurationRound, TimeDelta, Utc};
+use chrono::TimeDelta;
 use lapin::options::QueuePurgeOptions;
 
-use crate::engine::{Measured, bucket, once, percentile};
+use crate::engine::{Measured, bucket, once, percentile, soon};
 use crate::report::{Goal, Report};
 use crate::support::testbed;
 use crate::system;
@@ -24,8 +24,7 @@ pub async fn run(report: &mut Report, rounds: usize) {
     let (mut speed, mut before, mut most, mut after) = (vec![], vec![], vec![], vec![]);
     let mut lags = Vec::new();
     for _ in 0..rounds {
-        let due = (Utc::now() + TimeDelta::seconds(3)).duration_trunc(TimeDelta::seconds(1));
-        let due = due.expect("a time of this century");
+        let due = soon(TimeDelta::seconds(3));
         let big = bucket(0, &once(due), TOKENS);
         let small = bucket(1, "* * * * * *", 1);
         engine.apply(&[big.clone(), small]).await;

@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use chrono::{DurationRound, TimeDelta, Utc};
+use chrono::{TimeDelta, Utc};
 use futures::{StreamExt, stream};
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 use token_bucket_operator::bucket::Bucket;
 
-use crate::engine::{Measured, bucket, once, percentile};
+use crate::engine::{Measured, bucket, once, percentile, soon};
 use crate::raw::{self, Raw};
 use crate::report::{Goal, Report};
 use crate::support::{RARELY, Vhost, testbed};
@@ -117,9 +117,7 @@ pub async fn run(report: &mut Report, count: usize, rounds: usize) {
 /// Lets all buckets be due once; answers how late each was, sorted.
 async fn tick(engine: &mut Measured, count: usize, amount: u64) -> Vec<Duration> {
     // Time for all of them to be looked at.
-    let lead = TimeDelta::seconds(3 + count as i64 / 200);
-    let due = (Utc::now() + lead).duration_trunc(TimeDelta::seconds(1));
-    let due = due.expect("a time of this century");
+    let due = soon(TimeDelta::seconds(3 + count as i64 / 200));
     engine.apply(&buckets(count, &once(due), amount)).await;
     assert!(Utc::now() < due, "the buckets are in force in time");
     let mut lags = engine.lags(count, due).await;
