@@ -41,9 +41,9 @@ async fn chromium(folder: &Path, arguments: &[&str]) -> (String, String) {
     )
 }
 
-/// What keeps people from using the page, by the rules of axe-core.
-async fn barriers(folder: &Path, page: &str, preferred: &str) -> Value {
-    // The page allows no scripts, so they come in a copy of it.
+/// A copy of the page that shows, in its title, what keeps people from using it by the rules of axe-core: the page
+/// itself allows no scripts.
+fn examined(folder: &Path, page: &str) -> String {
     let run = "axe.run().then(found => document.title = JSON.stringify(found.violations));";
     let axe = tool("axe");
     let scripts = format!(r#"<script src="file://{axe}"></script><script>{run}</script></body>"#);
@@ -51,9 +51,13 @@ async fn barriers(folder: &Path, page: &str, preferred: &str) -> Value {
     assert_ne!(page, copy, "the page has an end");
     let file = folder.join("page.html");
     fs::write(&file, copy).expect("a copy");
-    let url = format!("file://{}", file.display());
+    format!("file://{}", file.display())
+}
+
+/// What the copy of the page has found out.
+async fn barriers(folder: &Path, copy: &str, preferred: &str) -> Value {
     let patience = "--virtual-time-budget=30000";
-    let (shown, _) = chromium(folder, &["--dump-dom", patience, preferred, &url]).await;
+    let (shown, _) = chromium(folder, &["--dump-dom", patience, preferred, copy]).await;
     let title = shown
         .split_once("<title>")
         .and_then(|(_, rest)| rest.split_once("</title>"));
@@ -114,9 +118,10 @@ async fn a_browser_shows_every_bucket_in_light_and_in_dark() {
     assert!(light != dark, "both colour schemes look the same");
 
     let page = operator.http("/").await.expect("a page");
+    let copy = examined(folder.path(), &page);
     for scheme in 0..2 {
         let preferred = format!("--blink-settings=preferredColorScheme={scheme}");
-        let barriers = barriers(folder.path(), &page, &preferred).await;
+        let barriers = barriers(folder.path(), &copy, &preferred).await;
         assert_eq!(barriers, json!([]), "{preferred}: {barriers:#}");
     }
 
