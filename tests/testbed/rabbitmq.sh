@@ -37,8 +37,8 @@ log.console.level = warning
 log.file = false
 CONF
     if [[ $version == 4 ]]; then
-        # Without /proc it can find out nothing about memory.
-        printf '%s\n' 'vm_memory_calculation_strategy = erlang' 'vm_memory_high_watermark.absolute = 8GB' \
+        # Without /proc it can find out nothing about memory, takes it for 1 GB, and allows no limit above that.
+        printf '%s\n' 'vm_memory_calculation_strategy = erlang' 'total_memory_available_override_value = 12GB' \
             >>"$outside/rabbitmq.conf"
     fi
 

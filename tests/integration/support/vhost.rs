@@ -5,7 +5,7 @@ use lapin::{
     options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions},
     types::FieldTable,
 };
-use reqwest::{Client, Method, Response, StatusCode};
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
@@ -230,11 +230,8 @@ impl<'t> Vhost<'t> {
 
     /// Calls the management API. An answer other than success and "not found" fails the test.
     async fn api(&self, method: Method, path: &str, body: Option<Value>) -> Response {
-        let [url, user, password] = ["MANAGEMENT_URL", "USER", "PASSWORD"]
-            .map(|name| self.testbed.setting(&format!("RABBITMQ_{name}")));
-        let request = Client::new().request(method, format!("{url}/api/{path}"));
-        let request = request.basic_auth(user, Some(password)).json(&body);
-        let answer = request.send().await.expect("the management API answers");
+        let answer = self.request(method, path).json(&body).send().await;
+        let answer = answer.expect("the management API answers");
         let status = answer.status();
         assert!(
             status.is_success() || status == StatusCode::NOT_FOUND,
@@ -242,12 +239,28 @@ impl<'t> Vhost<'t> {
         );
         answer
     }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let [url, user, password] = ["MANAGEMENT_URL", "USER", "PASSWORD"]
+            .map(|name| self.testbed.setting(&format!("RABBITMQ_{name}")));
+        let request = Client::new().request(method, format!("{url}/api/{path}"));
+        request.basic_auth(user, Some(password))
+    }
 }
 
 impl Drop for Vhost<'_> {
     fn drop(&mut self) {
         finish(async {
-            self.api(Method::DELETE, &self.path("vhosts"), None).await;
+            // Many queues take longer than the management API waits for: it hangs up, and is asked again.
+            let path = self.path("vhosts");
+            let gone = async {
+                while self.request(Method::DELETE, &path).send().await.is_err() {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            };
+            let gone = tokio::time::timeout(Duration::from_secs(600), gone).await;
+            gone.expect("the vhost goes");
+            self.api(Method::DELETE, &path, None).await;
             self.api(Method::DELETE, &self.user_path(), None).await;
         });
     }
