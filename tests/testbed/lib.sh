@@ -3,6 +3,7 @@
 
 ETCD_VERSION=3.7.3
 KUBERNETES_VERSION=1.37.2
+CONTAINERD_VERSION=2.4.2
 TOKEN_BUCKET_VERSION=5.0.0
 CARGO_DENY_VERSION=0.20.2
 HELM_VERSION=4.3.1
@@ -13,10 +14,12 @@ HELM_3_VERSION=3.22.0
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/token-bucket-operator
 etcd_cache=$cache/etcd-$ETCD_VERSION
 kubernetes_cache=$cache/kubernetes-$KUBERNETES_VERSION
+# Not the one on PATH: the kubelet refuses what Debian 12 has.
+containerd_cache=$cache/containerd-$CONTAINERD_VERSION
 # A root file system of Debian trixie, complete or not there.
 rabbitmq_4=$cache/rabbitmq-4-trixie
-# The same of Debian bookworm with a C compiler.
-image_builder=$cache/image-builder-bookworm
+# The same of Debian bookworm with C compilers.
+image_builder=$cache/image-builder-bookworm-cross
 
 say() { printf '%s\n' "$*" >&2; }
 
