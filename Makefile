@@ -1,9 +1,9 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test check crds manifests image tools chaos bench release
+.PHONY: help demo demo-down test check crds manifests image tools chaos bench release node
 
-scripts := .ci/run .ci/release charts/render tests/image demo/up demo/down demo/take tests/testbed/testbed tests/testbed/tools
+scripts := .ci/run .ci/release charts/render tests/image tests/node demo/up demo/down demo/take tests/testbed/testbed tests/testbed/tools
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -51,8 +51,11 @@ crds: ## write crds/ from src/api
 manifests: crds ## write deploy/install.yaml and tests/chart/ from the chart
 	charts/render
 
-image: ## build the image without Docker (needs root) and try the operator in it
-	tests/image
+image: ## build the image without Docker (needs root) and try the operator in it; ARCH=arm64: for that one, emulated
+	tests/image $(ARCH)
+
+node: ## install the chart on a real node (needs root): kubelet and containerd run the pods from the image
+	tests/node
 
 release: ## make a release, here: VERSION=…
 	.ci/release "$(VERSION)"

@@ -2,7 +2,7 @@
 # A control plane without nodes: etcd, kube-apiserver, kube-controller-manager. Sourced by `testbed`.
 
 start_control_plane() {
-    local etcd_url=http://127.0.0.1:${ports[0]} api=https://127.0.0.1:${ports[2]}
+    local etcd_url=http://127.0.0.1:${ports[0]} api=https://$address:${ports[2]}
     local data=$dir/kubernetes token
     kubeconfig=$data/kubeconfig
     token=$(random_word)
@@ -15,13 +15,15 @@ start_control_plane() {
         --listen-client-urls "$etcd_url" --advertise-client-urls "$etcd_url" \
         --listen-peer-urls "http://127.0.0.1:${ports[1]}"
 
-    # The endpoint reconciler keeps a Service up to date that nobody here calls.
+    # The endpoint reconciler keeps a Service up to date that only pods call.
+    local endpoints=none
+    [[ -z ${TESTBED_NODE:-} ]] || endpoints=lease
     api_server=("${tools[kube-apiserver]}" --etcd-servers "$etcd_url" \
-        --bind-address 127.0.0.1 --secure-port "${ports[2]}" --cert-dir "$data/certs" \
+        --bind-address "$address" --secure-port "${ports[2]}" --cert-dir "$data/certs" \
         --token-auth-file "$data/tokens.csv" --authorization-mode RBAC \
         --service-account-key-file "$data/sa.pub" --service-account-signing-key-file "$data/sa.key" \
         --service-account-issuer https://kubernetes.default.svc --service-cluster-ip-range 10.96.0.0/16 \
-        --endpoint-reconciler-type none --profiling=false)
+        --endpoint-reconciler-type "$endpoints" --profiling=false)
     start kube-apiserver "${api_server[@]}"
 
     cat >"$kubeconfig" <<YAML
@@ -41,11 +43,14 @@ await_api_server() {
 await_control_plane() {
     local data=$dir/kubernetes
     await_api_server
-    # Only what a test needs to see: namespaces and owned objects go, service accounts come.
+    # Only what a test needs to see: namespaces and owned objects go, service accounts come. With a node all of them.
+    local controllers=namespace-controller,garbage-collector-controller,serviceaccount-controller
+    controllers+=,serviceaccount-token-controller,root-ca-certificate-publisher-controller
+    [[ -z ${TESTBED_NODE:-} ]] || controllers='*'
     start kube-controller-manager "${tools[kube-controller-manager]}" --kubeconfig "$kubeconfig" \
         --leader-elect=false --secure-port 0 --service-account-private-key-file "$data/sa.key" \
         --root-ca-file "$data/certs/apiserver.crt" \
-        --controllers namespace-controller,garbage-collector-controller,serviceaccount-controller,serviceaccount-token-controller,root-ca-certificate-publisher-controller \
+        --controllers "$controllers" \
         --namespace-sync-period 10s
     await kube-controller-manager 60 "${tools[kubectl]}" --kubeconfig "$kubeconfig" \
         get serviceaccount default --namespace default

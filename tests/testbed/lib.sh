@@ -4,6 +4,7 @@
 ETCD_VERSION=3.7.3
 KUBERNETES_VERSION=1.37.2
 CONTAINERD_VERSION=2.4.2
+COREDNS_VERSION=1.15.0
 TOKEN_BUCKET_VERSION=5.0.0
 CARGO_DENY_VERSION=0.20.2
 HELM_VERSION=4.3.1
@@ -16,6 +17,7 @@ etcd_cache=$cache/etcd-$ETCD_VERSION
 kubernetes_cache=$cache/kubernetes-$KUBERNETES_VERSION
 # Not the one on PATH: the kubelet refuses what Debian 12 has.
 containerd_cache=$cache/containerd-$CONTAINERD_VERSION
+coredns_cache=$cache/coredns-$COREDNS_VERSION
 # A root file system of Debian trixie, complete or not there.
 rabbitmq_4=$cache/rabbitmq-4-trixie
 # The same of Debian bookworm with C compilers.
@@ -33,7 +35,7 @@ die() {
 find_tool() {
     local dir
     local -a dirs
-    IFS=: read -ra dirs <<<"${KUBEBUILDER_ASSETS:-}:$PATH:/usr/sbin:$etcd_cache:$kubernetes_cache"
+    IFS=: read -ra dirs <<<"${KUBEBUILDER_ASSETS:-}:$PATH:/usr/sbin:$etcd_cache:$kubernetes_cache:$coredns_cache"
     for dir in "${dirs[@]}"; do
         if [[ -n $dir && -f $dir/$1 && -x $dir/$1 ]]; then
             printf '%s\n' "$dir/$1"

@@ -26,7 +26,7 @@ start_broker() {
     echo '[rabbitmq_management].' >"$outside/plugins"
     # A disk alarm would block the publishers on a full machine, and the tests write next to nothing.
     cat >"$outside/rabbitmq.conf" <<CONF
-listeners.tcp.1 = 127.0.0.1:${ports[3]}
+listeners.tcp.1 = $address:${ports[3]}
 management.tcp.ip = 127.0.0.1
 management.tcp.port = ${ports[4]}
 default_user = $broker_user
