@@ -23,6 +23,9 @@ pub use status::{LastRefill, TokenBucketStatus, Trigger};
 /// Annotation that asks for one refill of `amount` now; every new value is one request.
 pub const REFILL_REQUESTED_AT: &str = "tokenbucket.dev/refill-requested-at";
 
+/// Label that says, with the value `true`, that the bucket should never be empty for long: there is an alert about it.
+pub const ALERT_WHEN_EMPTY: &str = "tokenbucket.dev/alert-when-empty";
+
 /// Finalizer that keeps a deleted resource until its queues are cleaned up.
 pub const FINALIZER: &str = "tokenbucket.dev/queues";
 

@@ -20,7 +20,7 @@ use super::status::{Judgement, Pass, Report};
 use super::validate::{Invalid, id_of, validate};
 use super::{Guarded, conflict};
 use crate::api::conditions::Verdict;
-use crate::api::{FINALIZER, TokenBucket};
+use crate::api::{ALERT_WHEN_EMPTY, FINALIZER, TokenBucket};
 use crate::broker::Endpoint;
 use crate::bucket::{Bucket, BucketId};
 
@@ -225,6 +225,10 @@ fn report(
         id,
         uid,
         generation: object.meta().generation.unwrap_or_default(),
+        alert_when_empty: object
+            .labels()
+            .get(ALERT_WHEN_EMPTY)
+            .is_some_and(|value| value == "true"),
         queue: resource.map(TokenBucket::queue_name),
         published,
         judgement,

@@ -14,7 +14,7 @@ use super::Guarded;
 use super::context::Context;
 use super::scope::Scope;
 use super::strays::Strays;
-use crate::api::{FINALIZER, REFILL_REQUESTED_AT};
+use crate::api::{ALERT_WHEN_EMPTY, FINALIZER, REFILL_REQUESTED_AT};
 
 /// Resources of one watch, and the stream of those that need a pass.
 pub(super) fn watch(
@@ -57,7 +57,10 @@ fn strip(object: &mut Guarded) {
     let meta = object.meta_mut();
     meta.managed_fields = None;
     meta.resource_version = None;
-    meta.labels = None;
+    meta.labels = meta.labels.take().and_then(|mut labels| {
+        labels.retain(|key, _| key == ALERT_WHEN_EMPTY);
+        (!labels.is_empty()).then_some(labels)
+    });
     if let Some(finalizers) = &mut meta.finalizers {
         finalizers.shrink_to_fit();
     }
@@ -89,6 +92,7 @@ fn fingerprint(object: &Guarded) -> u64 {
         .annotations()
         .get(REFILL_REQUESTED_AT)
         .hash(&mut hasher);
+    object.labels().get(ALERT_WHEN_EMPTY).hash(&mut hasher);
     hasher.finish()
 }
 
@@ -134,18 +138,25 @@ mod tests {
         assert!(same(
             |it| it["metadata"]["annotations"] = json!({"other": "now"})
         ));
+        assert!(!same(
+            |it| it["metadata"]["labels"] = json!({ALERT_WHEN_EMPTY: "true"})
+        ));
+        assert!(same(
+            |it| it["metadata"]["labels"] = json!({"other": "true"})
+        ));
     }
 
     #[test]
     fn nothing_is_kept_that_no_pass_needs() {
         let mut stored = object(|it| {
             it["status"] = json!({"availableTokens": 7});
-            it["metadata"]["labels"] = json!({"team": "shop"});
+            it["metadata"]["labels"] = json!({"team": "shop", ALERT_WHEN_EMPTY: "true"});
             it["metadata"]["annotations"] = json!({"other": "x", REFILL_REQUESTED_AT: "now"});
             it["metadata"]["managedFields"] = json!([{"manager": "kubectl"}]);
         });
         strip(&mut stored);
         let needed = object(|it| {
+            it["metadata"]["labels"] = json!({ALERT_WHEN_EMPTY: "true"});
             it["metadata"]["annotations"] = json!({REFILL_REQUESTED_AT: "now"});
             it["metadata"]["resourceVersion"] = Value::Null;
         });

@@ -23,6 +23,8 @@ pub enum Reading {
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) reading: Reading,
+    /// Whether there shall be an alert when the bucket is empty for long.
+    pub(super) alert_when_empty: bool,
     pub(super) hour: Option<Box<Hour>>,
 }
 
@@ -46,10 +48,7 @@ impl Readings {
 
     pub(super) fn set(&self, id: &BucketId, reading: Reading) {
         let mut entries = self.entries();
-        let entry = entries.entry(id.clone()).or_insert_with(|| Entry {
-            reading: Reading::Refused { stalled: None },
-            hour: self.hours.then(Box::default),
-        });
+        let entry = self.entry(&mut entries, id);
         if let (Some(hour), Some(observed)) = (
             &mut entry.hour,
             reading.state().and_then(|state| state.observed),
@@ -57,6 +56,23 @@ impl Readings {
             hour.note(observed.at, observed.tokens);
         }
         entry.reading = reading;
+    }
+
+    pub(super) fn alert_when_empty(&self, id: &BucketId, wanted: bool) {
+        let mut entries = self.entries();
+        if wanted {
+            self.entry(&mut entries, id).alert_when_empty = true;
+        } else if let Some(entry) = entries.get_mut(id) {
+            entry.alert_when_empty = false;
+        }
+    }
+
+    fn entry<'e>(&self, entries: &'e mut HashMap<BucketId, Entry>, id: &BucketId) -> &'e mut Entry {
+        entries.entry(id.clone()).or_insert_with(|| Entry {
+            reading: Reading::Refused { stalled: None },
+            alert_when_empty: false,
+            hour: self.hours.then(Box::default),
+        })
     }
 
     pub(super) fn remove(&self, id: &BucketId) {

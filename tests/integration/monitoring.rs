@@ -83,6 +83,15 @@ async fn a_real_prometheus_scrapes_the_operator_and_an_alert_fires() {
     buckets.create("good", spec).await;
     let spec = json!({"schedule": RARELY, "timeZone": "Mars/Olympus", "amount": 1, "maximum": 5});
     buckets.ready("good").await;
+    let label = "tokenbucket.dev/alert-when-empty=true";
+    testbed.kubectl_ok(&[
+        "label",
+        "tb",
+        "good",
+        label,
+        "--namespace",
+        namespace.name(),
+    ]);
     buckets.create("bad", spec).await;
     buckets
         .until("bad", "it to be stalled", |status| {
@@ -129,6 +138,15 @@ async fn a_real_prometheus_scrapes_the_operator_and_an_alert_fires() {
             alert["state"] == "firing" && wanted.iter().all(|(label, value)| alert["labels"][label] == *value)
         });
         if found { Ok(()) } else { Err(alerts.to_string()) }
+    })
+    .await;
+    let labelled = "query?query=tokenbucket_bucket_alert_when_empty";
+    eventually("the labelled bucket", SOON, async || {
+        let found = ask(labelled).await?;
+        match &found["data"]["result"][0]["metric"]["name"] {
+            name if name == "good" => Ok(()),
+            _ => Err(found.to_string()),
+        }
     })
     .await;
     // A panel of the dashboard: the tokens by bucket.

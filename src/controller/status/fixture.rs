@@ -27,6 +27,7 @@ pub(super) fn pass(generation: i64, judgement: Judgement) -> Pass {
         id: id(),
         uid: "u1".into(),
         generation,
+        alert_when_empty: false,
         queue,
         published: None,
         judgement,

@@ -65,6 +65,8 @@ pub struct Pass {
     pub uid: Arc<str>,
     /// Its `metadata.generation`.
     pub generation: i64,
+    /// Whether there shall be an alert when it is empty for long.
+    pub alert_when_empty: bool,
     /// Name of the bucket's queue, when that is known.
     pub queue: Option<String>,
     /// Its status in the API when it was first seen; what is there later, the writer has written itself.
@@ -136,6 +138,8 @@ impl Writer {
         let now = moment();
         match report {
             Report::Pass(pass) => {
+                self.metrics
+                    .alert_when_empty(&pass.id, pass.alert_when_empty);
                 if let Judgement::Refused(verdict) = &pass.judgement {
                     let stalled = (verdict.state == State::Stalled).then_some(verdict.reason);
                     let reading = Reading::Refused { stalled };

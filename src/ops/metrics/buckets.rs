@@ -11,14 +11,14 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
 use crate::bucket::BucketId;
-use crate::ops::readings::{Entry, Reading, Readings};
+use crate::ops::readings::{Entry, Readings};
 
 /// Name, help, unit and value of a gauge.
 type Gauge<'u> = (
     &'static str,
     &'static str,
     Option<&'u Unit>,
-    fn(&Reading) -> Option<u64>,
+    fn(&Entry) -> Option<u64>,
 );
 
 /// The series of all buckets.
@@ -29,42 +29,51 @@ impl Collector for Buckets {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
         let entries = self.0.entries();
         let number = |tokens: u64| i64::try_from(tokens).unwrap_or(i64::MAX);
-        let gauges: [Gauge<'_>; 5] = [
+        let gauges: [Gauge<'_>; 6] = [
             (
                 "tokens_available",
                 "Tokens in the bucket when they were last counted",
                 None,
-                |reading| Some(reading.state()?.observed?.tokens),
+                |entry| Some(entry.reading.state()?.observed?.tokens),
             ),
             (
                 "tokens_maximum",
                 "Limit of the bucket that the broker enforces",
                 None,
-                |reading| reading.state()?.limit,
+                |entry| entry.reading.state()?.limit,
             ),
             (
                 "next_refill_timestamp",
                 "When the next refill is due; absent while none is",
                 Some(&Unit::Seconds),
-                |reading| seconds(reading.state()?.next_refill?),
+                |entry| seconds(entry.reading.state()?.next_refill?),
             ),
             (
                 "last_refill_timestamp",
                 "When the newest refill was completed",
                 Some(&Unit::Seconds),
-                |reading| seconds(reading.state()?.last_refill.as_ref()?.completed_time),
+                |entry| {
+                    let state = entry.reading.state()?;
+                    seconds(state.last_refill.as_ref()?.completed_time)
+                },
             ),
             (
                 "bucket_ready",
                 "1 while the bucket is refilled as its spec says",
                 None,
-                |reading| Some(reading.is_ready().into()),
+                |entry| Some(entry.reading.is_ready().into()),
+            ),
+            (
+                "bucket_alert_when_empty",
+                "1 for a bucket with the label tokenbucket.dev/alert-when-empty",
+                None,
+                |entry| entry.alert_when_empty.then_some(1),
             ),
         ];
         for (name, help, unit, value) in gauges {
             let mut metric = encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?;
-            for (id, Entry { reading, .. }) in entries.iter() {
-                if let Some(value) = value(reading) {
+            for (id, entry) in entries.iter() {
+                if let Some(value) = value(entry) {
                     ConstGauge::new(number(value)).encode(metric.encode_family(&labels(id))?)?;
                 }
             }

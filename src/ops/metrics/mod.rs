@@ -240,6 +240,11 @@ impl Metrics {
         self.readings.set(id, reading);
     }
 
+    /// Whether there shall be an alert when the bucket is empty for long.
+    pub fn alert_when_empty(&self, id: &BucketId, wanted: bool) {
+        self.readings.alert_when_empty(id, wanted);
+    }
+
     /// A bucket is gone: so are its series.
     pub fn forget(&self, id: &BucketId) {
         self.readings.remove(id);

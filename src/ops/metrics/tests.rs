@@ -43,6 +43,7 @@ fn full() -> Metrics {
     metrics.left_out(MissedRefills::Skip, 9);
     metrics.api_request("PATCH", 200);
     metrics.bucket(&id(), reading());
+    metrics.alert_when_empty(&id(), true);
     let stalled = BucketId::new("shop", "bad");
     let reason = Some("NameConflict");
     metrics.bucket(&stalled, Reading::Refused { stalled: reason });
@@ -71,6 +72,7 @@ fn names_follow_the_conventions() {
         r#"tokenbucket_next_refill_timestamp_seconds{namespace="shop",name="api"} 1800000000"#,
         r#"tokenbucket_last_refill_timestamp_seconds{namespace="shop",name="api"} 1700000000"#,
         r#"tokenbucket_bucket_ready{namespace="shop",name="api"} 1"#,
+        r#"tokenbucket_bucket_alert_when_empty{namespace="shop",name="api"} 1"#,
         r#"tokenbucket_bucket_stalled{namespace="shop",name="bad",reason="NameConflict"} 1"#,
         r#"tokenbucket_requests_dropped_total{reason="UnknownBucket"} 1"#,
         r#"tokenbucket_requests_parked_total{reason="Malformed"} 1"#,
