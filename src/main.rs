@@ -14,7 +14,7 @@ use cli::{Cli, Command, RunArgs, ScheduleArgs, VerifyArgs};
 use token_bucket_operator::broker::Endpoint;
 use token_bucket_operator::controller::{self, Scope, Settings};
 use token_bucket_operator::engine::Permit;
-use token_bucket_operator::ops::api_requests::counted_client;
+use token_bucket_operator::ops::api_requests::{counted_client, introduced};
 use token_bucket_operator::ops::election::{Candidate, Term};
 use token_bucket_operator::ops::signals::Signals;
 use token_bucket_operator::ops::{Identity, Metrics, Readiness, Readings, admin, telemetry};
@@ -114,7 +114,7 @@ async fn kubernetes(
         )
     })?;
     let namespace = config.default_namespace.clone();
-    let client = client(config).context("cannot use the Kubernetes configuration")?;
+    let client = client(introduced(config)).context("cannot use the Kubernetes configuration")?;
     Ok((client, namespace))
 }
 

@@ -1,8 +1,9 @@
-//! Counts requests to the Kubernetes API, in the client.
+//! Requests to the Kubernetes API: they say who sends them, and are counted.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use axum::http::header::{HeaderValue, USER_AGENT};
 use axum::http::{Method, Request, Response};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -12,6 +13,19 @@ use tower::Service;
 use tower::layer::layer_fn;
 
 use super::Metrics;
+
+/// The configuration of a client that names this program and its version as its user agent, for the audit log of the API
+/// server.
+#[must_use]
+pub fn introduced(mut config: Config) -> Config {
+    let name = HeaderValue::from_static(concat!(
+        env!("CARGO_PKG_NAME"),
+        "/",
+        env!("CARGO_PKG_VERSION")
+    ));
+    config.headers.push((USER_AGENT, name));
+    config
+}
 
 /// A client whose requests are counted in `metrics`.
 ///
@@ -65,5 +79,36 @@ fn word(method: &Method) -> &'static str {
         Method::PATCH => "PATCH",
         Method::DELETE => "DELETE",
         _ => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncBufReadExt, BufReader};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn requests_say_who_sends_them() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let config = introduced(Config::new(url.parse().unwrap()));
+        let client = Client::try_from(config).unwrap();
+        let asked = tokio::spawn(async move { client.apiserver_version().await });
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut lines = BufReader::new(stream).lines();
+        let expected = format!(
+            "user-agent: token-bucket-operator/{}",
+            env!("CARGO_PKG_VERSION")
+        );
+        loop {
+            let line = lines.next_line().await.unwrap().unwrap();
+            assert!(!line.is_empty(), "the head has no user agent");
+            if line.eq_ignore_ascii_case(&expected) {
+                break;
+            }
+        }
+        asked.abort();
     }
 }

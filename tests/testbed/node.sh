@@ -7,7 +7,7 @@ pod_network=10.98.0.0/24
 start_node() {
     local data=$dir/node
     mkdir -p "$data/cni" "$data/kubelet"
-    # Containers get what it has at most, because raising a limit takes a right that it may not have
+    # It may lack the right to protect a container from the kernel's out-of-memory killer better than itself
     # (restrict_oom_score_adj).
     cat >"$data/containerd.toml" <<TOML
 version = 3
