@@ -18,8 +18,10 @@ use crate::api::queue_name;
 use crate::broker::{Broker, BrokerError};
 use crate::bucket::BucketId;
 
-/// Commits come many a second; their buckets are counted together.
+/// Commits come many a second: their buckets are counted together, when there has been none for so long …
 const SOON: Duration = Duration::from_millis(200);
+/// … or after so long. Counts in the middle of a tick of many buckets would take the broker's time from its refills.
+const AT_LAST: Duration = Duration::from_secs(5);
 
 /// A handle of the observer's task.
 #[derive(Clone, Debug)]
@@ -74,7 +76,7 @@ async fn run(
 ) -> BrokerError {
     let mut names = HashMap::new();
     let mut soon = HashSet::new();
-    let mut soon_at = Instant::now();
+    let (mut soon_since, mut soon_at) = (Instant::now(), Instant::now());
     let mut sweep = tokio::time::interval(interval);
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut batch = Vec::new();
@@ -94,9 +96,11 @@ async fn run(
                             soon.remove(&id);
                         }
                         Command::Soon(id) => {
+                            let now = Instant::now();
                             if soon.is_empty() {
-                                soon_at = Instant::now() + SOON;
+                                soon_since = now;
                             }
+                            soon_at = (now + SOON).min(soon_since + AT_LAST);
                             soon.insert(id);
                         }
                     }
