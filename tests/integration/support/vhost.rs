@@ -231,13 +231,7 @@ impl<'t> Vhost<'t> {
     /// Calls the management API. An answer other than success and "not found" fails the test.
     async fn api(&self, method: Method, path: &str, body: Option<Value>) -> Response {
         let answer = self.request(method, path).json(&body).send().await;
-        let answer = answer.expect("the management API answers");
-        let status = answer.status();
-        assert!(
-            status.is_success() || status == StatusCode::NOT_FOUND,
-            "{path}: {status}"
-        );
-        answer
+        checked(answer.expect("the management API answers"), path)
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
@@ -248,19 +242,31 @@ impl<'t> Vhost<'t> {
     }
 }
 
+/// An answer other than success and "not found" fails the test.
+fn checked(answer: Response, path: &str) -> Response {
+    let status = answer.status();
+    assert!(
+        status.is_success() || status == StatusCode::NOT_FOUND,
+        "{path}: {status}"
+    );
+    answer
+}
+
 impl Drop for Vhost<'_> {
     fn drop(&mut self) {
         finish(async {
             // Many queues take longer than the management API waits for: it hangs up, and is asked again.
             let path = self.path("vhosts");
-            let gone = async {
-                while self.request(Method::DELETE, &path).send().await.is_err() {
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+            let answer = async {
+                loop {
+                    match self.request(Method::DELETE, &path).send().await {
+                        Ok(answer) => break answer,
+                        Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+                    }
                 }
             };
-            let gone = tokio::time::timeout(Duration::from_secs(600), gone).await;
-            gone.expect("the vhost goes");
-            self.api(Method::DELETE, &path, None).await;
+            let answer = tokio::time::timeout(Duration::from_secs(600), answer).await;
+            checked(answer.expect("the vhost goes"), &path);
             self.api(Method::DELETE, &self.user_path(), None).await;
         });
     }
