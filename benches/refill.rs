@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lapin::options::{QueueDeclareOptions, QueuePurgeOptions};
+use lapin::options::QueuePurgeOptions;
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::json;
 use token_bucket_operator::broker::{
@@ -22,11 +22,8 @@ const BUCKET: &str = "token_bucket_x";
 const REFILL: &str = "token_buckets.refill";
 /// Longest time that a refill may take.
 const LIMIT: Duration = Duration::from_secs(300);
-/// How often a bucket that is being filled is looked at: seldom at first, because the broker has to answer.
-const SELDOM: Duration = Duration::from_millis(50);
-const OFTEN: Duration = Duration::from_millis(3);
-/// From this many tokens on it is looked at often.
-const NEARLY_ALL: u32 = TOKENS / 10 * 9;
+/// How often the operator's log is read. The broker is not asked meanwhile: it would have to answer.
+const OFTEN: Duration = Duration::from_millis(2);
 /// The library needs half a minute for a round, and its results differ little.
 const LIBRARY_ROUNDS: usize = 2;
 
@@ -61,7 +58,7 @@ pub async fn run(report: &mut Report, rounds: usize) {
         for turn in 0..2 {
             if (round + turn) % 2 == 0 {
                 let before = system::cpu(operator.pid());
-                operators.push(asked_for(&ours, &ask_ours, round).await);
+                operators.push(by_operator(&ours, &ask_ours, &operator, round).await);
                 used.push((system::cpu(operator.pid()) - before).as_secs_f64());
             } else {
                 let seconds;
@@ -135,26 +132,28 @@ async fn ask(publisher: &RequestPublisher, round: usize) {
     assert_eq!(answers, [Ok(())]);
 }
 
-/// Asks for a refill as a Celery app does, and answers tokens per second until all are in the bucket.
-async fn asked_for(vhost: &Vhost<'_>, publisher: &RequestPublisher, round: usize) -> f64 {
-    let channel = vhost.channel().await;
-    let passive = QueueDeclareOptions {
-        passive: true,
-        ..Default::default()
+/// Asks for a refill as a Celery app does, and answers tokens per second until the operator says that it is done.
+async fn by_operator(
+    vhost: &Vhost<'_>,
+    publisher: &RequestPublisher,
+    operator: &Operator,
+    round: usize,
+) -> f64 {
+    let done = || {
+        operator
+            .logs()
+            .matches("refilled to the last token")
+            .count()
     };
+    let before = done();
     let start = Instant::now();
     ask(publisher, round).await;
-    loop {
-        let bucket = channel.queue_declare(BUCKET.into(), passive, FieldTable::default());
-        let sleep = match bucket.await.expect("the bucket is there").message_count() {
-            TOKENS => break,
-            NEARLY_ALL.. => OFTEN,
-            _ => SELDOM,
-        };
+    while done() == before {
         assert!(start.elapsed() < LIMIT, "the bucket is not filled");
-        tokio::time::sleep(sleep).await;
+        tokio::time::sleep(OFTEN).await;
     }
     let seconds = start.elapsed().as_secs_f64();
+    assert_eq!(vhost.depth(BUCKET).await, Some(TOKENS.into()));
     purge(vhost).await;
     f64::from(TOKENS) / seconds
 }
