@@ -18,7 +18,7 @@ use crate::schedule::Timetable;
 
 pub use ledger::{Ledger, Refill, VERSION as LEDGER_VERSION};
 pub use missed::{Due, Passed, due, overdue};
-pub use refill::{Cause, Refusal, accept};
+pub use refill::{Cause, Refusal, accept, refuse};
 
 /// Names a bucket towards people: `namespace/name` of its resource. Every part of the program has a map of these, so it
 /// is one text, and clones share it.

@@ -44,6 +44,36 @@ pub enum Refusal {
     Suspended,
 }
 
+impl Refusal {
+    /// One word, for metrics.
+    #[must_use]
+    pub fn kind(self) -> &'static str {
+        match self {
+            Self::Duplicate => "Duplicate",
+            Self::OtherResource => "OtherResource",
+            Self::TooLate => "TooLate",
+            Self::Suspended => "Suspended",
+        }
+    }
+}
+
+/// Why a request adds nothing, whatever is in the queue; nobody has to count for that. Until the ledger changes, the
+/// answer stays the same.
+#[must_use]
+pub fn refuse(
+    cause: &Cause,
+    bucket: &Bucket,
+    ledger: &Ledger,
+    now: DateTime<Utc>,
+) -> Option<Refusal> {
+    let duplicate = match cause {
+        Cause::Tick { uid, tick, .. } => return refuse_tick(uid, *tick, bucket, ledger, now),
+        Cause::Annotation(value) => ledger.manual.as_ref() == Some(value),
+        Cause::Request(id) => id.is_some() && ledger.request == *id,
+    };
+    duplicate.then_some(Refusal::Duplicate)
+}
+
 /// Decides on one request. `tokens` is the number of tokens in the queue; with the tokens that the ledger owes it is
 /// the level of the bucket, and the refill is capped so that the level stays within `maximum`.
 ///
@@ -59,22 +89,13 @@ pub fn accept(
     tokens: u64,
     now: DateTime<Utc>,
 ) -> Result<u64, Refusal> {
+    if let Some(refusal) = refuse(cause, bucket, ledger, now) {
+        return Err(refusal);
+    }
     let refills = match cause {
         Cause::Tick {
-            uid,
-            tick,
-            since,
-            ticks,
-        } => {
-            refuse_tick(uid, *tick, bucket, ledger, now)?;
-            count(bucket, ledger, *tick, *since, *ticks)
-        }
-        Cause::Annotation(value) if ledger.manual.as_ref() == Some(value) => {
-            return Err(Refusal::Duplicate);
-        }
-        Cause::Request(Some(id)) if ledger.request.as_ref() == Some(id) => {
-            return Err(Refusal::Duplicate);
-        }
+            tick, since, ticks, ..
+        } => count(bucket, ledger, *tick, *since, *ticks),
         Cause::Annotation(_) | Cause::Request(_) => 1,
     };
     let level = tokens.saturating_add(ledger.owed);
@@ -115,23 +136,21 @@ fn refuse_tick(
     bucket: &Bucket,
     ledger: &Ledger,
     now: DateTime<Utc>,
-) -> Result<(), Refusal> {
+) -> Option<Refusal> {
     if *uid != *bucket.uid {
-        return Err(Refusal::OtherResource);
-    }
-    if ledger.tick.is_some_and(|newest| tick <= newest) {
-        return Err(Refusal::Duplicate);
-    }
-    if bucket.suspend {
-        return Err(Refusal::Suspended);
-    }
-    if bucket
+        Some(Refusal::OtherResource)
+    } else if ledger.tick.is_some_and(|newest| tick <= newest) {
+        Some(Refusal::Duplicate)
+    } else if bucket.suspend {
+        Some(Refusal::Suspended)
+    } else if bucket
         .starting_deadline
         .is_some_and(|deadline| age(tick, now) > deadline)
     {
-        return Err(Refusal::TooLate);
+        Some(Refusal::TooLate)
+    } else {
+        None
     }
-    Ok(())
 }
 
 /// How many refills a tick's request stands for. One that covers several ticks was counted from the ledger as it was

@@ -4,15 +4,17 @@ use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use futures::{StreamExt, TryStreamExt};
+use tokio::time::Instant;
 use tracing::{debug, info};
 
+use super::ahead::{Ahead, Count};
 use super::ensure::QueueState;
 use super::outcome::{Observed, Outcome};
 use super::plan::{Accepted, Account, Asked, MOST_TOKENS, Plan, plan, turns};
 use super::slot::{Slot, Stage};
-use super::worker::Worker;
+use super::worker::{MOST_REQUESTS, Worker};
 use crate::broker::{BrokerError, RefillChannel, Transaction};
-use crate::bucket::{BucketId, Refusal};
+use crate::bucket::{BucketId, Ledger, Refusal};
 
 impl Worker {
     /// One transaction, or one step of mending a queue. Nothing when nothing waits.
@@ -36,7 +38,11 @@ impl Worker {
             self.tell(&plan);
             return Ok(());
         }
-        channel.commit(transaction).await?;
+        // What has come since can be counted meanwhile.
+        self.sort(channel.ready(MOST_REQUESTS.into())?);
+        let (committed, ahead) = tokio::join!(channel.commit(transaction), self.count_ahead(&plan));
+        committed?;
+        self.ahead = ahead;
         unwritten.iter().for_each(|id| self.written(id));
         self.tell(&plan);
         self.install(plan);
@@ -53,30 +59,66 @@ impl Worker {
             .collect()
     }
 
-    /// Counts the buckets whose turn it is and plans for them.
-    async fn plan(&mut self) -> Result<Plan, BrokerError> {
+    /// How many of the requests are carried out next, and the buckets that take part then, when `planned` is committed.
+    fn next_turn(&self, planned: &HashMap<BucketId, Ledger>) -> (usize, HashSet<BucketId>) {
         let amount = |asked: &Asked| {
             let slot = self.slots.get(&asked.bucket);
             slot.map_or(0, |slot| slot.bucket.amount)
         };
-        let next = turns(self.asked.iter().map(amount));
-        let mut asked: Vec<Asked> = self.asked.drain(..next).collect();
-        let owed = |id: &BucketId| {
+        let requests = turns(
+            self.asked
+                .iter()
+                .map(|asked| (&asked.bucket, amount(asked))),
+        );
+        let owed = |id| {
             let ready = |slot: &&Slot| matches!(slot.stage, Stage::Ready { .. });
             let slot = self.slots.get(id).map(Box::as_ref).filter(ready)?;
-            let owed = slot.ledger.as_ref()?.owed;
-            (owed > 0).then(|| (owed, id.clone()))
+            let ledger = planned.get(id).or(slot.ledger.as_ref())?;
+            (ledger.owed > 0).then_some((ledger.owed, id))
         };
-        let mut owing: Vec<_> = self.work.iter().filter_map(owed).collect();
+        let working = self.work.iter().chain(planned.keys());
+        let mut owing: Vec<_> = working.filter_map(owed).collect();
         owing.sort_unstable();
-        owing.truncate(turns(owing.iter().map(|(owed, _)| *owed)));
-        let ids: HashSet<BucketId> = asked
-            .iter()
-            .map(|asked| asked.bucket.clone())
-            .chain(owing.into_iter().map(|(_, id)| id))
-            .collect();
-        let mut accounts = HashMap::with_capacity(ids.len());
-        for (id, count) in self.count(ids).await? {
+        owing.dedup();
+        owing.truncate(turns(owing.iter().map(|(owed, id)| (*id, *owed))));
+        let asked = self.asked.iter().take(requests).map(|asked| &asked.bucket);
+        let buckets = asked.chain(owing.into_iter().map(|(_, id)| id));
+        (requests, buckets.cloned().collect())
+    }
+
+    /// Counts for the transaction after the one that `plan` is for.
+    async fn count_ahead(&self, plan: &Plan) -> Ahead {
+        let (requests, mut ids) = self.next_turn(&plan.ledgers);
+        // A request is carried out on top of what is being added now, which has to be counted afterwards.
+        let filled: HashSet<_> = plan.tokens.iter().map(|(id, _)| id).collect();
+        for asked in self.asked.iter().take(requests) {
+            if filled.contains(&asked.bucket) {
+                ids.remove(&asked.bucket);
+            }
+        }
+        let made = Instant::now();
+        // A count that fails is made again when its turn comes, and its error told then.
+        let counts = self.count(ids).await.unwrap_or_default();
+        let count = |(id, tokens): (BucketId, Option<u64>)| {
+            let count = match plan.going_on.get(&id) {
+                Some(most) => Count::AtMost(tokens.map(|_| *most)),
+                None => Count::Exact(tokens),
+            };
+            (id, count)
+        };
+        Ahead::new(made, counts.into_iter().map(count).collect())
+    }
+
+    /// Counts the buckets whose turn it is, unless that was done ahead, and plans for them.
+    async fn plan(&mut self) -> Result<Plan, BrokerError> {
+        let (requests, mut ids) = self.next_turn(&HashMap::new());
+        let mut asked: Vec<Asked> = self.asked.drain(..requests).collect();
+        let of_requests = asked.iter().map(|asked| &asked.bucket).collect();
+        let mut counts = self.ahead.take(&of_requests, Instant::now());
+        ids.retain(|id| !counts.contains_key(id));
+        counts.extend(self.count(ids).await?);
+        let mut accounts = HashMap::with_capacity(counts.len());
+        for (id, count) in counts {
             let Some(slot) = self.slots.get_mut(&id) else {
                 continue;
             };
@@ -195,19 +237,17 @@ impl Worker {
             });
         }
         for (bucket, refusal) in &plan.refused {
-            debug!(%bucket, %refusal, "refill request adds nothing");
-            let reason = match refusal {
-                Refusal::Duplicate => "Duplicate",
-                Refusal::OtherResource => "OtherResource",
-                Refusal::TooLate => "TooLate",
-                Refusal::Suspended => "Suspended",
-            };
-            self.context.board.tell(Outcome::Dropped {
-                bucket: Some(bucket.clone()),
-                reason,
-                parked: false,
-            });
+            self.tell_refused(bucket, *refusal);
         }
+    }
+
+    pub(super) fn tell_refused(&self, bucket: &BucketId, refusal: Refusal) {
+        debug!(%bucket, %refusal, "refill request adds nothing");
+        self.context.board.tell(Outcome::Dropped {
+            bucket: Some(bucket.clone()),
+            reason: refusal.kind(),
+            parked: false,
+        });
     }
 
     /// Shows a count that was made on the way.

@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use chrono::Utc;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
@@ -13,7 +14,7 @@ use super::slot::Stage;
 use super::worker::Worker;
 use crate::api::parked_queue_name;
 use crate::broker::{Delivery, Forward, Origin, Transaction};
-use crate::bucket::{BucketId, Cause};
+use crate::bucket::{BucketId, Cause, refuse};
 
 /// At a start, buckets become known one by one: requests for others wait this long for them.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -117,9 +118,27 @@ impl Worker {
             return;
         };
         match slot.stage {
-            Stage::Ready { .. } => self.asked.push(asked),
+            Stage::Ready { .. } => self.admit(asked),
             Stage::Ensuring | Stage::Adjusting(_) => slot.held.push(asked),
             Stage::Stalled => self.disown(asked),
+        }
+    }
+
+    /// A request for a bucket that is ready waits for its turn. One that adds nothing, whatever is in the queue, takes no
+    /// turn: a flood of duplicates is not counted for.
+    pub(super) fn admit(&mut self, asked: Asked) {
+        let slot = self.slots.get(&asked.bucket);
+        let refusal = slot.and_then(|slot| {
+            let ledger = slot.ledger.as_ref()?;
+            refuse(&asked.cause, &slot.bucket, ledger, Utc::now())
+        });
+        match refusal {
+            None => self.asked.push(asked),
+            Some(refusal) => {
+                self.tell_refused(&asked.bucket, refusal);
+                let tag = asked.delivery.map(|delivery| delivery.tag);
+                self.intake.acks.extend(tag);
+            }
         }
     }
 

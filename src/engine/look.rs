@@ -167,6 +167,7 @@ impl Worker {
         let Some(ledger) = &slot.ledger else { return };
         slot.stage = Stage::Ready { limit: queue.limit };
         slot.filling = ledger.owed > 0;
+        self.ahead.forget(id);
         let now = Utc::now();
         let Context {
             board,
@@ -194,22 +195,22 @@ impl Worker {
         });
         scheduler.enter(slot.bucket.clone(), ledger.since, ledger.reference());
         observer.watch(id.clone(), slot.bucket.name.clone());
-        self.asked.append(&mut slot.held);
-        if let Some(value) = &slot.bucket.refill_request
-            && ledger.manual.as_ref() != Some(value)
-        {
-            let cause = Cause::Annotation(value.clone());
-            self.asked.push(Asked {
-                bucket: id.clone(),
-                cause,
-                delivery: None,
-            });
-        }
         if ledger.owed > 0 {
             self.work.insert(id.clone());
         } else {
             self.work.remove(id);
         }
+        let mut held = std::mem::take(&mut slot.held);
+        if let Some(value) = &slot.bucket.refill_request
+            && ledger.manual.as_ref() != Some(value)
+        {
+            held.push(Asked {
+                bucket: id.clone(),
+                cause: Cause::Annotation(value.clone()),
+                delivery: None,
+            });
+        }
+        held.into_iter().for_each(|asked| self.admit(asked));
     }
 
     fn stall(&mut self, id: &BucketId, phase: Phase) {

@@ -3,6 +3,7 @@
 
 mod adjust;
 mod agenda;
+mod ahead;
 mod backoff;
 mod board;
 mod clock;

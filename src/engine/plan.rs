@@ -1,7 +1,7 @@
 //! What one transaction does: the requests that it carries out, the tokens that it publishes. Pure; the worker counts
 //! before and commits afterwards.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -22,16 +22,19 @@ const MOST_BESIDE: u64 = 2_000;
 /// that nobody waits long, and by few enough that their counts and ledgers cost little beside their tokens.
 const SHARE: u64 = 500;
 
-/// How many buckets of those that wait take part in the next transaction: as many as it can give all of their `tokens`,
-/// or their share.
-pub(super) fn turns(tokens: impl IntoIterator<Item = u64>) -> usize {
+/// How many of those that wait, each a bucket and the tokens that it may get, take part in the next transaction: as many
+/// as it can give all of their tokens, or their share. A bucket that waits more than once needs room once.
+pub(super) fn turns<'a>(waiting: impl IntoIterator<Item = (&'a BucketId, u64)>) -> usize {
     let mut sum = 0;
-    let fits = |tokens: &u64| {
+    let mut met = HashSet::new();
+    let fits = |&(id, tokens): &(&'a BucketId, u64)| {
         let room = sum < MOST_TOKENS;
-        sum += tokens.min(&SHARE);
+        if met.insert(id) {
+            sum += tokens.min(SHARE);
+        }
         room
     };
-    let most = tokens.into_iter().take(MOST_REQUESTS.into());
+    let most = waiting.into_iter().take(MOST_REQUESTS.into());
     most.take_while(fits).count()
 }
 
@@ -45,11 +48,11 @@ pub(super) struct Asked {
 }
 
 /// A bucket that takes part in a transaction.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Account {
     pub(super) bucket: Arc<Bucket>,
     pub(super) ledger: Ledger,
-    /// Tokens in its queue, counted after the previous transaction.
+    /// Tokens in its queue, or the most that can be there when no request of the bucket waits.
     pub(super) tokens: u64,
 }
 
@@ -60,6 +63,9 @@ pub(super) struct Plan {
     pub(super) tokens: Vec<(BucketId, u64)>,
     /// Ledgers that change.
     pub(super) ledgers: HashMap<BucketId, Ledger>,
+    /// Buckets that get tokens and are owed more, and the most tokens that they hold then. With what they are owed that
+    /// is not above their maximum.
+    pub(super) going_on: HashMap<BucketId, u64>,
     /// Deliveries to acknowledge.
     pub(super) acks: Vec<u64>,
     /// Refills to tell about.
@@ -116,6 +122,12 @@ pub(super) fn plan(
         }
     }
     plan.tokens = publish(&accounts, &mut ledgers, now);
+    let going_on = |(id, part): &(BucketId, u64)| {
+        let owes = ledgers.get(id).is_some_and(|ledger| ledger.owed > 0);
+        let account = accounts.get(id).filter(|_| owes)?;
+        Some((id.clone(), account.tokens + part))
+    };
+    plan.going_on = plan.tokens.iter().filter_map(going_on).collect();
     plan.ledgers = ledgers
         .into_iter()
         .filter(|(id, ledger)| {
@@ -180,6 +192,8 @@ fn publish(
 
 #[cfg(test)]
 mod tests {
+    use std::iter;
+
     use super::*;
     use crate::bucket::fixture::{at, bucket, ledger};
 
@@ -296,11 +310,25 @@ mod tests {
 
     #[test]
     fn a_transaction_has_room_for_as_many_as_it_can_serve() {
-        assert_eq!(turns([1_000_000, 3]), 2);
-        assert_eq!(turns([MOST_TOKENS; 100]), (MOST_TOKENS / SHARE) as usize);
-        assert_eq!(turns([100; 1_000]), (MOST_TOKENS / 100) as usize);
-        assert_eq!(turns([1; 10_000]), usize::from(MOST_REQUESTS));
-        assert_eq!(turns([]), 0);
+        let turns_of = |waiting: &[u64]| {
+            let ids: Vec<_> = (0..waiting.len()).map(|n| id(&n.to_string())).collect();
+            turns(ids.iter().zip(waiting.iter().copied()))
+        };
+        assert_eq!(turns_of(&[1_000_000, 3]), 2);
+        assert_eq!(
+            turns_of(&[MOST_TOKENS; 100]),
+            (MOST_TOKENS / SHARE) as usize
+        );
+        assert_eq!(turns_of(&[100; 1_000]), (MOST_TOKENS / 100) as usize);
+        assert_eq!(turns_of(&[1; 10_000]), usize::from(MOST_REQUESTS));
+        assert_eq!(turns_of(&[]), 0);
+    }
+
+    #[test]
+    fn many_requests_for_one_bucket_take_the_room_of_one() {
+        let (a, b) = (id("a"), id("b"));
+        let waiting = iter::repeat_n((&a, MOST_TOKENS), 1_000).chain([(&b, MOST_TOKENS)]);
+        assert_eq!(turns(waiting), 1_001);
     }
 
     #[test]
@@ -312,6 +340,25 @@ mod tests {
         );
         assert_eq!(published(&plan), [("a", MOST_TOKENS)]);
         assert_eq!(plan.ledgers[&id("a")].owed, 5_000);
+        assert_eq!(plan.going_on, [(id("a"), 20_000 + MOST_TOKENS)].into());
+    }
+
+    #[test]
+    fn a_big_refill_goes_on_to_its_last_token_without_a_count() {
+        let (a, mut account) = account("a", 100_000, 20_000, 75_000);
+        let mut transactions = 0;
+        loop {
+            let accounts = [(a.clone(), account.clone())].into();
+            let mut plan = plan(accounts, Vec::new(), at(61));
+            transactions += 1;
+            account.ledger = plan.ledgers.remove(&a).unwrap();
+            match plan.going_on.get(&a) {
+                Some(most) => account.tokens = *most,
+                None => break,
+            }
+        }
+        assert_eq!((account.ledger.owed, transactions), (0, 8));
+        assert_eq!(account.tokens, 90_000);
     }
 
     #[test]
@@ -329,22 +376,7 @@ mod tests {
             .collect();
         let mut transactions = 0;
         while accounts.values().any(|account| account.ledger.owed > 0) {
-            let owing = accounts.iter().map(|(id, account)| {
-                let Account {
-                    bucket,
-                    ledger,
-                    tokens,
-                } = account;
-                (
-                    id.clone(),
-                    Account {
-                        bucket: bucket.clone(),
-                        ledger: ledger.clone(),
-                        tokens: *tokens,
-                    },
-                )
-            });
-            let plan = plan(owing.collect(), Vec::new(), at(61));
+            let plan = plan(accounts.clone(), Vec::new(), at(61));
             assert!(plan.tokens.iter().map(|(_, tokens)| tokens).sum::<u64>() <= MOST_TOKENS);
             for (id, ledger) in plan.ledgers {
                 accounts.get_mut(&id).unwrap().ledger = ledger;

@@ -13,6 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::ahead::Ahead;
 use super::backoff::Backoff;
 use super::board::Board;
 use super::ensure;
@@ -75,6 +76,7 @@ pub(super) struct Worker {
     /// Buckets with something to commit: an unwritten ledger, owed tokens, a queue to adjust.
     pub(super) work: HashSet<BucketId>,
     pub(super) intake: Intake,
+    pub(super) ahead: Ahead,
     pub(super) looks: Looks,
     retiring: Option<Instant>,
 }
@@ -92,6 +94,7 @@ pub(super) async fn run(
         asked: Vec::new(),
         work: HashSet::new(),
         intake: Intake::default(),
+        ahead: Ahead::default(),
         looks: Looks::default(),
         retiring: None,
     };
@@ -238,6 +241,7 @@ impl Worker {
         self.asked.clear();
         self.work.clear();
         self.intake = Intake::default();
+        self.ahead = Ahead::default();
         for (id, slot) in &mut self.slots {
             slot.put_down();
             self.context.scheduler.leave(id.clone());

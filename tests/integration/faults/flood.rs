@@ -32,7 +32,8 @@ fn message(task: &str, id: &str) -> BasicProperties {
 #[tokio::test]
 async fn a_flood_of_bad_requests_holds_up_no_refill() {
     let scene = Scene::set().await;
-    let spec = json!({"schedule": RARELY, "amount": 5, "maximum": 1_000});
+    // So large that only a few such refills share a transaction.
+    let spec = json!({"schedule": RARELY, "amount": 5_000, "maximum": 100_000});
     scene.buckets.create("asked", spec).await;
     scene.buckets.ready("asked").await;
 
@@ -71,7 +72,7 @@ async fn a_flood_of_bad_requests_holds_up_no_refill() {
         }
     })
     .await;
-    scene.vhost.depth_becomes("token_bucket_asked", 5).await;
+    scene.vhost.depth_becomes("token_bucket_asked", 5_000).await;
     scene
         .vhost
         .depth_becomes("token_buckets.refill.rejected", 10_000)
