@@ -80,9 +80,12 @@ async fn what_changed_behind_an_expired_watch_is_seen() {
         .await;
     buckets.ready("gone").await;
 
-    // What it does not get to see is older than what the API server remembers.
+    // What it does not get to see is older than what the API server remembers. Another maximum would replace the queue
+    // that the accountant takes from.
     api.set(Network::Frozen);
-    buckets.edit("x", json!({"maximum": 2_000_000})).await;
+    buckets
+        .edit("x", json!({"startingDeadlineSeconds": 3_600}))
+        .await;
     buckets.edit("gone", json!({"suspend": true})).await;
     own.restart("kube-apiserver", "KILL");
     api.cut();
