@@ -3,8 +3,13 @@
 # $dir/pids has a line "name pid start-time" for each: the start time tells a server from a stranger that has
 # got its pid later, for instance after a reboot.
 
-# Nothing for a zombie: the init of a container may never reap it.
-start_time() { sed -n 's/.*) \([^Z] .*\)/\1/p' "/proc/$1/stat" 2>/dev/null | cut -d ' ' -f 20; }
+# Nothing for a zombie: the init of a container may never reap it. While threads of it are left, it still has its port.
+start_time() {
+    local -a threads=("/proc/$1/task"/*)
+    local dead=Z
+    ((${#threads[@]} == 1)) || dead=-
+    sed -n "s/.*) \([^$dead] .*\)/\1/p" "/proc/$1/stat" 2>/dev/null | cut -d ' ' -f 20
+}
 
 alive() { [[ -n $2 && $(start_time "$1") == "$2" ]]; }
 
