@@ -224,9 +224,38 @@ impl RefillChannel {
             self.channel.tx_commit().await
         };
         let action = self.action("commit a transaction", "write");
-        self.broker
+        let committed = self
+            .broker
             .answer(action, During::AlarmWait, committing)
-            .await
+            .await;
+        match committed {
+            Err(BrokerError::ChannelClosed { reason }) => Err(self.why_closed(reason).await),
+            committed => committed,
+        }
+    }
+
+    /// Why a commit found its channel closed. The broker closes it at the first message that it refuses; when the rest of
+    /// the transaction was still to be sent, only the consumer has been told the reason.
+    async fn why_closed(&mut self, reason: String) -> BrokerError {
+        let action = Action {
+            verb: "commit a transaction",
+            needs: "write",
+            queue: &self.queue,
+        };
+        let consumer = &mut self.consumer;
+        let ended = async {
+            while let Some(delivery) = consumer.next().await {
+                delivery?;
+            }
+            Ok(())
+        };
+        match self.broker.answer(action, During::AlarmWait, ended).await {
+            Err(
+                error @ (BrokerError::AccessRefused { .. } | BrokerError::ChannelClosed { .. }),
+            ) => error,
+            Err(error) if error.is_connection_lost() => error,
+            _ => BrokerError::ChannelClosed { reason },
+        }
     }
 
     /// Takes up to `most` messages out of `queue`; answers their tags. They are gone when a transaction acknowledges
