@@ -57,8 +57,8 @@ impl Refusal {
     }
 }
 
-/// Why a request adds nothing, whatever is in the queue; nobody has to count for that. Until the ledger changes, the
-/// answer stays the same.
+/// Why a request adds nothing, whatever is in the queue; nobody has to count for that. As long as neither the ledger nor
+/// the specification changes, a refusal stays one.
 #[must_use]
 pub fn refuse(
     cause: &Cause,
