@@ -38,7 +38,10 @@ impl Goal {
 
 impl Report {
     pub fn new(path: &Path) -> Self {
-        let file = File::create(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        // There is no target/ when Cargo builds elsewhere.
+        let folder = path.parent().map_or(Ok(()), std::fs::create_dir_all);
+        let file = folder.and_then(|()| File::create(path));
+        let file = file.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         Self {
             file,
             machine: crate::system::machine(),
