@@ -24,9 +24,9 @@ test: tools ## run all tests, on real servers too
 	elif [[ -z $${CI:-} ]]; then echo "SKIPPED, for the reason above: the tests on RabbitMQ 4"; \
 	else exit 1; fi
 
-chaos: tools ## break things at random and count every token: SEED=… DURATION=… (seconds) FAULTS=…
+chaos: tools ## break things at random and count every token: SEED=… DURATION=… (seconds) OPERATORS=… FAULTS=…
 	cargo test --locked --test chaos -- $(if $(SEED),--seed $(SEED)) --seconds $(or $(DURATION),600) \
-		$(foreach fault,$(FAULTS),--fault $(fault))
+		$(foreach number,$(OPERATORS),--operators $(number)) $(foreach fault,$(FAULTS),--fault $(fault))
 
 bench: tools ## measure against the limits of the broker and of the API server
 	cargo bench --locked --bench operator

@@ -73,15 +73,31 @@ const REPLICATED: &[(Fault, u32)] = &[
 ];
 
 impl Fault {
-    /// One of `kinds`; of all when there are none.
-    pub fn random(random: &mut StdRng, replicas: usize, kinds: &[Self]) -> Self {
+    /// The faults among `kinds` that can happen to so many operators, and how often each comes; all when there are no
+    /// `kinds`.
+    fn of(replicas: usize, kinds: &[Self]) -> impl Iterator<Item = &'static (Self, u32)> {
         let table = if replicas == 1 { ALONE } else { REPLICATED };
         let wanted = |(fault, _): &&(Self, u32)| kinds.is_empty() || kinds.contains(fault);
-        let faults = || table.iter().filter(wanted);
-        let all = faults().map(|(_, weight)| weight).sum();
+        table.iter().filter(wanted)
+    }
+
+    /// Whether one of `kinds` can happen to so many operators.
+    pub fn any(replicas: usize, kinds: &[Self]) -> bool {
+        Self::of(replicas, kinds).next().is_some()
+    }
+
+    /// As on the command line.
+    pub fn name(&self) -> String {
+        let name = self.to_possible_value().expect("no fault is hidden");
+        name.get_name().to_owned()
+    }
+
+    /// One of `kinds`; of all when there are none.
+    pub fn random(random: &mut StdRng, replicas: usize, kinds: &[Self]) -> Self {
+        let all = Self::of(replicas, kinds).map(|(_, weight)| weight).sum();
         assert!(all > 0, "{kinds:?} are no faults for {replicas} operators");
         let mut ticket = random.random_range(0..all);
-        for (fault, weight) in faults() {
+        for (fault, weight) in Self::of(replicas, kinds) {
             if ticket < *weight {
                 return *fault;
             }

@@ -48,11 +48,12 @@ async fn main() -> ExitCode {
     let seed = seed.unwrap_or_else(rand::random);
     println!("seed {seed}");
     let mut clean = true;
-    let soaks = if operators.is_empty() {
-        vec![1, 2]
-    } else {
-        operators
-    };
+    let mut soaks = operators.clone();
+    if soaks.is_empty() {
+        soaks = vec![1, 2];
+        // A lone operator is not cut off from anybody who could take over.
+        soaks.retain(|replicas| Fault::any(*replicas, &faults));
+    }
     let duration = Duration::from_secs(seconds) / u32::try_from(soaks.len()).unwrap_or(1);
     for replicas in soaks {
         let report = soak::run(seed, replicas, duration, &faults).await;
@@ -62,7 +63,12 @@ async fn main() -> ExitCode {
     if clean {
         ExitCode::SUCCESS
     } else {
-        println!("repeat it with: make chaos SEED={seed} DURATION={seconds}");
+        let words = |words: Vec<String>| words.join(" ");
+        let operators = words(operators.iter().map(ToString::to_string).collect());
+        let faults = words(faults.iter().map(Fault::name).collect());
+        println!(
+            "repeat it with: make chaos SEED={seed} DURATION={seconds} OPERATORS='{operators}' FAULTS='{faults}'"
+        );
         ExitCode::FAILURE
     }
 }
