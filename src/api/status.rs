@@ -30,7 +30,7 @@ pub struct TokenBucketStatus {
     #[schemars(with = "Option<i64>")]
     pub available_tokens: Option<u32>,
 
-    /// When the tokens were last counted at the broker.
+    /// When the tokens were counted at the broker. A count that stays the same is written anew only every ten minutes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_at: Option<Time>,
 
@@ -84,7 +84,7 @@ pub struct LastRefill {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheduled_time: Option<Time>,
 
-    /// When the broker confirmed the tokens.
+    /// When its last transaction was sent to the broker, which confirmed it.
     pub completed_time: Time,
 
     /// Tokens that were added: as many as fitted under spec.maximum.
