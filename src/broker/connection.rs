@@ -13,6 +13,7 @@ use tracing::{debug, info, warn};
 
 use super::endpoint::Endpoint;
 use super::error::{Action, BrokerError};
+use super::fence::Fences;
 use super::pool::{Lease, Pool};
 use super::publisher::RequestPublisher;
 use super::refill_channel::RefillChannel;
@@ -40,6 +41,7 @@ pub struct Broker {
     socket: Socket,
     state: watch::Sender<State>,
     pool: Pool,
+    fences: Fences,
     /// Refill queues that have been consumed.
     consumed: Mutex<BTreeSet<String>>,
     watcher: JoinHandle<()>,
@@ -112,6 +114,7 @@ impl Broker {
             socket,
             state,
             pool: Pool::new(),
+            fences: Fences::default(),
             consumed: Mutex::default(),
             watcher,
         })
@@ -130,6 +133,13 @@ impl Broker {
     #[must_use]
     pub fn blocked(&self) -> bool {
         self.state.borrow().blocked
+    }
+
+    /// Waits for the end of what [`Broker::blocked`] tells.
+    pub async fn unblocked(&self) {
+        let mut state = self.state.subscribe();
+        // The state lasts as long as `self`.
+        let _ = state.wait_for(|state| !state.blocked).await;
     }
 
     /// What the broker says of itself; None when it tells no version.
@@ -195,6 +205,10 @@ impl Broker {
             .unwrap_or_else(PoisonError::into_inner)
             .insert(queue.to_owned());
         RefillChannel::open(Arc::clone(self), queue, kind, prefetch).await
+    }
+
+    pub(super) fn fences(&self) -> &Fences {
+        &self.fences
     }
 
     /// A channel of the pool, for one verb.

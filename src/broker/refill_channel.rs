@@ -96,6 +96,7 @@ impl RefillChannel {
             };
             broker.answer(action, During::AlarmFail, opening).await?
         };
+        broker.fences().begin(queue);
         let this = Self {
             broker,
             queue: queue.to_owned(),
@@ -234,6 +235,18 @@ impl RefillChannel {
         }
     }
 
+    /// Asks the broker for nothing: what it had sent on this channel by then has arrived afterwards.
+    ///
+    /// # Errors
+    /// As for [`RefillChannel::commit`].
+    pub async fn round_trip(&self) -> Result<(), BrokerError> {
+        self.usable()?;
+        let action = self.action("commit a transaction", "write");
+        self.broker
+            .answer(action, During::AlarmWait, self.channel.tx_commit())
+            .await
+    }
+
     /// Why a commit found its channel closed. The broker closes it at the first message that it refuses; when the rest of
     /// the transaction was still to be sent, only the consumer has been told the reason.
     async fn why_closed(&mut self, reason: String) -> BrokerError {
@@ -310,6 +323,12 @@ impl RefillChannel {
         {
             debug!(%error, queue = holder, "it goes with the connection");
         }
+    }
+}
+
+impl Drop for RefillChannel {
+    fn drop(&mut self) {
+        self.broker.fences().end(&self.queue);
     }
 }
 

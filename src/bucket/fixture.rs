@@ -35,10 +35,6 @@ pub(crate) fn bucket() -> Bucket {
 /// The ledger of [`bucket`] before anything was added.
 pub(crate) fn ledger() -> Ledger {
     let bucket = bucket();
-    Ledger::new(
-        &bucket.uid,
-        bucket.created,
-        &bucket.timetable.fingerprint(),
-        0,
-    )
+    let schedule = bucket.timetable.fingerprint();
+    Ledger::new(&bucket.uid, bucket.created, &schedule, 0).brought_up_to(&bucket, &schedule, at(0))
 }

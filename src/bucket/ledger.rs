@@ -23,6 +23,9 @@ pub struct Ledger {
     pub since: DateTime<Utc>,
     /// Fingerprint of schedule and time zone that `tick` belongs to.
     pub schedule: Box<str>,
+    /// The refill queue whose only consumer writes this ledger.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refill_queue: Option<Box<str>>,
     /// Newest tick that was accepted. Requests for it or an older one are duplicates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tick: Option<DateTime<Utc>>,
@@ -74,6 +77,7 @@ impl Ledger {
             uid: uid.into(),
             since,
             schedule: schedule.into(),
+            refill_queue: None,
             tick: None,
             manual: None,
             request: None,
@@ -83,7 +87,7 @@ impl Ledger {
         }
     }
 
-    /// The same ledger for a resource or a schedule that may be another one than it was written for. Ticks before the
+    /// The same ledger for a resource, a schedule or a refill queue that may be another one than it was written for. Ticks before the
     /// change are not missed ticks of the new one, so that no edit mints tokens.
     #[must_use]
     pub fn brought_up_to(mut self, bucket: &Bucket, fingerprint: &str, now: DateTime<Utc>) -> Self {
@@ -96,7 +100,17 @@ impl Ledger {
             self.schedule = fingerprint.into();
             self.since = now;
         }
+        if self.refill_queue.as_deref() != Some(&bucket.refill_queue) {
+            self.refill_queue = Some(bucket.refill_queue.as_str().into());
+        }
         self
+    }
+
+    /// The refill queue whose consumer may write the ledger still, when that is not the bucket's.
+    #[must_use]
+    pub fn held_by(&self, bucket: &Bucket) -> Option<&str> {
+        let queue = self.refill_queue.as_deref()?;
+        (*queue != *bucket.refill_queue).then_some(queue)
     }
 
     /// Ticks after this instant, and only these, can be missed.
@@ -134,6 +148,25 @@ mod tests {
         let fingerprint = bucket().timetable.fingerprint();
         let edited = ledger().brought_up_to(&bucket(), &fingerprint, at(1_000));
         assert_eq!(edited, ledger());
+    }
+
+    #[test]
+    fn a_ledger_names_the_refill_queue_whose_consumer_writes_it() {
+        let fingerprint = bucket().timetable.fingerprint();
+        let older = Ledger {
+            refill_queue: None,
+            ..ledger()
+        };
+        assert_eq!(older.held_by(&bucket()), None);
+        let held = older.brought_up_to(&bucket(), &fingerprint, at(1_000));
+        assert_eq!(held.held_by(&bucket()), None);
+        let moved = Bucket {
+            refill_queue: "other".into(),
+            ..bucket()
+        };
+        assert_eq!(held.held_by(&moved), Some("token_buckets.refill"));
+        let taken_over = held.brought_up_to(&moved, &fingerprint, at(1_000));
+        assert_eq!(taken_over.held_by(&moved), None);
     }
 
     #[test]

@@ -144,10 +144,12 @@ impl Worker {
                     slot.stage = Stage::Adjusting(QueueState { tokens, limit });
                     slot.held
                         .extend(asked.extract_if(.., |asked| asked.bucket == id));
+                    self.hold(&id);
                     self.work.insert(id);
                 }
                 (None, _) => {
-                    self.asked
+                    // They came before those that still wait.
+                    slot.held
                         .extend(asked.extract_if(.., |asked| asked.bucket == id));
                     self.look(&id);
                 }

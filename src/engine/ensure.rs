@@ -1,13 +1,14 @@
 //! Makes the queues of one bucket what they should be, as far as that needs no transaction. Idempotent; every step can
 //! be the last one before a crash.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::outcome::Phase;
 use crate::api::QueueType;
-use crate::broker::{Broker, BrokerError, Declared, LedgerRead};
+use crate::broker::{Broker, BrokerError, Declared, Fence, LedgerRead};
 use crate::bucket::{Bucket, Ledger};
 
 /// RabbitMQ 4 drops a message of a quorum queue at its 21st delivery; each reading of the ledger is one.
@@ -20,11 +21,13 @@ const IN_HAND: Duration = Duration::from_millis(500);
 const YOUNG: TimeDelta = TimeDelta::seconds(60);
 
 /// The ledger as it should be.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 pub(super) struct LedgerState {
     pub(super) ledger: Ledger,
     /// It has to be written before anything else happens to the bucket.
     pub(super) changed: bool,
+    /// Keeps out who could write it until then through the refill queue that it names.
+    pub(super) fence: Option<Fence>,
 }
 
 /// The queue of tokens as it is.
@@ -49,6 +52,12 @@ pub(super) enum EnsureError {
          the queue: refills then start anew from the creation of the resource."
     )]
     UnreadableLedger { queue: String, message: String },
+    #[error(
+        "The bucket was refilled through refill queue {queue} until now, and another operator still consumes that: one \
+         that was cut off perhaps, and does not know of the change. Refills go on when it has ended; stop it if it \
+         should not run."
+    )]
+    RefilledElsewhere { queue: String },
 }
 
 impl EnsureError {
@@ -66,6 +75,10 @@ impl EnsureError {
             },
             Self::OtherArguments { .. } => Phase::Stalled {
                 reason: "QueueArgumentsDiffer",
+                message,
+            },
+            Self::RefilledElsewhere { .. } => Phase::Progressing {
+                reason: "QueueInUse",
                 message,
             },
             Self::UnreadableLedger { .. } => Phase::Stalled {
@@ -99,7 +112,7 @@ pub(super) fn supported(
 /// before: then it is somebody's, with the tokens that it holds. `known` is the ledger as it was when this process last
 /// saw it: it is written again when somebody deleted its queue.
 pub(super) async fn ledger(
-    broker: &Broker,
+    broker: &Arc<Broker>,
     bucket: &Bucket,
     known: Option<Ledger>,
     now: DateTime<Utc>,
@@ -123,6 +136,19 @@ pub(super) async fn ledger(
         tokio::time::sleep(IN_HAND).await;
         read = broker.read_ledger(&queue, bucket.queue_type).await?;
     }
+    let (mut fence, mut fenced) = (None, None);
+    while let LedgerRead::Ledger { ledger, .. } = &read
+        && let Some(other) = ledger.held_by(bucket).map(str::to_owned)
+        && fenced.as_ref() != Some(&other)
+    {
+        fence = Some(broker.fence(&other).await.map_err(|error| match error {
+            BrokerError::InUse { queue } => EnsureError::RefilledElsewhere { queue },
+            error => error.into(),
+        })?);
+        fenced = Some(other);
+        // Who held it until now may have written it meanwhile.
+        read = broker.read_ledger(&queue, bucket.queue_type).await?;
+    }
     let (ledger, deliveries) = match read {
         LedgerRead::Ledger { ledger, deliveries } => (ledger, deliveries),
         LedgerRead::Unreadable(message) => {
@@ -132,11 +158,11 @@ pub(super) async fn ledger(
             let fresh = bucket.initial_tokens > 0 && broker.count(&bucket.queue()).await?.is_none();
             let initial = if fresh { bucket.initial_tokens } else { 0 };
             let ledger = known
-                .map(|known| known.brought_up_to(bucket, &fingerprint, now))
                 .unwrap_or_else(|| Ledger::new(&bucket.uid, bucket.created, &fingerprint, initial));
             return Ok(LedgerState {
-                ledger,
+                ledger: ledger.brought_up_to(bucket, &fingerprint, now),
                 changed: true,
+                fence,
             });
         }
     };
@@ -145,6 +171,7 @@ pub(super) async fn ledger(
     Ok(LedgerState {
         changed: worn || current != ledger,
         ledger: current,
+        fence,
     })
 }
 

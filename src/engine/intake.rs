@@ -144,27 +144,31 @@ impl Worker {
 
     /// A request for a bucket that is not ours: it may have moved to another refill queue, or be about to come.
     fn meet(&mut self, delivery: Delivery) {
-        let name = delivery
-            .request
-            .as_ref()
-            .map(|request| request.bucket.as_str())
-            .unwrap_or_default();
-        match self.context.board.refill_queue_of(name) {
-            Some(queue) if queue != self.context.queue => {
-                debug!(bucket = name, to = %queue, "refill request follows its bucket");
-                let tag = delivery.tag;
-                self.intake
-                    .forwards
-                    .push((tag, delivery.forward(&queue, None)));
-            }
-            _ if self.is_retiring() || self.intake.since.elapsed() > PATIENCE => {
+        match self.moved_to(&delivery) {
+            Some(queue) => self.follow(delivery, &queue),
+            None if self.is_retiring() || self.intake.since.elapsed() > PATIENCE => {
                 self.drop_request(delivery, None, "UnknownBucket");
             }
-            _ if self.intake.strangers.len() >= MOST_STRANGERS => {
+            None if self.intake.strangers.len() >= MOST_STRANGERS => {
                 self.drop_request(delivery, None, "UnknownBucket")
             }
-            _ => self.intake.strangers.push(delivery),
+            None => self.intake.strangers.push(delivery),
         }
+    }
+
+    /// The other refill queue that the bucket of a request belongs to now.
+    fn moved_to(&self, delivery: &Delivery) -> Option<String> {
+        let request = delivery.request.as_ref().ok()?;
+        let queue = self.context.board.refill_queue_of(&request.bucket)?;
+        (queue != self.context.queue).then_some(queue)
+    }
+
+    fn follow(&mut self, delivery: Delivery, queue: &str) {
+        debug!(to = queue, "refill request follows its bucket");
+        let tag = delivery.tag;
+        self.intake
+            .forwards
+            .push((tag, delivery.forward(queue, None)));
     }
 
     /// A bucket has become known: requests that waited for it are its own.
@@ -185,8 +189,8 @@ impl Worker {
             .for_each(|delivery| self.ask(id.clone(), delivery));
     }
 
-    /// A request that its bucket cannot take. Ours are made anew from the ledger when it can; somebody else's follow the
-    /// bucket to its other refill queue, or are kept for a person.
+    /// A request that its bucket cannot take follows the bucket to its other refill queue. When there is none, ours are
+    /// made anew from the ledger when the bucket can take them; somebody else's are kept for a person.
     pub(super) fn disown(&mut self, asked: Asked) {
         let Asked {
             bucket,
@@ -197,7 +201,10 @@ impl Worker {
             return;
         };
         match cause {
-            Cause::Tick { .. } => self.intake.acks.push(delivery.tag),
+            Cause::Tick { .. } => match self.moved_to(&delivery) {
+                Some(queue) if !self.slots.contains_key(&bucket) => self.follow(delivery, &queue),
+                _ => self.intake.acks.push(delivery.tag),
+            },
             Cause::Annotation(_) => {}
             Cause::Request(_) if !self.slots.contains_key(&bucket) => self.meet(delivery),
             Cause::Request(_) => self.park(

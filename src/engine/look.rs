@@ -11,6 +11,7 @@ use super::outcome::{Observed, Phase};
 use super::plan::Asked;
 use super::slot::{Adjustment, Stage};
 use super::worker::{Context, Worker};
+use crate::broker::BrokerError;
 use crate::bucket::{BucketId, Cause};
 
 /// Looks under way at the same time: enough to keep the broker busy.
@@ -34,6 +35,8 @@ pub(super) struct Looks {
     under_way: JoinSet<Look>,
     /// Which bucket, and the number of its look.
     waiting: VecDeque<(BucketId, u64)>,
+    /// Buckets whose look came to nothing because of a resource alarm, until it is over.
+    put_off: Vec<BucketId>,
 }
 
 impl Looks {
@@ -47,6 +50,10 @@ impl Looks {
             }
         }
     }
+
+    pub(super) fn are_put_off(&self) -> bool {
+        !self.put_off.is_empty()
+    }
 }
 
 impl Worker {
@@ -57,11 +64,18 @@ impl Worker {
         };
         slot.look += 1;
         slot.stage = Stage::Ensuring;
-        self.work.remove(id);
-        let waiting = self.asked.extract_if(.., |asked| asked.bucket == *id);
-        slot.held.extend(waiting);
         self.looks.waiting.push_back((id.clone(), slot.look));
+        self.work.remove(id);
+        self.hold(id);
         self.begin_looks();
+    }
+
+    /// The bucket is not ready any more: requests that wait for their turn are held, behind those that are held already.
+    pub(super) fn hold(&mut self, id: &BucketId) {
+        let waiting = self.asked.extract_if(.., |asked| asked.bucket == *id);
+        if let Some(slot) = self.slots.get_mut(id) {
+            slot.held.extend(waiting);
+        }
     }
 
     fn begin_looks(&mut self) {
@@ -127,9 +141,14 @@ impl Worker {
             return;
         };
         match found {
-            Ok(Found::Ledger(LedgerState { ledger, changed })) => {
+            Ok(Found::Ledger(LedgerState {
+                ledger,
+                changed,
+                fence,
+            })) => {
                 slot.ledger = Some(ledger);
                 slot.unwritten = changed;
+                slot.fence = fence;
                 if changed {
                     self.work.insert(id);
                 } else {
@@ -143,10 +162,33 @@ impl Worker {
             }
             Ok(Found::Queue(queue)) => {
                 slot.stage = Stage::Adjusting(queue);
+                self.hold(&id);
                 self.work.insert(id);
             }
+            // Nobody is to be told that a refill cannot be carried out: it waits, as those of other buckets do.
+            Err(EnsureError::Broker(BrokerError::Blocked)) => self.put_off(&id),
             Err(error) => self.stall(&id, error.phase()),
         }
+    }
+
+    fn put_off(&mut self, id: &BucketId) {
+        self.hold(id);
+        self.work.remove(id);
+        self.looks.put_off.push(id.clone());
+        if let Some(slot) = self.slots.get_mut(id) {
+            slot.stage = Stage::Ensuring;
+            let revision = slot.revision;
+            self.context.board.update(id, |state| {
+                state.revision = revision;
+                state.phase = EnsureError::from(BrokerError::Blocked).phase();
+            });
+        }
+    }
+
+    /// The resource alarm is over.
+    pub(super) fn look_at_put_off(&mut self) {
+        let ids = std::mem::take(&mut self.looks.put_off);
+        ids.iter().for_each(|id| self.look(id));
     }
 
     /// The ledger of a look is written: go on with the queue.
@@ -154,6 +196,7 @@ impl Worker {
         self.work.remove(id);
         if let Some(slot) = self.slots.get_mut(id) {
             slot.unwritten = false;
+            slot.fence = None;
         }
         self.look_at_queue(id);
     }
@@ -214,6 +257,7 @@ impl Worker {
     }
 
     fn stall(&mut self, id: &BucketId, phase: Phase) {
+        self.hold(id);
         let Some(slot) = self.slots.get_mut(id) else {
             return;
         };

@@ -100,10 +100,10 @@ pub(super) fn plan(
         delivery,
     } in asked
     {
-        plan.acks.extend(delivery.map(|delivery| delivery.tag));
         let (Some(account), Some(ledger)) = (accounts.get(&id), ledgers.get_mut(&id)) else {
             continue;
         };
+        plan.acks.extend(delivery.map(|delivery| delivery.tag));
         match accept(&cause, &account.bucket, ledger, account.tokens, now) {
             Ok(added) => {
                 let (trigger, tick) = match cause {

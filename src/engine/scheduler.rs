@@ -112,7 +112,16 @@ async fn run(
             () = tokio::time::sleep(sleep) => {}
             () = permit.renewed(), if !permitted => {}
         }
-        let now = clock.now();
+        let permitted = permit.allows(Moment::now());
+        // Without a permit the clock is not looked at: what passes then passes while nobody can refill.
+        let now = if permitted {
+            // First, as the buckets were until now: ticks that are due already are not missed for an edit.
+            let (now, awake) = clock.look();
+            requests.extend(agenda.take_due(now, awake));
+            now
+        } else {
+            clock.now()
+        };
         for command in batch {
             match command {
                 Command::Enter {
@@ -132,12 +141,9 @@ async fn run(
                 }
             }
         }
-        // The clock is not looked at meanwhile: what passes without a permit passes while nobody can refill.
-        if !permit.allows(Moment::now()) {
+        if !permitted {
             continue;
         }
-        let (now, awake) = clock.look();
-        requests.extend(agenda.take_due(now, awake));
         for LeftOut {
             bucket,
             reference,

@@ -4,8 +4,9 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use futures::FutureExt;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -35,14 +36,22 @@ pub(super) struct Session {
     removals: Removals,
     missing: mpsc::UnboundedReceiver<BucketId>,
     stop: CancellationToken,
-    tasks: JoinSet<BrokerError>,
+    /// All of them, workers too. One that fails takes the session with it.
+    tasks: JoinSet<Result<(), BrokerError>>,
 }
 
 /// A worker, seen from outside.
 struct Lane {
     commands: mpsc::UnboundedSender<worker::Command>,
-    task: JoinHandle<Result<(), BrokerError>>,
+    /// Closes when its task has ended.
+    running: oneshot::Receiver<()>,
     buckets: HashSet<BucketId>,
+}
+
+impl Lane {
+    async fn ended(self) {
+        let _ = self.running.await;
+    }
 }
 
 impl Session {
@@ -66,10 +75,10 @@ impl Session {
             missed,
         );
         let mut tasks = JoinSet::new();
-        tasks.spawn(scheduling);
-        tasks.spawn(observing);
+        tasks.spawn(scheduling.map(Err));
+        tasks.spawn(observing.map(Err));
         let watched = broker.clone();
-        tasks.spawn(async move { watched.lost().await });
+        tasks.spawn(async move { Err(watched.lost().await) });
         Ok(Self {
             broker,
             options,
@@ -99,7 +108,14 @@ impl Session {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break None,
-                Some(Ok(lost)) = self.tasks.join_next() => break Some(lost),
+                Some(ended) = self.tasks.join_next() => match ended {
+                    // A worker whose refill queue is not needed any more.
+                    Ok(Ok(())) => {}
+                    Ok(Err(lost)) => break Some(lost),
+                    Err(panic) => break Some(BrokerError::ConnectionLost {
+                        reason: format!("the operator gave it up, a task of its own failed: {panic}"),
+                    }),
+                },
                 Some(id) = self.missing.recv() => {
                     self.board.tell(Outcome::QueueMissing);
                     self.look(&id);
@@ -129,7 +145,7 @@ impl Session {
         // Workers finish the transaction that is under way and give their consumer back before the connection goes.
         self.stop.cancel();
         for (_, lane) in self.workers.drain() {
-            let _ = lane.task.await;
+            lane.ended().await;
         }
         self.broker.close().await;
         end
@@ -171,10 +187,15 @@ impl Session {
                 scheduler: self.scheduler.clone(),
                 observer: self.observer.clone(),
             };
-            let task = tokio::spawn(worker::run(context, receiver, self.stop.clone()));
+            let (runs, running) = oneshot::channel();
+            let working = worker::run(context, receiver, self.stop.clone());
+            self.tasks.spawn(async move {
+                let _runs = runs;
+                working.await
+            });
             Lane {
                 commands,
-                task,
+                running,
                 buckets: HashSet::new(),
             }
         })
@@ -203,12 +224,15 @@ impl Session {
         let (done, wait) = oneshot::channel();
         let _ = lane.commands.send(worker::Command::Leave(id.clone(), done));
         let _ = wait.await;
+        // A look that ended meanwhile has entered the bucket again.
+        self.observer.forget(id.clone());
+        self.scheduler.leave(id.clone());
         lane.buckets.remove(id);
         if lane.buckets.is_empty()
             && let Some(lane) = self.workers.remove(&bucket.refill_queue)
         {
             let _ = lane.commands.send(worker::Command::Retire);
-            let _ = lane.task.await;
+            lane.ended().await;
         }
     }
 

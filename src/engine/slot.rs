@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::broker::Fence;
 use crate::bucket::{Bucket, Ledger};
 
 use super::ensure::QueueState;
@@ -20,6 +21,8 @@ pub(super) struct Slot {
     pub(super) ledger: Option<Ledger>,
     /// The ledger has to be written before anything else happens to the bucket.
     pub(super) unwritten: bool,
+    /// Keeps others from writing it until then.
+    pub(super) fence: Option<Fence>,
     /// Requests that came while the bucket was not ready for them.
     pub(super) held: Vec<Asked>,
     /// The last look found tokens owed: that the bucket is ready is told when they are in it.
@@ -36,6 +39,7 @@ impl Slot {
             look: 0,
             ledger: None,
             unwritten: false,
+            fence: None,
             held: Vec::new(),
             filling: false,
         })
@@ -46,6 +50,7 @@ impl Slot {
         self.stage = Stage::Ensuring;
         self.look += 1;
         self.unwritten = false;
+        self.fence = None;
         self.held.clear();
     }
 }

@@ -160,6 +160,7 @@ impl Worker {
     ) -> Result<End, BrokerError> {
         let ids: Vec<_> = self.slots.keys().cloned().collect();
         ids.iter().for_each(|id| self.look(id));
+        let context = self.context.clone();
         let mut again = tokio::time::interval(LOOK_AGAIN);
         again.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -173,6 +174,7 @@ impl Worker {
                 },
                 look = self.looks.next() => self.found(look),
                 _ = again.tick() => self.look_again(),
+                () = context.broker.unblocked(), if self.looks.are_put_off() => self.look_at_put_off(),
                 () = std::future::ready(()), if busy => {}
                 () = std::future::ready(()), if self.retiring.is_some() => {
                     if self.drained(channel).await? {
@@ -274,10 +276,12 @@ impl Worker {
             .values()
             .for_each(|slot| report(slot, &self.context.board));
         let until = Instant::now() + delay;
+        let context = self.context.clone();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return false,
                 () = tokio::time::sleep_until(until) => return true,
+                () = context.broker.unblocked(), if *error == BrokerError::Blocked => return true,
                 command = commands.recv() => match command {
                     Some(Command::Adopt(bucket, revision)) => {
                         let slot = Slot::new(bucket, revision);
@@ -305,7 +309,7 @@ impl Worker {
             .await?
             .unwrap_or(0);
         // What the queue has handed out before it was counted arrives before the answer to anything sent afterwards.
-        channel.commit(Default::default()).await?;
+        channel.round_trip().await?;
         let deliveries = channel.ready(MOST_REQUESTS.into())?;
         let drained = waiting == 0 && deliveries.is_empty();
         self.sort(deliveries);

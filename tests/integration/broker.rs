@@ -3,7 +3,7 @@
 
 mod connection;
 mod ledger;
-mod link;
+pub mod link;
 mod publisher;
 mod queues;
 mod refill;

@@ -22,4 +22,5 @@ mod release;
 mod support;
 mod tls;
 mod versions;
+mod waiting;
 mod writes;

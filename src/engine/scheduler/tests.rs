@@ -191,6 +191,24 @@ async fn a_slow_broker_and_a_short_absence_cost_no_tick() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_edit_costs_no_tick_that_is_due_already() {
+    for policy in [Latest, Skip, All] {
+        let running = Running::start();
+        running.enter(|bucket| bucket.missed_refills = policy);
+        *running.broker.delay.lock().unwrap() = Duration::from_secs(25);
+        assert_eq!(running.until(22).await, [], "{policy:?}");
+        running.enter(|bucket| {
+            bucket.missed_refills = policy;
+            bucket.amount += 1;
+        });
+        // The last may come twice, which the ledger knows.
+        let mut ticks: Vec<_> = running.until(39).await;
+        ticks.dedup_by_key(|(tick, _)| *tick);
+        assert_eq!(ticks, [(10, 1), (20, 1), (30, 1)], "{policy:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_clock_set_back_fires_no_tick_again_and_none_before_its_time() {
     for policy in [Latest, Skip, All] {
         let running = Running::start();

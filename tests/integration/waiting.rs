@@ -1,0 +1,159 @@
+//! Requests that come while their bucket is not ready for them, and a bucket whose old place is still taken.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use token_bucket_operator::api::QueueType;
+use token_bucket_operator::broker::{Broker, Endpoint, Origin, RefillRequest};
+use token_bucket_operator::bucket::Bucket;
+use token_bucket_operator::engine::{Options, Outcome, Permit, Phase};
+
+use crate::broker::link::Link;
+use crate::support::{RARELY, Running, SOON, Vhost, bucket, eventually, testbed};
+
+/// Asks for a refill of each bucket, as somebody else does.
+async fn ask(vhost: &Vhost<'_>, buckets: impl IntoIterator<Item = &str>) {
+    let endpoint = Endpoint::parse(&vhost.amqp_url()).expect("an address");
+    let broker = Broker::connect(&endpoint, "test").await.expect("a broker");
+    let publisher = Arc::new(broker).publisher().await.expect("a channel");
+    let request = |(number, bucket): (usize, &str)| {
+        let id = Some(number.to_string());
+        let bucket = bucket.to_owned();
+        let origin = Origin::Foreign { id };
+        ("refill".to_owned(), RefillRequest { bucket, origin })
+    };
+    let requests: Vec<_> = buckets.into_iter().enumerate().map(request).collect();
+    let results = publisher.publish(&requests).await;
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
+}
+
+fn progressing(outcome: &Outcome, why: &str) -> bool {
+    let Outcome::Bucket(_, state) = outcome else {
+        return false;
+    };
+    matches!(state.phase, Phase::Progressing { reason, .. } if reason == why)
+}
+
+#[tokio::test]
+async fn an_edit_during_an_alarm_loses_no_request() {
+    let vhost = testbed().await.vhost().await;
+    let link = Link::to(&vhost.amqp_url()).await;
+    let options = Options {
+        connection_name: "test".into(),
+        // The broker has nothing to say when the alarm is told.
+        status_interval: Duration::from_secs(600),
+        refill_queue_type: QueueType::Classic,
+        permit: Permit::unlimited(),
+    };
+    let mut running = Running::start_as(&link.uri, options);
+    let bucket = bucket("x", RARELY, 5, 100);
+    running.engine.apply(bucket.clone(), 1);
+    running.ready(1, 1).await;
+    link.block().await;
+    let edited = Bucket {
+        maximum: 90,
+        ..bucket
+    };
+    // The alarm is told on another way than the edit: one of the edits comes after it.
+    for revision in 2.. {
+        running.engine.apply(edited.clone(), revision);
+        let told = |outcome: &Outcome| match outcome {
+            Outcome::Bucket(_, state) => state.revision == revision,
+            _ => false,
+        };
+        if progressing(&running.until(told).await, "BrokerBlocked") {
+            break;
+        }
+    }
+    ask(&vhost, ["x", "x"]).await;
+    vhost.depth_becomes("refill", 0).await;
+    assert_eq!(vhost.depth("token_bucket_x").await, Some(0));
+
+    link.unblock().await;
+    vhost.depth_becomes("token_bucket_x", 10).await;
+    assert_eq!(vhost.depth("refill.rejected").await, Some(0));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn requests_for_empty_buckets_whose_queues_are_replaced_are_all_carried_out() {
+    let vhost = testbed().await.vhost().await;
+    let mut running = Running::start(&vhost);
+    // More than take part in one transaction.
+    let buckets: Vec<_> = (0..30)
+        .map(|number| Bucket {
+            initial_tokens: 1,
+            ..bucket(&format!("b{number}"), RARELY, 500, 2_000)
+        })
+        .collect();
+    for bucket in &buckets {
+        running.engine.apply(bucket.clone(), 1);
+    }
+    running.ready(buckets.len(), 1).await;
+    for bucket in &buckets {
+        let lowered = Bucket {
+            maximum: 1_500,
+            ..bucket.clone()
+        };
+        running.engine.apply(lowered, 2);
+    }
+    running.ready(buckets.len(), 2).await;
+    for bucket in &buckets {
+        assert_eq!(vhost.take(&bucket.queue(), 1).await, 1);
+    }
+    let names = || buckets.iter().map(|bucket| &*bucket.name);
+    ask(&vhost, names().chain(names()).chain(names())).await;
+    for bucket in &buckets {
+        vhost.depth_becomes(&bucket.queue(), 1_500).await;
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_bucket_moves_to_another_refill_queue_only_when_nobody_refills_it_through_the_old_one() {
+    let vhost = testbed().await.vhost().await;
+    let (mut first, mut second) = (Running::start(&vhost), Running::start(&vhost));
+    let before = bucket("x", "* * * * * *", 1, 100_000);
+    first.engine.apply(before.clone(), 1);
+    first.ready(1, 1).await;
+    // Cut off from the API server, the first one would not know of this.
+    let moved = Bucket {
+        refill_queue: "elsewhere".into(),
+        suspend: true,
+        ..before.clone()
+    };
+    second.engine.apply(moved.clone(), 2);
+    second
+        .until(|outcome| progressing(outcome, "QueueInUse"))
+        .await;
+    // And refills go on.
+    let refilled = |outcome: &Outcome| matches!(outcome, Outcome::Refilled { .. });
+    first.until(refilled).await;
+    first.stop().await;
+    second.engine.apply(moved.clone(), 3);
+    let state = second.ready(1, 3).await;
+    assert_eq!(vhost.depth("token_bucket_x").await, Some(state.issued));
+    let issued = state.issued;
+
+    // The old one comes back, and its old place is free. It is told that the bucket is somewhere else.
+    let mut first = Running::start(&vhost);
+    first.engine.apply(before, 4);
+    first
+        .until(|outcome| progressing(outcome, "QueueInUse"))
+        .await;
+    let on = Bucket {
+        suspend: false,
+        ..moved
+    };
+    second.engine.apply(on, 5);
+    second.until(refilled).await;
+    eventually("the refills to be counted", SOON, async || {
+        match vhost.depth("token_bucket_x").await {
+            Some(depth) if depth > issued => Ok(()),
+            depth => Err(format!("{depth:?}")),
+        }
+    })
+    .await;
+    second.stop().await;
+    first.stop().await;
+}
