@@ -25,6 +25,7 @@ impl Measured {
     pub fn start(vhost: &Vhost<'_>) -> Self {
         let options = Options {
             connection_name: "bench".into(),
+            operator: "bench".into(),
             status_interval: SELDOM,
             refill_queue_type: QueueType::Classic,
             permit: Permit::unlimited(),

@@ -203,6 +203,7 @@ async fn operate(args: RunArgs, stop: CancellationToken) -> anyhow::Result<()> {
         },
         default_broker,
         identity: identity.clone(),
+        lease_namespace: lease_namespace.clone(),
         status_interval: args.status_interval,
         status_writes_per_second: args.status_writes_per_second,
         refill_queue_type: args.refill_queue_type.into(),

@@ -35,6 +35,10 @@ pub(crate) fn bucket() -> Bucket {
 /// The ledger of [`bucket`] before anything was added.
 pub(crate) fn ledger() -> Ledger {
     let bucket = bucket();
-    let schedule = bucket.timetable.fingerprint();
-    Ledger::new(&bucket.uid, bucket.created, &schedule, 0).brought_up_to(&bucket, &schedule, at(0))
+    Ledger::new(
+        &bucket.uid,
+        bucket.created,
+        &bucket.timetable.fingerprint(),
+        0,
+    )
 }

@@ -23,9 +23,9 @@ pub struct Ledger {
     pub since: DateTime<Utc>,
     /// Fingerprint of schedule and time zone that `tick` belongs to.
     pub schedule: Box<str>,
-    /// The refill queue whose only consumer writes this ledger.
+    /// Who wrote it. Only a ledger in the broker says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub refill_queue: Option<Box<str>>,
+    pub writer: Option<Box<Writer>>,
     /// Newest tick that was accepted. Requests for it or an older one are duplicates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tick: Option<DateTime<Utc>>,
@@ -45,6 +45,16 @@ pub struct Ledger {
     /// The newest refill, for the status.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_refill: Option<Refill>,
+}
+
+/// Who may write a ledger: among the replicas of an operator, the one that consumes the refill queue.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Writer {
+    /// Namespace of the operator's lease.
+    pub operator: Box<str>,
+    /// The refill queue.
+    pub refill_queue: Box<str>,
 }
 
 /// One refill, as people read it in the status.
@@ -77,7 +87,7 @@ impl Ledger {
             uid: uid.into(),
             since,
             schedule: schedule.into(),
-            refill_queue: None,
+            writer: None,
             tick: None,
             manual: None,
             request: None,
@@ -87,7 +97,7 @@ impl Ledger {
         }
     }
 
-    /// The same ledger for a resource, a schedule or a refill queue that may be another one than it was written for. Ticks before the
+    /// The same ledger for a resource or a schedule that may be another one than it was written for. Ticks before the
     /// change are not missed ticks of the new one, so that no edit mints tokens.
     #[must_use]
     pub fn brought_up_to(mut self, bucket: &Bucket, fingerprint: &str, now: DateTime<Utc>) -> Self {
@@ -100,17 +110,27 @@ impl Ledger {
             self.schedule = fingerprint.into();
             self.since = now;
         }
-        if self.refill_queue.as_deref() != Some(&bucket.refill_queue) {
-            self.refill_queue = Some(bucket.refill_queue.as_str().into());
-        }
         self
     }
 
-    /// The refill queue whose consumer may write the ledger still, when that is not the bucket's.
+    /// As `writer` writes it.
     #[must_use]
-    pub fn held_by(&self, bucket: &Bucket) -> Option<&str> {
-        let queue = self.refill_queue.as_deref()?;
-        (*queue != *bucket.refill_queue).then_some(queue)
+    pub fn written_by(&self, writer: &Writer) -> Self {
+        Self {
+            writer: Some(Box::new(writer.clone())),
+            ..self.clone()
+        }
+    }
+
+    /// The refill queue through which another replica may still be refilling `bucket`, when `writer` is about to: the
+    /// bucket had it until now, and who was cut off from the API server does not know of the change.
+    #[must_use]
+    pub fn rival(&self, bucket: &Bucket, writer: &Writer) -> Option<&str> {
+        let last = self.writer.as_deref()?;
+        let moved = last.refill_queue != writer.refill_queue;
+        // Another operator has let the bucket go, and may consume its refill queue for ever.
+        let ours = last.operator == writer.operator && *self.uid == *bucket.uid;
+        (moved && ours).then_some(&*last.refill_queue)
     }
 
     /// Ticks after this instant, and only these, can be missed.
@@ -151,22 +171,23 @@ mod tests {
     }
 
     #[test]
-    fn a_ledger_names_the_refill_queue_whose_consumer_writes_it() {
-        let fingerprint = bucket().timetable.fingerprint();
-        let older = Ledger {
-            refill_queue: None,
-            ..ledger()
+    fn a_ledger_of_the_same_operator_with_another_refill_queue_may_have_a_rival() {
+        let writer = |operator: &str, refill_queue: &str| Writer {
+            operator: operator.into(),
+            refill_queue: refill_queue.into(),
         };
-        assert_eq!(older.held_by(&bucket()), None);
-        let held = older.brought_up_to(&bucket(), &fingerprint, at(1_000));
-        assert_eq!(held.held_by(&bucket()), None);
-        let moved = Bucket {
-            refill_queue: "other".into(),
-            ..bucket()
+        let ours = writer("ops", "new");
+        let rival = |ledger: &Ledger| ledger.rival(&bucket(), &ours).map(str::to_owned);
+        assert_eq!(rival(&ledger()), None, "of an older version");
+        assert_eq!(rival(&ledger().written_by(&ours)), None);
+        let old = ledger().written_by(&writer("ops", "old"));
+        assert_eq!(rival(&old), Some("old".into()));
+        assert_eq!(rival(&ledger().written_by(&writer("others", "old"))), None);
+        let of_another_resource = Ledger {
+            uid: "uid-0".into(),
+            ..old
         };
-        assert_eq!(held.held_by(&moved), Some("token_buckets.refill"));
-        let taken_over = held.brought_up_to(&moved, &fingerprint, at(1_000));
-        assert_eq!(taken_over.held_by(&moved), None);
+        assert_eq!(rival(&of_another_resource), None);
     }
 
     #[test]

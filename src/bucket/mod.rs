@@ -16,7 +16,7 @@ use chrono::{DateTime, Utc};
 use crate::api::{MissedRefills, QueueType, ledger_queue_name, queue_name};
 use crate::schedule::Timetable;
 
-pub use ledger::{Ledger, Refill, VERSION as LEDGER_VERSION};
+pub use ledger::{Ledger, Refill, VERSION as LEDGER_VERSION, Writer};
 pub use missed::{Due, Passed, due, overdue};
 pub use refill::{Cause, Refusal, accept, refuse};
 

@@ -70,6 +70,8 @@ pub struct Settings {
     pub default_broker: Option<Endpoint>,
     /// Who it is.
     pub identity: Identity,
+    /// Where the replicas have their lease.
+    pub lease_namespace: String,
     /// How often tokens are counted, and how often at most a changed count is written.
     pub status_interval: Duration,
     /// How many changed counts are written in a second, at most.
@@ -98,6 +100,7 @@ pub async fn run(settings: Settings, term: Term) -> Result<(), Ended> {
         scope,
         default_broker,
         identity,
+        lease_namespace,
         status_interval,
         status_writes_per_second,
         refill_queue_type,
@@ -115,6 +118,7 @@ pub async fn run(settings: Settings, term: Term) -> Result<(), Ended> {
         .collect();
     let options = engine::Options {
         connection_name: identity.connection_name(),
+        operator: lease_namespace,
         status_interval,
         refill_queue_type,
         permit,

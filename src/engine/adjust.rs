@@ -133,6 +133,7 @@ impl Worker {
         tokens: u64,
         acks: Vec<u64>,
     ) -> Result<(), BrokerError> {
+        let writer = &self.context.writer;
         let Some(slot) = self.slots.get_mut(id) else {
             return Ok(());
         };
@@ -140,7 +141,7 @@ impl Worker {
             return Ok(());
         };
         ledger.owed += tokens;
-        let ledgers = vec![(slot.bucket.ledger_queue(), ledger.clone())];
+        let ledgers = vec![(slot.bucket.ledger_queue(), ledger.written_by(writer))];
         channel
             .commit(Transaction {
                 ledgers,

@@ -27,9 +27,10 @@ impl Worker {
             if let Some(slot) = self.slots.get(id)
                 && let Some(ledger) = &slot.ledger
             {
-                transaction
-                    .ledgers
-                    .push((slot.bucket.ledger_queue(), ledger.clone()));
+                transaction.ledgers.push((
+                    slot.bucket.ledger_queue(),
+                    ledger.written_by(&self.context.writer),
+                ));
             }
         }
         let plan = self.plan().await?;
@@ -183,9 +184,12 @@ impl Worker {
                 .extend(queues(id).map(|bucket| (bucket.queue(), *tokens)));
         }
         for (id, ledger) in &plan.ledgers {
-            transaction
-                .ledgers
-                .extend(queues(id).map(|bucket| (bucket.ledger_queue(), ledger.clone())));
+            transaction.ledgers.extend(queues(id).map(|bucket| {
+                (
+                    bucket.ledger_queue(),
+                    ledger.written_by(&self.context.writer),
+                )
+            }));
         }
     }
 

@@ -9,7 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::outcome::Phase;
 use crate::api::QueueType;
 use crate::broker::{Broker, BrokerError, Declared, Fence, LedgerRead};
-use crate::bucket::{Bucket, Ledger};
+use crate::bucket::{Bucket, Ledger, Writer};
 
 /// RabbitMQ 4 drops a message of a quorum queue at its 21st delivery; each reading of the ledger is one.
 const MOST_READINGS: u64 = 10;
@@ -53,7 +53,7 @@ pub(super) enum EnsureError {
     )]
     UnreadableLedger { queue: String, message: String },
     #[error(
-        "The bucket was refilled through refill queue {queue} until now, and another operator still consumes that: one \
+        "The bucket was refilled through refill queue {queue} until now, and another replica still consumes that: one \
          that was cut off perhaps, and does not know of the change. Refills go on when it has ended; stop it if it \
          should not run."
     )]
@@ -114,6 +114,7 @@ pub(super) fn supported(
 pub(super) async fn ledger(
     broker: &Arc<Broker>,
     bucket: &Bucket,
+    writer: &Writer,
     known: Option<Ledger>,
     now: DateTime<Utc>,
 ) -> Result<LedgerState, EnsureError> {
@@ -138,7 +139,7 @@ pub(super) async fn ledger(
     }
     let (mut fence, mut fenced) = (None, None);
     while let LedgerRead::Ledger { ledger, .. } = &read
-        && let Some(other) = ledger.held_by(bucket).map(str::to_owned)
+        && let Some(other) = ledger.rival(bucket, writer).map(str::to_owned)
         && fenced.as_ref() != Some(&other)
     {
         fence = Some(broker.fence(&other).await.map_err(|error| match error {
@@ -166,10 +167,14 @@ pub(super) async fn ledger(
             });
         }
     };
-    let current = ledger.clone().brought_up_to(bucket, &fingerprint, now);
+    let current = Ledger {
+        writer: None,
+        ..ledger.clone()
+    };
+    let current = current.brought_up_to(bucket, &fingerprint, now);
     let worn = bucket.queue_type == QueueType::Quorum && deliveries >= MOST_READINGS;
     Ok(LedgerState {
-        changed: worn || current != ledger,
+        changed: worn || current.written_by(writer) != ledger,
         ledger: current,
         fence,
     })

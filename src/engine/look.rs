@@ -89,7 +89,9 @@ impl Worker {
             let (bucket, known) = (slot.bucket.clone(), slot.ledger.clone());
             let context = self.context.clone();
             self.looks.under_way.spawn(async move {
-                let found = ensure::ledger(&context.broker, &bucket, known, Utc::now()).await;
+                let found =
+                    ensure::ledger(&context.broker, &bucket, &context.writer, known, Utc::now())
+                        .await;
                 Look {
                     bucket: id,
                     number,

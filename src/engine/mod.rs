@@ -48,6 +48,8 @@ const GOOD_CONNECTION: Duration = Duration::from_secs(30);
 pub struct Options {
     /// Name of the connection, as the broker's tools show it.
     pub connection_name: String,
+    /// Replicas that take turns have it in common: the namespace of their lease.
+    pub operator: String,
     /// How often tokens are counted.
     pub status_interval: Duration,
     /// Type of the refill queues.

@@ -20,7 +20,7 @@ use super::worker::{self, Context};
 use super::{Command, Desired, Options, Removal, RemoveError};
 use crate::api::{DeletionPolicy, parked_queue_name, queue_name};
 use crate::broker::{Broker, BrokerError, DeleteIf, Deleted};
-use crate::bucket::{Bucket, BucketId};
+use crate::bucket::{Bucket, BucketId, Writer};
 
 /// One connection and its tasks.
 pub(super) struct Session {
@@ -183,6 +183,10 @@ impl Session {
                 broker: self.broker.clone(),
                 queue: queue.to_owned(),
                 queue_type: self.options.refill_queue_type,
+                writer: Writer {
+                    operator: self.options.operator.as_str().into(),
+                    refill_queue: queue.into(),
+                },
                 board: self.board.clone(),
                 scheduler: self.scheduler.clone(),
                 observer: self.observer.clone(),

@@ -26,7 +26,7 @@ use super::scheduler::Scheduler;
 use super::slot::Slot;
 use crate::api::QueueType;
 use crate::broker::{Broker, BrokerError, RefillChannel};
-use crate::bucket::{Bucket, BucketId};
+use crate::bucket::{Bucket, BucketId, Writer};
 
 /// Requests that may be unacknowledged at one time.
 pub(super) const MOST_REQUESTS: u16 = 2_000;
@@ -55,6 +55,8 @@ pub(super) struct Context {
     pub(super) broker: Arc<Broker>,
     pub(super) queue: String,
     pub(super) queue_type: QueueType,
+    /// How its ledgers are signed.
+    pub(super) writer: Writer,
     pub(super) board: Arc<Board>,
     pub(super) scheduler: Scheduler,
     pub(super) observer: Observer,

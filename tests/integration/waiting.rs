@@ -9,7 +9,18 @@ use token_bucket_operator::bucket::Bucket;
 use token_bucket_operator::engine::{Options, Outcome, Permit, Phase};
 
 use crate::broker::link::Link;
-use crate::support::{RARELY, Running, SOON, Vhost, bucket, eventually, testbed};
+use crate::support::{RARELY, Running, SOON, Vhost, asked, bucket, eventually, testbed};
+
+fn options(operator: &str) -> Options {
+    Options {
+        connection_name: "test".into(),
+        operator: operator.into(),
+        // The broker has nothing to say when it is made to tell something else.
+        status_interval: Duration::from_secs(600),
+        refill_queue_type: QueueType::Classic,
+        permit: Permit::unlimited(),
+    }
+}
 
 /// Asks for a refill of each bucket, as somebody else does.
 async fn ask(vhost: &Vhost<'_>, buckets: impl IntoIterator<Item = &str>) {
@@ -38,14 +49,7 @@ fn progressing(outcome: &Outcome, why: &str) -> bool {
 async fn an_edit_during_an_alarm_loses_no_request() {
     let vhost = testbed().await.vhost().await;
     let link = Link::to(&vhost.amqp_url()).await;
-    let options = Options {
-        connection_name: "test".into(),
-        // The broker has nothing to say when the alarm is told.
-        status_interval: Duration::from_secs(600),
-        refill_queue_type: QueueType::Classic,
-        permit: Permit::unlimited(),
-    };
-    let mut running = Running::start_as(&link.uri, options);
+    let mut running = Running::start_as(&link.uri, options("test"));
     let bucket = bucket("x", RARELY, 5, 100);
     running.engine.apply(bucket.clone(), 1);
     running.ready(1, 1).await;
@@ -156,4 +160,25 @@ async fn a_bucket_moves_to_another_refill_queue_only_when_nobody_refills_it_thro
     .await;
     second.stop().await;
     first.stop().await;
+}
+
+#[tokio::test]
+async fn a_bucket_that_another_operator_has_let_go_need_not_wait_for_it() {
+    let vhost = testbed().await.vhost().await;
+    let start = |operator| Running::start_as(&vhost.amqp_url(), options(operator));
+    let (mut first, mut second) = (start("one"), start("two"));
+    let (moves, stays) = (bucket("x", RARELY, 5, 100), bucket("y", RARELY, 5, 100));
+    first.engine.apply(moves.clone(), 1);
+    first.engine.apply(stays, 1);
+    first.ready(2, 1).await;
+    first.engine.release(&moves.id);
+    let moved = Bucket {
+        refill_queue: "elsewhere".into(),
+        ..moves
+    };
+    second.engine.apply(asked(&moved, "now"), 2);
+    second.ready(1, 2).await;
+    vhost.depth_becomes("token_bucket_x", 5).await;
+    first.stop().await;
+    second.stop().await;
 }

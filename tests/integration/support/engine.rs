@@ -42,6 +42,7 @@ impl Running {
     fn start_at(amqp_url: &str, refill_queue_type: QueueType, permit: Permit) -> Self {
         let options = Options {
             connection_name: "test".into(),
+            operator: "test".into(),
             status_interval: Duration::from_millis(200),
             refill_queue_type,
             permit,
