@@ -1,6 +1,7 @@
 //! Requests that come while their bucket is not ready for them, and a bucket whose old place is still taken.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use token_bucket_operator::api::QueueType;
@@ -27,13 +28,15 @@ async fn ask(vhost: &Vhost<'_>, buckets: impl IntoIterator<Item = &str>) {
     let endpoint = Endpoint::parse(&vhost.amqp_url()).expect("an address");
     let broker = Broker::connect(&endpoint, "test").await.expect("a broker");
     let publisher = Arc::new(broker).publisher().await.expect("a channel");
-    let request = |(number, bucket): (usize, &str)| {
-        let id = Some(number.to_string());
+    // The same id twice would be one request.
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let request = |bucket: &str| {
+        let id = Some(NUMBER.fetch_add(1, Ordering::Relaxed).to_string());
         let bucket = bucket.to_owned();
         let origin = Origin::Foreign { id };
         ("refill".to_owned(), RefillRequest { bucket, origin })
     };
-    let requests: Vec<_> = buckets.into_iter().enumerate().map(request).collect();
+    let requests: Vec<_> = buckets.into_iter().map(request).collect();
     let results = publisher.publish(&requests).await;
     assert!(results.iter().all(Result::is_ok), "{results:?}");
 }
@@ -46,37 +49,54 @@ fn progressing(outcome: &Outcome, why: &str) -> bool {
 }
 
 #[tokio::test]
-async fn an_edit_during_an_alarm_loses_no_request() {
+async fn an_edit_during_an_alarm_is_in_force_after_it_and_loses_no_request() {
     let vhost = testbed().await.vhost().await;
     let link = Link::to(&vhost.amqp_url()).await;
-    let mut running = Running::start_as(&link.uri, options("test"));
+    let often = Options {
+        status_interval: Duration::from_secs(1),
+        ..options("test")
+    };
+    let mut running = Running::start_as(&link.uri, often);
     let bucket = bucket("x", RARELY, 5, 100);
     running.engine.apply(bucket.clone(), 1);
     running.ready(1, 1).await;
+
     link.block().await;
-    let edited = Bucket {
-        maximum: 90,
-        ..bucket
-    };
-    // The alarm is told on another way than the edit: one of the edits comes after it.
-    for revision in 2.. {
-        running.engine.apply(edited.clone(), revision);
+    let revision = edit_while_blocked(&mut running, &bucket, 2).await;
+    link.unblock().await;
+    running.ready(1, revision).await;
+    ask(&vhost, ["x"]).await;
+    vhost.depth_becomes("token_bucket_x", 5).await;
+
+    link.block().await;
+    edit_while_blocked(&mut running, &bucket, revision + 1).await;
+    ask(&vhost, ["x", "x"]).await;
+    vhost.depth_becomes("refill", 0).await;
+    assert_eq!(vhost.depth("token_bucket_x").await, Some(5));
+    link.unblock().await;
+    vhost.depth_becomes("token_bucket_x", 15).await;
+    assert_eq!(vhost.depth("refill.rejected").await, Some(0));
+    running.stop().await;
+}
+
+/// The alarm is told on another way than an edit: edits until one comes after it, and answers its revision.
+async fn edit_while_blocked(running: &mut Running, bucket: &Bucket, first: u64) -> u64 {
+    let mut revision = first;
+    loop {
+        let edited = Bucket {
+            maximum: 100 - revision % 2,
+            ..bucket.clone()
+        };
+        running.engine.apply(edited, revision);
         let told = |outcome: &Outcome| match outcome {
             Outcome::Bucket(_, state) => state.revision == revision,
             _ => false,
         };
         if progressing(&running.until(told).await, "BrokerBlocked") {
-            break;
+            return revision;
         }
+        revision += 1;
     }
-    ask(&vhost, ["x", "x"]).await;
-    vhost.depth_becomes("refill", 0).await;
-    assert_eq!(vhost.depth("token_bucket_x").await, Some(0));
-
-    link.unblock().await;
-    vhost.depth_becomes("token_bucket_x", 10).await;
-    assert_eq!(vhost.depth("refill.rejected").await, Some(0));
-    running.stop().await;
 }
 
 #[tokio::test]
