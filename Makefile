@@ -15,7 +15,7 @@ demo-down: ## stop the demo and remove what it has stored
 	@demo/down
 
 # What depends on the broker runs on RabbitMQ 4 as well. That needs root; the gate insists on it.
-on_rabbitmq_4 := broker:: celery:: edits:: engine:: quorum:: refills::
+on_rabbitmq_4 := broker:: celery:: edits:: engine:: permissions:: quorum:: refills:: waiting::
 
 test: tools ## run all tests, on real servers too
 	cargo test --locked
