@@ -4,9 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use chrono::{DateTime, Datelike, DurationRound, TimeDelta, Timelike, Utc};
-use token_bucket_operator::api::QueueType;
 use token_bucket_operator::bucket::{Bucket, BucketId};
-use token_bucket_operator::engine::{BucketState, Options, Outcome, Permit, Phase};
+use token_bucket_operator::engine::{BucketState, Options, Outcome, Phase};
 
 use crate::support::{self, Running, Vhost};
 
@@ -25,10 +24,8 @@ impl Measured {
     pub fn start(vhost: &Vhost<'_>) -> Self {
         let options = Options {
             connection_name: "bench".into(),
-            operator: "bench".into(),
             status_interval: SELDOM,
-            refill_queue_type: QueueType::Classic,
-            permit: Permit::unlimited(),
+            ..Running::options()
         };
         Self {
             running: Running::start_as(&vhost.amqp_url(), options),

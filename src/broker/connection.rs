@@ -1,8 +1,7 @@
 //! One connection to a broker.
 
-use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use futures::StreamExt;
 use lapin::{Connection, ConnectionProperties, ConnectionStatus, Event};
@@ -42,8 +41,6 @@ pub struct Broker {
     state: watch::Sender<State>,
     pool: Pool,
     fences: Fences,
-    /// Refill queues that have been consumed.
-    consumed: Mutex<BTreeSet<String>>,
     watcher: JoinHandle<()>,
 }
 
@@ -115,7 +112,6 @@ impl Broker {
             state,
             pool: Pool::new(),
             fences: Fences::default(),
-            consumed: Mutex::default(),
             watcher,
         })
     }
@@ -162,11 +158,11 @@ impl Broker {
             let _ = timeout(CLOSE_LIMIT, self.lost()).await;
         }
         self.give_up(closed("it was closed"));
-        let unreadable = self.state.borrow().lost == Some(BrokerError::UnreadableMessage);
-        let consumed =
-            std::mem::take(&mut *self.consumed.lock().unwrap_or_else(PoisonError::into_inner));
-        for queue in consumed.iter().filter(|_| unreadable) {
-            match timeout(CLEAN_LIMIT, unreadable::remove(&self.endpoint, queue)).await {
+        if self.state.borrow().lost != Some(BrokerError::UnreadableMessage) {
+            return;
+        }
+        for queue in self.fences.remembered() {
+            match timeout(CLEAN_LIMIT, unreadable::remove(&self.endpoint, &queue)).await {
                 Ok(Ok(true)) => warn!(
                     queue,
                     "removed a message that cannot be read: not UTF-8 text"
@@ -200,10 +196,7 @@ impl Broker {
         kind: QueueType,
         prefetch: u16,
     ) -> Result<RefillChannel, BrokerError> {
-        self.consumed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(queue.to_owned());
+        self.fences.remember(queue);
         RefillChannel::open(Arc::clone(self), queue, kind, prefetch).await
     }
 

@@ -1,8 +1,8 @@
 //! Refill queues as fences. A ledger names the refill queue whose only consumer may write it; who wants to write it from
 //! another refill queue has to be sure first that nobody consumes that one.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::connection::Broker;
 use super::error::BrokerError;
@@ -13,7 +13,7 @@ use crate::api::QueueType;
 const PREFETCH: u16 = 1;
 
 /// Keeps every other connection from consuming a refill queue as long as it lives.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Fence {
     _held: Option<Arc<RefillChannel>>,
 }
@@ -21,31 +21,42 @@ pub struct Fence {
 /// Refill queues that a connection consumes, and those that it keeps others from.
 #[derive(Debug, Default)]
 pub(super) struct Fences {
-    /// With the number of channels: one that is gone may be dropped after its successor has come.
-    consumed: Mutex<HashMap<String, usize>>,
+    /// All that were to be consumed, with the number of channels that do so now: one that is gone may be dropped after its
+    /// successor has come.
+    consumed: Mutex<BTreeMap<String, usize>>,
     /// The lock is held while one is opened, so that those who want the same one share it.
     opened: tokio::sync::Mutex<HashMap<String, Weak<RefillChannel>>>,
 }
 
 impl Fences {
+    /// `queue` is to be consumed.
+    pub(super) fn remember(&self, queue: &str) {
+        self.consumed().entry(queue.to_owned()).or_default();
+    }
+
     pub(super) fn begin(&self, queue: &str) {
-        let mut consumed = self.consumed.lock().unwrap_or_else(PoisonError::into_inner);
-        *consumed.entry(queue.to_owned()).or_default() += 1;
+        *self.consumed().entry(queue.to_owned()).or_default() += 1;
     }
 
     pub(super) fn end(&self, queue: &str) {
-        let mut consumed = self.consumed.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(channels) = consumed.get_mut(queue) {
+        if let Some(channels) = self.consumed().get_mut(queue) {
             *channels -= 1;
-            if *channels == 0 {
-                consumed.remove(queue);
-            }
         }
     }
 
     fn consumes(&self, queue: &str) -> bool {
-        let consumed = self.consumed.lock().unwrap_or_else(PoisonError::into_inner);
-        consumed.contains_key(queue)
+        self.consumed()
+            .get(queue)
+            .is_some_and(|channels| *channels > 0)
+    }
+
+    /// All that were to be consumed.
+    pub(super) fn remembered(&self) -> Vec<String> {
+        self.consumed().keys().cloned().collect()
+    }
+
+    fn consumed(&self) -> MutexGuard<'_, BTreeMap<String, usize>> {
+        self.consumed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

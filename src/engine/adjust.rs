@@ -133,7 +133,6 @@ impl Worker {
         tokens: u64,
         acks: Vec<u64>,
     ) -> Result<(), BrokerError> {
-        let writer = &self.context.writer;
         let Some(slot) = self.slots.get_mut(id) else {
             return Ok(());
         };
@@ -141,7 +140,7 @@ impl Worker {
             return Ok(());
         };
         ledger.owed += tokens;
-        let ledgers = vec![(slot.bucket.ledger_queue(), ledger.written_by(writer))];
+        let ledgers = vec![self.context.signed(&slot.bucket, &ledger)];
         channel
             .commit(Transaction {
                 ledgers,

@@ -27,10 +27,9 @@ impl Worker {
             if let Some(slot) = self.slots.get(id)
                 && let Some(ledger) = &slot.ledger
             {
-                transaction.ledgers.push((
-                    slot.bucket.ledger_queue(),
-                    ledger.written_by(&self.context.writer),
-                ));
+                transaction
+                    .ledgers
+                    .push(self.context.signed(&slot.bucket, ledger));
             }
         }
         let plan = self.plan().await?;
@@ -184,12 +183,9 @@ impl Worker {
                 .extend(queues(id).map(|bucket| (bucket.queue(), *tokens)));
         }
         for (id, ledger) in &plan.ledgers {
-            transaction.ledgers.extend(queues(id).map(|bucket| {
-                (
-                    bucket.ledger_queue(),
-                    ledger.written_by(&self.context.writer),
-                )
-            }));
+            transaction
+                .ledgers
+                .extend(queues(id).map(|bucket| self.context.signed(bucket, ledger)));
         }
     }
 

@@ -150,7 +150,7 @@ pub(super) async fn ledger(
         // Who held it until now may have written it meanwhile.
         read = broker.read_ledger(&queue, bucket.queue_type).await?;
     }
-    let (ledger, deliveries) = match read {
+    let (mut ledger, deliveries) = match read {
         LedgerRead::Ledger { ledger, deliveries } => (ledger, deliveries),
         LedgerRead::Unreadable(message) => {
             return Err(EnsureError::UnreadableLedger { queue, message });
@@ -167,14 +167,11 @@ pub(super) async fn ledger(
             });
         }
     };
-    let current = Ledger {
-        writer: None,
-        ..ledger.clone()
-    };
-    let current = current.brought_up_to(bucket, &fingerprint, now);
+    let ours = ledger.writer.take().as_deref() == Some(writer);
+    let current = ledger.clone().brought_up_to(bucket, &fingerprint, now);
     let worn = bucket.queue_type == QueueType::Quorum && deliveries >= MOST_READINGS;
     Ok(LedgerState {
-        changed: worn || current.written_by(writer) != ledger,
+        changed: worn || !ours || current != ledger,
         ledger: current,
         fence,
     })

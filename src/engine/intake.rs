@@ -160,7 +160,7 @@ impl Worker {
     fn moved_to(&self, delivery: &Delivery) -> Option<String> {
         let request = delivery.request.as_ref().ok()?;
         let queue = self.context.board.refill_queue_of(&request.bucket)?;
-        (queue != self.context.queue).then_some(queue)
+        (queue != self.context.queue()).then_some(queue)
     }
 
     fn follow(&mut self, delivery: Delivery, queue: &str) {
@@ -200,13 +200,14 @@ impl Worker {
         else {
             return;
         };
+        let gone = !self.slots.contains_key(&bucket);
         match cause {
-            Cause::Tick { .. } => match self.moved_to(&delivery) {
-                Some(queue) if !self.slots.contains_key(&bucket) => self.follow(delivery, &queue),
-                _ => self.intake.acks.push(delivery.tag),
+            Cause::Tick { .. } => match self.moved_to(&delivery).filter(|_| gone) {
+                Some(queue) => self.follow(delivery, &queue),
+                None => self.intake.acks.push(delivery.tag),
             },
             Cause::Annotation(_) => {}
-            Cause::Request(_) if !self.slots.contains_key(&bucket) => self.meet(delivery),
+            Cause::Request(_) if gone => self.meet(delivery),
             Cause::Request(_) => self.park(
                 delivery,
                 Some(bucket),
@@ -223,10 +224,10 @@ impl Worker {
         reason: &'static str,
         message: &str,
     ) {
-        let to = parked_queue_name(&self.context.queue);
+        let to = parked_queue_name(self.context.queue());
         if self.intake.told.insert(reason) {
             warn!(
-                refill_queue = %self.context.queue, parked_in = %to, reason, message,
+                refill_queue = %self.context.queue(), parked_in = %to, reason, message,
                 "message is no refill request that can be carried out; later ones like it are parked without a word"
             );
         }
@@ -249,7 +250,7 @@ impl Worker {
                 .map(|request| request.bucket.as_str())
                 .unwrap_or_default();
             warn!(
-                refill_queue = %self.context.queue, bucket = name, reason,
+                refill_queue = %self.context.queue(), bucket = name, reason,
                 "refill request dropped; later ones like it are dropped without a word"
             );
         }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::future::pending;
+use std::panic::resume_unwind;
 
 use chrono::Utc;
 use tokio::task::JoinSet;
@@ -45,6 +46,7 @@ impl Looks {
         loop {
             match self.under_way.join_next().await {
                 Some(Ok(look)) => return look,
+                Some(Err(error)) if error.is_panic() => resume_unwind(error.into_panic()),
                 Some(Err(_)) => {}
                 None => return pending().await,
             }
@@ -168,12 +170,14 @@ impl Worker {
                 self.work.insert(id);
             }
             // Nobody is to be told that a refill cannot be carried out: it waits, as those of other buckets do.
-            Err(EnsureError::Broker(BrokerError::Blocked)) => self.put_off(&id),
+            Err(error @ EnsureError::Broker(BrokerError::Blocked)) => {
+                self.put_off(&id, error.phase());
+            }
             Err(error) => self.stall(&id, error.phase()),
         }
     }
 
-    fn put_off(&mut self, id: &BucketId) {
+    fn put_off(&mut self, id: &BucketId, phase: Phase) {
         self.hold(id);
         self.work.remove(id);
         self.looks.put_off.push(id.clone());
@@ -182,7 +186,7 @@ impl Worker {
             let revision = slot.revision;
             self.context.board.update(id, |state| {
                 state.revision = revision;
-                state.phase = EnsureError::from(BrokerError::Blocked).phase();
+                state.phase = phase;
             });
         }
     }

@@ -181,7 +181,6 @@ impl Session {
             let (commands, receiver) = mpsc::unbounded_channel();
             let context = Context {
                 broker: self.broker.clone(),
-                queue: queue.to_owned(),
                 queue_type: self.options.refill_queue_type,
                 writer: Writer {
                     operator: self.options.operator.as_str().into(),
@@ -217,7 +216,6 @@ impl Session {
 
     /// Stops working on a bucket, and on its refill queue when no other bucket uses it.
     async fn release(&mut self, id: &BucketId) {
-        self.observer.forget(id.clone());
         self.scheduler.left(id.clone()).await;
         let Some(bucket) = self.places.remove(id) else {
             return;
@@ -228,7 +226,7 @@ impl Session {
         let (done, wait) = oneshot::channel();
         let _ = lane.commands.send(worker::Command::Leave(id.clone(), done));
         let _ = wait.await;
-        // A look that ended meanwhile has entered the bucket again.
+        // Only now: a look that ended meanwhile has entered the bucket again.
         self.observer.forget(id.clone());
         self.scheduler.leave(id.clone());
         lane.buckets.remove(id);

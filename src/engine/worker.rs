@@ -26,7 +26,7 @@ use super::scheduler::Scheduler;
 use super::slot::Slot;
 use crate::api::QueueType;
 use crate::broker::{Broker, BrokerError, RefillChannel};
-use crate::bucket::{Bucket, BucketId, Writer};
+use crate::bucket::{Bucket, BucketId, Ledger, Writer};
 
 /// Requests that may be unacknowledged at one time.
 pub(super) const MOST_REQUESTS: u16 = 2_000;
@@ -53,13 +53,24 @@ pub(super) enum Command {
 /// Everything around a worker.
 pub(super) struct Context {
     pub(super) broker: Arc<Broker>,
-    pub(super) queue: String,
     pub(super) queue_type: QueueType,
-    /// How its ledgers are signed.
+    /// How its ledgers are signed; names the refill queue.
     pub(super) writer: Writer,
     pub(super) board: Arc<Board>,
     pub(super) scheduler: Scheduler,
     pub(super) observer: Observer,
+}
+
+impl Context {
+    /// The refill queue.
+    pub(super) fn queue(&self) -> &str {
+        &self.writer.refill_queue
+    }
+
+    /// A ledger as it goes to the broker, and the queue that it belongs in.
+    pub(super) fn signed(&self, bucket: &Bucket, ledger: &Ledger) -> (String, Ledger) {
+        (bucket.ledger_queue(), ledger.written_by(&self.writer))
+    }
 }
 
 /// How a worker's time with a channel ends.
@@ -104,11 +115,9 @@ pub(super) async fn run(
     let started = Instant::now();
     loop {
         let Context {
-            broker,
-            queue,
-            queue_type,
-            ..
+            broker, queue_type, ..
         } = &*worker.context;
+        let queue = worker.context.queue();
         let consume = async {
             ensure::supported(
                 broker,
@@ -138,7 +147,7 @@ pub(super) async fn run(
         if error.is_connection_lost() {
             return Err(error);
         }
-        warn!(refill_queue = %worker.context.queue, %error, "refill queue is not available");
+        warn!(refill_queue = %worker.context.queue(), %error, "refill queue is not available");
         let patient = match error {
             BrokerError::InUse { .. } => started.elapsed() < HANDOVER,
             _ => !error.needs_person(),
@@ -307,7 +316,7 @@ impl Worker {
         let waiting = self
             .context
             .broker
-            .count(&self.context.queue)
+            .count(self.context.queue())
             .await?
             .unwrap_or(0);
         // What the queue has handed out before it was counted arrives before the answer to anything sent afterwards.

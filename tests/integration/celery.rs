@@ -1,16 +1,14 @@
 //! Programs that use the library django-celery-token-bucket work with our queues as they are. The Django project is in
 //! tests/celery.
 
-use std::sync::Arc;
-
 use chrono::DateTime;
 use serde_json::json;
 use token_bucket_operator::{
     api::Trigger,
-    broker::{Broker, Endpoint, Origin, REFILL_TASK, RefillRequest},
+    broker::{Origin, REFILL_TASK, RefillRequest},
 };
 
-use crate::support::{Celery, Operator, RARELY, SOON, Vhost, eventually, stage};
+use crate::support::{Celery, Operator, RARELY, SOON, Vhost, eventually, send_requests, stage};
 
 const BUCKET: &str = "token_bucket_x";
 const REFILL: &str = "token_buckets.refill";
@@ -109,7 +107,7 @@ async fn a_request_of_the_operator_is_a_valid_celery_message() {
             ticks: 1,
         },
     };
-    publish(&vhost, request).await;
+    send_requests(&vhost, REFILL, vec![request]).await;
 
     // The library declares the bucket's queue before it adds tokens: with other arguments than ours its task fails.
     let celery = Celery::new(&vhost, 4, 10).await;
@@ -160,17 +158,6 @@ async fn a_worker_keeps_going_while_the_maximum_is_raised() {
     assert_eq!(journal.attempts("FAILURE"), 0, "{journal:?}");
     assert_eq!(journal.attempts("SUCCESS app.call"), 60, "{journal:?}");
     depth_becomes(&vhost, BUCKET, 10).await;
-}
-
-async fn publish(vhost: &Vhost<'_>, request: RefillRequest) {
-    let endpoint = Endpoint::parse(&vhost.amqp_url()).expect("an address");
-    let broker = Broker::connect(&endpoint, "test").await.expect("a broker");
-    let publisher = Arc::new(broker).publisher().await;
-    let published = publisher
-        .expect("a channel")
-        .publish(&[(REFILL.into(), request)])
-        .await;
-    assert_eq!(published, [Ok(())]);
 }
 
 async fn depth_becomes(vhost: &Vhost<'_>, queue: &str, tokens: u64) {

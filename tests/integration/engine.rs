@@ -8,10 +8,12 @@ use futures::future::join_all;
 use futures::join;
 use token_bucket_operator::api::{MissedRefills, QueueType, Trigger};
 use token_bucket_operator::bucket::Bucket;
-use token_bucket_operator::engine::{Moment, Outcome, Permit, Phase};
+use token_bucket_operator::engine::{Moment, Outcome, Permit};
 use token_bucket_operator::schedule::Timetable;
 
-use crate::support::{RARELY, Running, SOON, Vhost, asked, bucket, eventually, removal, testbed};
+use crate::support::{
+    RARELY, Running, SOON, Vhost, asked, bucket, eventually, progressing, removal, testbed,
+};
 
 #[tokio::test]
 async fn a_big_refill_does_not_hold_up_a_small_one() {
@@ -64,17 +66,9 @@ pub async fn waits_and_takes_over(vhost: &Vhost<'_>, kind: QueueType) {
     first.engine.apply(bucket.clone(), 1);
     first.ready(1, 1).await;
     second.engine.apply(bucket.clone(), 7);
-    let refused = |outcome: &Outcome| match outcome {
-        Outcome::Bucket(_, state) => matches!(
-            state.phase,
-            Phase::Progressing {
-                reason: "QueueInUse",
-                ..
-            }
-        ),
-        _ => false,
-    };
-    second.until(refused).await;
+    second
+        .until(|outcome| progressing(outcome, "QueueInUse"))
+        .await;
     first.stop().await;
     second.ready(1, 7).await;
     // Stopping the clock makes the sum exact: one token for each second since the creation.

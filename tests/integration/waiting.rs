@@ -1,51 +1,36 @@
 //! Requests that come while their bucket is not ready for them, and a bucket whose old place is still taken.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use token_bucket_operator::api::QueueType;
-use token_bucket_operator::broker::{Broker, Endpoint, Origin, RefillRequest};
+use token_bucket_operator::broker::{Origin, RefillRequest};
 use token_bucket_operator::bucket::Bucket;
-use token_bucket_operator::engine::{Options, Outcome, Permit, Phase};
+use token_bucket_operator::engine::{Options, Outcome};
 
 use crate::broker::link::Link;
-use crate::support::{RARELY, Running, SOON, Vhost, asked, bucket, eventually, testbed};
+use crate::support::{
+    RARELY, Running, SOON, Vhost, asked, bucket, eventually, progressing, send_requests, testbed,
+};
 
 fn options(operator: &str) -> Options {
     Options {
-        connection_name: "test".into(),
         operator: operator.into(),
-        // The broker has nothing to say when it is made to tell something else.
-        status_interval: Duration::from_secs(600),
-        refill_queue_type: QueueType::Classic,
-        permit: Permit::unlimited(),
+        ..Running::options()
     }
 }
 
 /// Asks for a refill of each bucket, as somebody else does.
 async fn ask(vhost: &Vhost<'_>, buckets: impl IntoIterator<Item = &str>) {
-    let endpoint = Endpoint::parse(&vhost.amqp_url()).expect("an address");
-    let broker = Broker::connect(&endpoint, "test").await.expect("a broker");
-    let publisher = Arc::new(broker).publisher().await.expect("a channel");
     // The same id twice would be one request.
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let request = |bucket: &str| {
         let id = Some(NUMBER.fetch_add(1, Ordering::Relaxed).to_string());
         let bucket = bucket.to_owned();
         let origin = Origin::Foreign { id };
-        ("refill".to_owned(), RefillRequest { bucket, origin })
+        RefillRequest { bucket, origin }
     };
-    let requests: Vec<_> = buckets.into_iter().map(request).collect();
-    let results = publisher.publish(&requests).await;
-    assert!(results.iter().all(Result::is_ok), "{results:?}");
-}
-
-fn progressing(outcome: &Outcome, why: &str) -> bool {
-    let Outcome::Bucket(_, state) = outcome else {
-        return false;
-    };
-    matches!(state.phase, Phase::Progressing { reason, .. } if reason == why)
+    let requests = buckets.into_iter().map(request).collect();
+    send_requests(vhost, "refill", requests).await;
 }
 
 #[tokio::test]
@@ -54,7 +39,7 @@ async fn an_edit_during_an_alarm_is_in_force_after_it_and_loses_no_request() {
     let link = Link::to(&vhost.amqp_url()).await;
     let often = Options {
         status_interval: Duration::from_secs(1),
-        ..options("test")
+        ..Running::options()
     };
     let mut running = Running::start_as(&link.uri, often);
     let bucket = bucket("x", RARELY, 5, 100);

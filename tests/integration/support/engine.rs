@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::Utc;
 use chrono_tz::UTC;
 use token_bucket_operator::api::{DeletionPolicy, MissedRefills, QueueType};
-use token_bucket_operator::broker::Endpoint;
+use token_bucket_operator::broker::{Broker, Endpoint, RefillRequest};
 use token_bucket_operator::bucket::{Bucket, BucketId};
 use token_bucket_operator::engine::{
     BucketState, Engine, Options, Outcome, Permit, Phase, Removal,
@@ -41,13 +41,22 @@ impl Running {
 
     fn start_at(amqp_url: &str, refill_queue_type: QueueType, permit: Permit) -> Self {
         let options = Options {
+            refill_queue_type,
+            permit,
+            ..Self::options()
+        };
+        Self::start_as(amqp_url, options)
+    }
+
+    /// What it is told unless a test wants something else.
+    pub fn options() -> Options {
+        Options {
             connection_name: "test".into(),
             operator: "test".into(),
             status_interval: Duration::from_millis(200),
-            refill_queue_type,
-            permit,
-        };
-        Self::start_as(amqp_url, options)
+            refill_queue_type: QueueType::Classic,
+            permit: Permit::unlimited(),
+        }
     }
 
     /// Exactly as it is told.
@@ -143,4 +152,25 @@ pub fn removal(bucket: &Bucket) -> Removal {
         refill_queue,
         policy: DeletionPolicy::Delete,
     }
+}
+
+/// Whether it says that a bucket is being worked on or waits, for this reason.
+pub fn progressing(outcome: &Outcome, why: &str) -> bool {
+    let Outcome::Bucket(_, state) = outcome else {
+        return false;
+    };
+    matches!(state.phase, Phase::Progressing { reason, .. } if reason == why)
+}
+
+/// Sends refill requests as a program of its own.
+pub async fn send_requests(vhost: &Vhost<'_>, queue: &str, requests: Vec<RefillRequest>) {
+    let endpoint = Endpoint::parse(&vhost.amqp_url()).expect("an AMQP URL");
+    let broker = Broker::connect(&endpoint, "test").await.expect("a broker");
+    let publisher = Arc::new(broker).publisher().await.expect("a channel");
+    let messages: Vec<_> = requests
+        .into_iter()
+        .map(|request| (queue.to_owned(), request))
+        .collect();
+    let results = publisher.publish(&messages).await;
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
 }

@@ -17,7 +17,7 @@ mod wait;
 pub use accountant::{Account, Accountant, Pace};
 pub use buckets::{Buckets, RARELY, SOON, condition, last_tick, reason};
 pub use celery::Celery;
-pub use engine::{Running, asked, bucket, removal};
+pub use engine::{Running, asked, bucket, progressing, removal, send_requests};
 pub use events::event;
 pub use helm::{Helm, Pod, chart};
 pub use namespace::Namespace;
