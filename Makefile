@@ -18,7 +18,7 @@ demo-down: ## stop the demo and remove what it has stored
 on_rabbitmq_4 := broker:: celery:: edits:: engine:: permissions:: quorum:: refills:: waiting::
 
 test: tools ## run all tests, on real servers too
-	cargo test --locked
+	cargo test --locked --workspace
 	@if tests/testbed/tools rabbitmq-4; then echo "once more, on RabbitMQ 4:"; \
 		TESTBED_BROKER=4 cargo test --locked --test integration -- --include-ignored $(on_rabbitmq_4); \
 	elif [[ -z $${CI:-} ]]; then echo "SKIPPED, for the reason above: the tests on RabbitMQ 4"; \
@@ -32,8 +32,8 @@ bench: tools ## measure against the limits of the broker and of the API server
 	cargo bench --locked --bench operator
 
 check: ## formatting, lints, generated files, scripts, licences and duplicates of dependencies
-	cargo fmt --check
-	cargo clippy --locked --all-targets -- --deny warnings
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- --deny warnings
 	@cargo run --quiet --locked -- crd | diff -u crds/tokenbuckets.yaml - || { echo "crds/ is out of date: run make crds" >&2; exit 1; }
 	@cmp crds/tokenbuckets.yaml charts/token-bucket-operator/files/tokenbuckets.yaml || { echo "the chart's copy is out of date: run make crds" >&2; exit 1; }
 	@rendered=$$(mktemp -d); trap 'rm -r "$$rendered"' EXIT; charts/render "$$rendered"; \
@@ -42,10 +42,10 @@ check: ## formatting, lints, generated files, scripts, licences and duplicates o
 	@if command -v shellcheck >/dev/null; then echo shellcheck; shellcheck -x $(scripts); else echo "no shellcheck here: the scripts are not checked"; fi
 	"$$(tests/testbed/tools deny)" --locked check --hide-inclusion-graph bans licenses sources
 
-crds: ## write crds/ from src/api
+crds: ## write crds/ and docs/reference.md from crates/api
 	cargo run --quiet --locked -- crd >crds/tokenbuckets.yaml.new
 	mv crds/tokenbuckets.yaml.new crds/tokenbuckets.yaml
-	UPDATE_GENERATED=1 cargo test --quiet --locked --lib api::reference
+	UPDATE_GENERATED=1 cargo test --quiet --locked --package token-bucket-api --lib reference
 	cp crds/tokenbuckets.yaml charts/token-bucket-operator/files/
 
 manifests: crds ## write deploy/install.yaml and tests/chart/ from the chart

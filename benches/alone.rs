@@ -12,9 +12,8 @@ use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::json;
 use token_bucket_operator::api::conditions::{Broker, Verdict, conditions};
-use token_bucket_operator::api::{
-    TokenBucket, TokenBucketStatus, ledger_queue_name, queue_name, to_time,
-};
+use token_bucket_operator::api::{TokenBucket, TokenBucketStatus, to_time};
+use token_bucket_operator::bucket::{ledger_queue_name, queue_name};
 
 use crate::support::{RARELY, testbed};
 

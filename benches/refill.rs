@@ -6,9 +6,8 @@ use std::time::{Duration, Instant};
 use lapin::options::QueuePurgeOptions;
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::json;
-use token_bucket_operator::broker::{
-    Broker, Endpoint, Origin, REFILL_TASK, RefillRequest, RequestPublisher,
-};
+use token_bucket_operator::amqp::{Broker, Endpoint, RequestPublisher};
+use token_bucket_operator::bucket::{Origin, REFILL_TASK, RefillRequest};
 
 use crate::raw::{self, Raw};
 use crate::report::{Goal, Report};

@@ -1,14 +1,16 @@
 //! token-bucket-operator: token buckets in AMQP queues, refilled on schedule, declared by Kubernetes resources.
 //!
-//! `preflight` and `verify` stand on `controller`, that on `engine`, that on `broker`, `bucket`, `schedule` and `api`.
-//! The engine and what it stands on know no Kubernetes client, and only `broker` speaks AMQP.
+//! `preflight` and `verify` stand on `controller`, that on the crates [`engine`] and [`api`]; `engine` on [`amqp`]; all of them
+//! on [`bucket`], and that on [`schedule`]: these two are pure. Only this crate talks to an API server, and only `amqp` to a
+//! broker. The crates are here under their names, for tests and benchmarks.
 
-pub mod api;
-pub mod broker;
-pub mod bucket;
 pub mod controller;
-pub mod engine;
 pub mod ops;
 pub mod preflight;
-pub mod schedule;
 pub mod verify;
+
+pub use amqp;
+pub use api;
+pub use bucket;
+pub use engine;
+pub use schedule;

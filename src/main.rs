@@ -11,7 +11,7 @@ use anyhow::{Context, anyhow, bail};
 use chrono::Utc;
 use clap::Parser;
 use cli::{Cli, Command, RunArgs, ScheduleArgs, VerifyArgs};
-use token_bucket_operator::broker::Endpoint;
+use token_bucket_operator::amqp::Endpoint;
 use token_bucket_operator::controller::{self, Scope, Settings};
 use token_bucket_operator::engine::Permit;
 use token_bucket_operator::ops::api_requests::{counted_client, introduced};

@@ -6,9 +6,9 @@ use k8s_openapi::api::authorization::v1::{
 use kube::api::PostParams;
 use kube::{Api, Client};
 
-use crate::broker::{Broker, Endpoint};
 use crate::controller::{Scope, place};
 use crate::ops::identity::PROGRAM;
+use amqp::{Broker, Endpoint};
 
 /// What is looked at.
 #[derive(Clone, Debug)]

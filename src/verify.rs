@@ -10,8 +10,8 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 use tokio::time::timeout;
 
-use crate::api::TokenBucket;
-use crate::api::conditions::{READY, RECONCILING, STALLED};
+use api::TokenBucket;
+use api::conditions::{READY, RECONCILING, STALLED};
 
 /// Why the operator does not do its work.
 #[derive(Debug, thiserror::Error)]

@@ -9,9 +9,9 @@ use tokio_util::task::TaskTracker;
 use tracing::info;
 
 use super::status::Report;
-use crate::broker::Endpoint;
-use crate::bucket::BucketId;
-use crate::engine::{Engine, Options};
+use amqp::Endpoint;
+use bucket::BucketId;
+use engine::{Engine, Options};
 
 /// All engines, and which bucket is at which of them.
 pub struct Brokers {

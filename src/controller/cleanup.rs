@@ -15,8 +15,8 @@ use super::errors::Error;
 use super::events::Notice;
 use super::status::Report;
 use super::validate::id_of;
-use crate::api::{DeletionPolicy, TokenBucket, from_time};
-use crate::engine::Removal;
+use api::{DeletionPolicy, TokenBucket, from_time};
+use engine::Removal;
 
 /// After the deletion was asked for, the broker has so long to come back.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(60);

@@ -3,8 +3,8 @@
 
 use super::index::Rivals;
 use super::resolve::Resolver;
-use crate::broker::Endpoint;
-use crate::bucket::BucketId;
+use amqp::Endpoint;
+use bucket::BucketId;
 
 /// The owner of the queue at `endpoint`, if it is one of `rivals`. A resource whose broker is not known owns nothing.
 pub async fn owner(rivals: &Rivals, endpoint: &Endpoint, resolver: &Resolver) -> Option<BucketId> {

@@ -16,9 +16,9 @@ use super::resolve::Resolver;
 use super::shared::Shared;
 use super::status::Report;
 use super::validate::id_of;
-use crate::bucket::{Bucket, BucketId};
 use crate::ops::Metrics;
-use crate::schedule::Schedule;
+use bucket::{Bucket, BucketId};
+use schedule::Schedule;
 
 /// The longest pause between attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);

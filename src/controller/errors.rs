@@ -6,8 +6,8 @@ use std::time::Duration;
 use kube::runtime::finalizer;
 
 use super::resolve::ResolveError;
-use crate::engine::RemoveError;
 use crate::ops::api_error::{has_code, words};
+use engine::RemoveError;
 
 /// Why a pass ended early.
 #[derive(Debug, thiserror::Error)]

@@ -11,10 +11,10 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
-use crate::api::TokenBucket;
-use crate::bucket::BucketId;
 use crate::ops::api_error::words;
 use crate::ops::identity::PROGRAM;
+use api::TokenBucket;
+use bucket::BucketId;
 
 /// Events that wait. When a broker with thousands of buckets goes away, the rest is dropped.
 const WAITING: usize = 1000;

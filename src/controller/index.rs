@@ -9,8 +9,8 @@ use kube::{Resource, ResourceExt};
 
 use super::Guarded;
 use super::validate::id_of;
-use crate::api::{Connection, TokenBucketStatus, from_time};
-use crate::bucket::BucketId;
+use api::{Connection, TokenBucketStatus, from_time};
+use bucket::BucketId;
 
 /// A resource's claim to a queue. The smallest claim of several owns it: the oldest resource, then the smallest UID.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -36,11 +36,10 @@ use tokio::sync::{SetOnce, mpsc};
 use tokio::time::timeout;
 use tracing::{debug, info};
 
-use crate::api::{QueueType, TokenBucket};
-use crate::broker::Endpoint;
-use crate::engine;
 use crate::ops::election::Term;
 use crate::ops::{Identity, Metrics, Readiness};
+use amqp::Endpoint;
+use api::{QueueType, TokenBucket};
 use brokers::Brokers;
 use context::Context;
 use events::Events;

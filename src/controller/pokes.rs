@@ -4,7 +4,7 @@ use kube::runtime::reflector::ObjectRef;
 use tokio::sync::mpsc;
 
 use super::Guarded;
-use crate::bucket::BucketId;
+use bucket::BucketId;
 
 /// Towards the controller of each scope: a namespace, or all.
 #[derive(Clone, Debug, Default)]

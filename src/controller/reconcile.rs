@@ -19,10 +19,10 @@ use super::resolve::ResolveError;
 use super::status::{Judgement, Pass, Report};
 use super::validate::{Invalid, id_of, validate};
 use super::{Guarded, conflict};
-use crate::api::conditions::Verdict;
-use crate::api::{ALERT_WHEN_EMPTY, FINALIZER, TokenBucket};
-use crate::broker::Endpoint;
-use crate::bucket::{Bucket, BucketId};
+use amqp::Endpoint;
+use api::conditions::Verdict;
+use api::{ALERT_WHEN_EMPTY, FINALIZER, TokenBucket};
+use bucket::{Bucket, BucketId};
 
 /// A Secret is read again so often: credentials change.
 const RESOLVE_AGAIN_AFTER: Duration = Duration::from_secs(300);

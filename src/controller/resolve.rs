@@ -10,9 +10,9 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
 use tokio::time::Instant;
 
-use crate::api::Connection;
-use crate::broker::{Endpoint, EndpointError};
 use crate::ops::api_error::words;
+use amqp::{Endpoint, EndpointError};
+use api::Connection;
 
 /// For so long all buckets that name a Secret use what one of them read.
 const READ_AGAIN_AFTER: Duration = Duration::from_secs(10);

@@ -9,7 +9,7 @@ use kube::{Api, Client};
 use tokio::time::sleep;
 use tracing::warn;
 
-use crate::api::TokenBucket;
+use api::TokenBucket;
 
 /// Pause between looks for what is not there yet.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(5);

@@ -9,9 +9,9 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use super::scope::Scope;
-use crate::api::{FINALIZER, TokenBucket};
-use crate::bucket::BucketId;
 use crate::ops::api_error::words;
+use api::{FINALIZER, TokenBucket};
+use bucket::BucketId;
 
 /// Takes the names of resources that a watch lost.
 #[derive(Clone, Debug)]

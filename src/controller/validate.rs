@@ -5,9 +5,9 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use kube::ResourceExt;
 
-use crate::api::{TokenBucket, TokenBucketSpec, from_time};
-use crate::bucket::{Bucket, BucketId};
-use crate::schedule::{ParseError, Timetable, ZoneError, parse_zone};
+use api::{TokenBucket, TokenBucketSpec, from_time};
+use bucket::{Bucket, BucketId};
+use schedule::{ParseError, Timetable, ZoneError, parse_zone};
 
 /// Why a person must change the resource before its bucket is refilled.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -81,7 +81,7 @@ pub fn validate(resource: &TokenBucket, now: DateTime<Utc>) -> Result<Bucket, In
         queue_type: *queue_type,
         refill_request: resource
             .annotations()
-            .get(crate::api::REFILL_REQUESTED_AT)
+            .get(api::REFILL_REQUESTED_AT)
             .map(|value| value.as_str().into()),
     })
 }

@@ -14,7 +14,7 @@ use super::Guarded;
 use super::context::Context;
 use super::scope::Scope;
 use super::strays::Strays;
-use crate::api::{ALERT_WHEN_EMPTY, FINALIZER, REFILL_REQUESTED_AT};
+use api::{ALERT_WHEN_EMPTY, FINALIZER, REFILL_REQUESTED_AT};
 
 /// Resources of one watch, and the stream of those that need a pass.
 pub(super) fn watch(

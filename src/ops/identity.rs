@@ -2,8 +2,7 @@
 
 use rand::RngExt;
 
-/// Name of the program, as events, leases and field managers show it.
-pub const PROGRAM: &str = "token-bucket-operator";
+pub use bucket::PROGRAM;
 
 /// The name of this replica.
 #[derive(Clone, Debug, PartialEq, Eq)]

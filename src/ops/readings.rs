@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::page::Hour;
-use crate::bucket::BucketId;
-use crate::engine::{BucketState, Phase};
+use bucket::BucketId;
+use engine::{BucketState, Phase};
 
 /// What is known of a bucket.
 #[derive(Clone, Debug)]

@@ -14,15 +14,16 @@ pub enum LogFormat {
     Json,
 }
 
-/// Other crates report through us what matters; their own lines are for debugging.
-const DEFAULT_FILTER: &str = "warn,token_bucket_operator=info";
+/// Other people's crates report through ours what matters; their own lines are for debugging. A name in a filter stands for
+/// all that begin with it: `token_bucket` for every crate of this program.
+const DEFAULT_FILTER: &str = "warn,token_bucket=info";
 /// lapin calls every closed channel an error, but a 404 is an answer here. Who wants its lines names it in `RUST_LOG`.
 const IN_FRONT: &str = "lapin=off,";
 
 /// An invalid `RUST_LOG`.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "RUST_LOG is invalid: {0}; write for example RUST_LOG=info or RUST_LOG=warn,token_bucket_operator=debug"
+    "RUST_LOG is invalid: {0}; write for example RUST_LOG=info or RUST_LOG=warn,token_bucket=debug"
 )]
 pub struct InvalidFilter(String);
 
@@ -31,11 +32,7 @@ pub struct InvalidFilter(String);
 /// # Errors
 /// When the filter does not parse.
 pub fn init(format: LogFormat, filter: Option<&str>) -> Result<(), InvalidFilter> {
-    let wanted = filter
-        .filter(|filter| !filter.is_empty())
-        .unwrap_or(DEFAULT_FILTER);
-    let filter = EnvFilter::try_new(format!("{IN_FRONT}{wanted}"))
-        .map_err(|error| InvalidFilter(error.to_string()))?;
+    let filter = parsed(filter)?;
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -51,4 +48,35 @@ pub fn init(format: LogFormat, filter: Option<&str>) -> Result<(), InvalidFilter
             .init(),
     }
     Ok(())
+}
+
+fn parsed(filter: Option<&str>) -> Result<EnvFilter, InvalidFilter> {
+    let wanted = filter
+        .filter(|filter| !filter.is_empty())
+        .unwrap_or(DEFAULT_FILTER);
+    EnvFilter::try_new(format!("{IN_FRONT}{wanted}"))
+        .map_err(|error| InvalidFilter(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+    use tracing::subscriber::with_default;
+
+    use super::*;
+
+    #[test]
+    fn every_crate_of_the_program_says_by_itself_what_happened_and_others_only_what_is_wrong() {
+        let filter = parsed(None).unwrap();
+        let lines = tracing_subscriber::fmt().with_env_filter(filter).finish();
+        with_default(lines, || {
+            assert!(tracing::enabled!(Level::INFO));
+            assert!(tracing::enabled!(target: "token_bucket_engine::worker", Level::INFO));
+            assert!(tracing::enabled!(target: "token_bucket_amqp", Level::INFO));
+            assert!(!tracing::enabled!(target: "token_bucket_engine", Level::DEBUG));
+            assert!(!tracing::enabled!(target: "kube_runtime", Level::INFO));
+            assert!(tracing::enabled!(target: "kube_runtime", Level::WARN));
+            assert!(!tracing::enabled!(target: "lapin", Level::ERROR));
+        });
+    }
 }

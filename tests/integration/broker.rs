@@ -12,9 +12,9 @@ mod rejected;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use token_bucket_operator::amqp::{Broker, Endpoint, RefillChannel};
 use token_bucket_operator::api::QueueType;
-use token_bucket_operator::broker::{Broker, Endpoint, Origin, RefillChannel, RefillRequest};
-use token_bucket_operator::bucket::Ledger;
+use token_bucket_operator::bucket::{Ledger, Origin, RefillRequest};
 
 use crate::support::Vhost;
 

@@ -5,7 +5,7 @@ use chrono::DateTime;
 use serde_json::json;
 use token_bucket_operator::{
     api::Trigger,
-    broker::{Origin, REFILL_TASK, RefillRequest},
+    bucket::{Origin, REFILL_TASK, RefillRequest},
 };
 
 use crate::support::{Celery, Operator, RARELY, SOON, Vhost, eventually, send_requests, stage};

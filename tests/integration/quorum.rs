@@ -1,8 +1,8 @@
 //! Quorum queues, on a broker whose transactions on them are atomic. `make test` runs these on RabbitMQ 4.
 
 use serde_json::json;
+use token_bucket_operator::amqp::{BrokerError, Endpoint};
 use token_bucket_operator::api::QueueType;
-use token_bucket_operator::broker::{BrokerError, Endpoint};
 use token_bucket_operator::bucket::Bucket;
 
 use crate::engine::waits_and_takes_over;
@@ -87,7 +87,7 @@ async fn of_two_that_come_at_the_same_moment_at_most_one_holds_a_quorum_refill_q
     let vhost = testbed().await.vhost().await;
     let endpoint = Endpoint::parse(&vhost.amqp_url()).expect("an AMQP URL");
     let connect = async || {
-        let broker = token_bucket_operator::broker::Broker::connect(&endpoint, "test").await;
+        let broker = token_bucket_operator::amqp::Broker::connect(&endpoint, "test").await;
         std::sync::Arc::new(broker.expect("a connection"))
     };
     let (one, other) = (connect().await, connect().await);

@@ -46,6 +46,7 @@ fn copy() -> tempfile::TempDir {
         "CHANGELOG.md",
         "Dockerfile",
         "charts",
+        "crates",
         "deploy",
         "docs",
         "tests",

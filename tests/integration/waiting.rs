@@ -3,8 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use token_bucket_operator::broker::{Origin, RefillRequest};
-use token_bucket_operator::bucket::Bucket;
+use token_bucket_operator::bucket::{Bucket, Origin, RefillRequest};
 use token_bucket_operator::engine::{Options, Outcome};
 
 use crate::broker::link::Link;

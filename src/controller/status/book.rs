@@ -12,10 +12,10 @@ use super::compose::compose;
 use super::kept::{Kept, Shelf};
 use super::pace::{Class, Times, due, is_unsettled};
 use super::{Judgement, Pass};
-use crate::api::TokenBucketStatus;
-use crate::broker::Endpoint;
-use crate::bucket::BucketId;
-use crate::engine::{BucketState, Connection};
+use amqp::Endpoint;
+use api::TokenBucketStatus;
+use bucket::BucketId;
+use engine::{BucketState, Connection};
 
 /// The pause after a failed write doubles from this…
 const FIRST_PAUSE: Duration = Duration::from_secs(1);

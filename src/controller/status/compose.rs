@@ -3,10 +3,10 @@
 use chrono::{DateTime, Utc};
 
 use super::{Judgement, Pass};
-use crate::api::conditions::{Broker, Verdict, conditions};
-use crate::api::{LastRefill, TokenBucketStatus, to_time};
-use crate::bucket::Refill;
-use crate::engine::{BucketState, Connection, Phase};
+use api::conditions::{Broker, Verdict, conditions};
+use api::{LastRefill, TokenBucketStatus, to_time};
+use bucket::Refill;
+use engine::{BucketState, Connection, Phase};
 
 /// Reason of a bucket that cannot be refilled because its broker is away.
 pub(super) const BROKER_UNAVAILABLE: &str = "BrokerUnavailable";
@@ -138,7 +138,7 @@ fn tokens(count: u64) -> u32 {
 mod tests {
     use super::super::fixture::{at, down, in_force, refused, shown, state};
     use super::*;
-    use crate::api::from_time;
+    use api::from_time;
 
     fn status(
         pass: &Pass,

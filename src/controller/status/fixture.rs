@@ -3,11 +3,11 @@
 use chrono::{DateTime, Utc};
 
 use super::{Judgement, Pass};
-use crate::api::TokenBucketStatus;
-use crate::api::conditions::Verdict;
-use crate::broker::Endpoint;
-use crate::bucket::BucketId;
-use crate::engine::{BucketState, Connection, Observed, Phase};
+use amqp::Endpoint;
+use api::TokenBucketStatus;
+use api::conditions::Verdict;
+use bucket::BucketId;
+use engine::{BucketState, Connection, Observed, Phase};
 
 pub(super) fn at(second: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(second, 0).unwrap()

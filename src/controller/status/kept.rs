@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use crate::api::TokenBucketStatus;
 use crate::controller::shared::Shared;
+use api::TokenBucketStatus;
 
 /// A status without what others say too.
 #[derive(Debug, Default)]
@@ -86,7 +86,7 @@ mod tests {
     use super::super::compose::compose;
     use super::super::fixture::{at, in_force, refused, state};
     use super::*;
-    use crate::engine::Connection;
+    use engine::Connection;
 
     fn ready(tokens: u64, second: i64) -> TokenBucketStatus {
         compose(

@@ -5,8 +5,8 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use tokio::time::Instant;
 
-use crate::api::TokenBucketStatus;
-use crate::api::conditions::{BROKER_CONNECTED, READY, RECONCILING};
+use api::TokenBucketStatus;
+use api::conditions::{BROKER_CONNECTED, READY, RECONCILING};
 
 /// A bucket that is being worked on is mostly ready before anybody could read that it was not.
 const SETTLE: Duration = Duration::from_secs(5);
@@ -109,7 +109,7 @@ mod tests {
     use super::super::compose::compose;
     use super::super::fixture::{at, down, in_force, state};
     use super::*;
-    use crate::engine::{BucketState, Connection, Observed};
+    use engine::{BucketState, Connection, Observed};
 
     const INTERVAL: Duration = Duration::from_secs(10);
 

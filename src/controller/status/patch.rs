@@ -10,8 +10,8 @@ use serde_json::{Map, Value, json};
 use tokio::time::timeout;
 
 use super::book::Job;
-use crate::api::{TokenBucket, TokenBucketStatus};
 use crate::ops::identity::PROGRAM;
+use api::{TokenBucket, TokenBucketStatus};
 
 /// A request that takes longer has failed.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -79,7 +79,7 @@ fn body(uid: &str, status: &TokenBucketStatus) -> kube::Result<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::crd;
+    use api::crd;
 
     #[test]
     fn every_field_of_the_status_is_named() {

@@ -2,9 +2,9 @@
 
 use super::compose::BROKER_UNAVAILABLE;
 use super::pace::{condition, holds};
-use crate::api::TokenBucketStatus;
-use crate::api::conditions::{BROKER_CONNECTED, READY, STALLED};
 use crate::controller::events::Notice;
+use api::TokenBucketStatus;
+use api::conditions::{BROKER_CONNECTED, READY, STALLED};
 
 /// What is worth an event in the change from `before` to `after`.
 pub(super) fn transition(before: &TokenBucketStatus, after: &TokenBucketStatus) -> Option<Notice> {
@@ -39,8 +39,8 @@ mod tests {
     use super::super::fixture::{at, down, in_force, refused, state};
     use super::super::{Judgement, Pass};
     use super::*;
-    use crate::api::conditions::Verdict;
-    use crate::engine::Connection;
+    use api::conditions::Verdict;
+    use engine::Connection;
 
     fn status(pass: &Pass, connection: &Connection) -> TokenBucketStatus {
         compose(

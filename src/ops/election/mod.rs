@@ -21,8 +21,8 @@ use tracing::{info, warn};
 use super::Readiness;
 use super::api_error::words;
 use super::identity::PROGRAM;
-use crate::engine::{Granter, Moment, Permit};
 use claim::{Seen, claimed, released};
+use engine::{Granter, Moment, Permit};
 
 /// A holder that has not renewed its lease for so long has lost it.
 const LEASE_DURATION: Duration = Duration::from_secs(15);

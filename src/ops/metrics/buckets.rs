@@ -10,8 +10,8 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
-use crate::bucket::BucketId;
 use crate::ops::readings::{Entry, Readings};
+use bucket::BucketId;
 
 /// Name, help, unit and value of a gauge.
 type Gauge<'u> = (

@@ -14,9 +14,9 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::api::{MissedRefills, Trigger};
-use crate::bucket::BucketId;
 use crate::ops::readings::{Reading, Readings};
+use api::{MissedRefills, Trigger};
+use bucket::BucketId;
 use buckets::Buckets;
 use process::OfProcess;
 

@@ -3,8 +3,8 @@ use std::sync::Arc;
 use chrono::DateTime;
 
 use super::*;
-use crate::bucket::Refill;
-use crate::engine::{BucketState, Observed, Phase};
+use bucket::Refill;
+use engine::{BucketState, Observed, Phase};
 
 fn id() -> BucketId {
     BucketId::new("shop", "api")

@@ -13,8 +13,8 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
 use super::readings::{Entry, Readings};
-use crate::bucket::{BucketId, Refill};
-use crate::engine::Phase;
+use bucket::{BucketId, Refill};
+use engine::Phase;
 
 use hour::MINUTES;
 pub use hour::{Hour, Range};

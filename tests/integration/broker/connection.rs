@@ -5,8 +5,8 @@ use futures::FutureExt;
 use futures::future::join_all;
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
+use token_bucket_operator::amqp::{Broker, BrokerError, Endpoint, Transaction, Version};
 use token_bucket_operator::api::QueueType;
-use token_bucket_operator::broker::{Broker, BrokerError, Endpoint, Transaction, Version};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 

@@ -1,8 +1,8 @@
 use lapin::BasicProperties;
 use lapin::options::{BasicGetOptions, BasicRejectOptions};
 use serde_json::json;
+use token_bucket_operator::amqp::{LedgerRead, RefillChannel, Transaction};
 use token_bucket_operator::api::QueueType;
-use token_bucket_operator::broker::{LedgerRead, RefillChannel, Transaction};
 
 use super::{KINDS, connect, consume, ledger};
 use crate::support::testbed;

@@ -1,6 +1,7 @@
 use chrono::{DateTime, Utc};
+use token_bucket_operator::amqp::BrokerError;
 use token_bucket_operator::api::QueueType;
-use token_bucket_operator::broker::{BrokerError, Origin, RefillRequest};
+use token_bucket_operator::bucket::{Origin, RefillRequest};
 
 use super::{REFILL, connect, consume};
 use crate::support::testbed;

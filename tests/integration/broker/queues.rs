@@ -5,8 +5,8 @@ use lapin::options::BasicGetOptions;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection};
 use serde_json::json;
+use token_bucket_operator::amqp::{Declared, DeleteIf, Deleted, Transaction};
 use token_bucket_operator::api::QueueType;
-use token_bucket_operator::broker::{Declared, DeleteIf, Deleted, Transaction};
 
 use super::{KINDS, REFILL, connect, consume};
 use crate::support::{Vhost, testbed};

@@ -1,8 +1,8 @@
 use std::time::Duration;
 
 use lapin::BasicProperties;
+use token_bucket_operator::amqp::{Broker, BrokerError, Endpoint, LedgerRead, Transaction};
 use token_bucket_operator::api::QueueType;
-use token_bucket_operator::broker::{Broker, BrokerError, Endpoint, LedgerRead, Transaction};
 
 use super::link::Link;
 use super::{KINDS, REFILL, connect, consume, ledger, send};
@@ -126,7 +126,7 @@ async fn holds(vhost: &Vhost<'_>, tokens: u64) {
 async fn takes_over(
     broker: &std::sync::Arc<Broker>,
     kind: QueueType,
-) -> token_bucket_operator::broker::RefillChannel {
+) -> token_bucket_operator::amqp::RefillChannel {
     eventually(
         "the refill queue to be free",
         Duration::from_secs(10),

@@ -3,7 +3,8 @@ use std::time::Duration;
 use lapin::options::BasicGetOptions;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Connection};
-use token_bucket_operator::broker::{BrokerError, REJECTED_REASON, Rejection, Transaction};
+use token_bucket_operator::amqp::{BrokerError, REJECTED_REASON, Transaction};
+use token_bucket_operator::bucket::Rejection;
 
 use super::link::{Link, MARK};
 use super::{REFILL, connect, consume, request, send};

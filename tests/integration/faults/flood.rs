@@ -4,7 +4,7 @@ use lapin::BasicProperties;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::json;
-use token_bucket_operator::broker::REFILL_TASK;
+use token_bucket_operator::bucket::REFILL_TASK;
 
 use super::{REFILL_QUEUE, Scene};
 use crate::support::{RARELY, SOON, eventually};

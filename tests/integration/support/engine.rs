@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use chrono::Utc;
 use chrono_tz::UTC;
+use token_bucket_operator::amqp::{Broker, Endpoint};
 use token_bucket_operator::api::{DeletionPolicy, MissedRefills, QueueType};
-use token_bucket_operator::broker::{Broker, Endpoint, RefillRequest};
-use token_bucket_operator::bucket::{Bucket, BucketId};
+use token_bucket_operator::bucket::{Bucket, BucketId, RefillRequest};
 use token_bucket_operator::engine::{
     BucketState, Engine, Options, Outcome, Permit, Phase, Removal,
 };

@@ -1,0 +1,351 @@
+//! One connection to a broker.
+
+use std::fmt;
+use std::sync::Arc;
+
+use futures::StreamExt;
+use lapin::{Connection, ConnectionProperties, ConnectionStatus, Event};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Duration, interval, sleep, timeout};
+use tracing::{debug, info, warn};
+
+use super::endpoint::Endpoint;
+use super::error::{Action, BrokerError};
+use super::fence::Fences;
+use super::pool::{Lease, Pool};
+use super::publisher::RequestPublisher;
+use super::refill_channel::RefillChannel;
+use super::socket::Socket;
+use super::unreadable;
+use super::version::Version;
+use bucket::{PROGRAM, QueueType};
+
+/// Limit for TCP, TLS and AMQP handshake together.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// Limit for an answer of the broker. It is long: a broker that synchronises its disk can be slow, and giving up means
+/// a new connection.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+/// Limit for a farewell.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+/// Limit for the removal of a message that cannot be read.
+const CLEAN_LIMIT: Duration = Duration::from_secs(30);
+/// How often the client library is asked whether it has closed the connection without an event.
+const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// One live AMQP connection. When it is lost it stays lost: make another.
+pub struct Broker {
+    endpoint: Endpoint,
+    connection: Connection,
+    socket: Socket,
+    state: watch::Sender<State>,
+    pool: Pool,
+    fences: Fences,
+    watcher: JoinHandle<()>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct State {
+    blocked: bool,
+    lost: Option<BrokerError>,
+}
+
+/// What to do while the broker accepts nothing because of a resource alarm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum During {
+    /// Give up after a while, with an error that says so. For what can be asked again.
+    AlarmFail,
+    /// Wait as long as it takes. For what must not be left undecided.
+    AlarmWait,
+}
+
+impl Broker {
+    /// Connects, once, within 10 s. `name` is shown in RabbitMQ's list of connections.
+    ///
+    /// # Errors
+    /// Says whether a person has to do something ([`BrokerError::needs_person`]).
+    pub async fn connect(endpoint: &Endpoint, name: &str) -> Result<Self, BrokerError> {
+        // The client library panics beyond the limit of AMQP.
+        if endpoint.vhost().len() > usize::from(u8::MAX) {
+            let message = "its name is longer than 255 bytes".to_owned();
+            return Err(BrokerError::VhostRefused {
+                vhost: endpoint.vhost().to_owned(),
+                message,
+            });
+        }
+        let properties = ConnectionProperties::default()
+            .with_connection_name(name.into())
+            .with_client_property("product".into(), PROGRAM.into())
+            .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into());
+        let socket = Socket::default();
+        let connection = match timeout(
+            CONNECT_LIMIT,
+            socket.open(endpoint.uri(), properties, CONNECT_LIMIT),
+        )
+        .await
+        {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(error)) => {
+                socket.abort();
+                return Err(BrokerError::connecting(endpoint, &error));
+            }
+            Err(_) => {
+                socket.abort();
+                let reason = format!("no answer within {} s", CONNECT_LIMIT.as_secs());
+                return Err(BrokerError::Unreachable {
+                    endpoint: endpoint.to_string(),
+                    reason,
+                });
+            }
+        };
+        let state = watch::Sender::new(State::default());
+        let watcher = tokio::spawn(watch_over(
+            connection.status().clone(),
+            Box::pin(connection.events_listener()),
+            socket.clone(),
+            state.clone(),
+        ));
+        Ok(Self {
+            endpoint: endpoint.clone(),
+            connection,
+            socket,
+            state,
+            pool: Pool::new(),
+            fences: Fences::default(),
+            watcher,
+        })
+    }
+
+    /// Waits until the connection is of no use any more, and says why.
+    pub async fn lost(&self) -> BrokerError {
+        let mut state = self.state.subscribe();
+        let lost = state.wait_for(|state| state.lost.is_some()).await;
+        lost.ok()
+            .and_then(|state| state.lost.clone())
+            .unwrap_or_else(|| closed("it was dropped"))
+    }
+
+    /// True while the broker accepts nothing because it is short of memory or disk space.
+    #[must_use]
+    pub fn blocked(&self) -> bool {
+        self.state.borrow().blocked
+    }
+
+    /// Waits for the end of what [`Broker::blocked`] tells.
+    pub async fn unblocked(&self) {
+        let mut state = self.state.subscribe();
+        // The state lasts as long as `self`.
+        let _ = state.wait_for(|state| !state.blocked).await;
+    }
+
+    /// What the broker says of itself; None when it tells no version.
+    #[must_use]
+    pub fn version(&self) -> Option<&Version> {
+        self.socket.version()
+    }
+
+    /// Says goodbye. Everything that is under way on the connection ends with an error. When it has ended over a message
+    /// that cannot be read, that message is removed from the refill queues that were consumed: the next connection
+    /// would end like this one.
+    pub async fn close(&self) {
+        if self.connection.status().connected() {
+            let farewell = self.connection.close(200, "OK".into());
+            if let Ok(Err(error)) = timeout(CLOSE_LIMIT, farewell).await {
+                debug!(%error, "the connection was not closed in order");
+            }
+        } else {
+            // The reason is on its way.
+            let _ = timeout(CLOSE_LIMIT, self.lost()).await;
+        }
+        self.give_up(closed("it was closed"));
+        if self.state.borrow().lost != Some(BrokerError::UnreadableMessage) {
+            return;
+        }
+        for queue in self.fences.remembered() {
+            match timeout(CLEAN_LIMIT, unreadable::remove(&self.endpoint, &queue)).await {
+                Ok(Ok(true)) => warn!(
+                    queue,
+                    "removed a message that cannot be read: not UTF-8 text"
+                ),
+                Ok(Ok(false)) => {}
+                Ok(Err(error)) => {
+                    warn!(queue, %error, "a message that cannot be read may be in the way")
+                }
+                Err(_) => warn!(queue, "a message that cannot be read may be in the way"),
+            }
+        }
+    }
+
+    /// Opens a channel for refill requests.
+    ///
+    /// # Errors
+    /// When the broker or the connection does not let it.
+    pub async fn publisher(self: &Arc<Self>) -> Result<RequestPublisher, BrokerError> {
+        RequestPublisher::open(Arc::clone(self)).await
+    }
+
+    /// Becomes the exclusive consumer of the refill queue `queue`, which is declared together with its queue for
+    /// rejected requests. At most `prefetch` requests are delivered and not acknowledged at one time.
+    ///
+    /// # Errors
+    /// [`BrokerError::InUse`] while somebody else consumes it; [`BrokerError::OtherArguments`] when the queue is of
+    /// another kind. Nothing that was opened remains.
+    pub async fn consume_requests(
+        self: &Arc<Self>,
+        queue: &str,
+        kind: QueueType,
+        prefetch: u16,
+    ) -> Result<RefillChannel, BrokerError> {
+        self.fences.remember(queue);
+        RefillChannel::open(Arc::clone(self), queue, kind, prefetch).await
+    }
+
+    pub(super) fn fences(&self) -> &Fences {
+        &self.fences
+    }
+
+    /// A channel of the pool, for one verb.
+    pub(super) async fn lease(&self, action: Action<'_>) -> Result<Lease<'_>, BrokerError> {
+        self.answer(action, During::AlarmFail, self.pool.lease(&self.connection))
+            .await
+    }
+
+    /// A channel of its own.
+    pub(super) async fn channel(&self, action: Action<'_>) -> Result<lapin::Channel, BrokerError> {
+        self.answer(action, During::AlarmFail, self.connection.create_channel())
+            .await
+    }
+
+    /// Awaits what the broker answers to `action`, within a limit. A broker that is connected and does not answer is
+    /// given up: what it was asked may or may not happen.
+    pub(super) async fn answer<T>(
+        &self,
+        action: Action<'_>,
+        during: During,
+        answer: impl Future<Output = lapin::Result<T>>,
+    ) -> Result<T, BrokerError> {
+        let mut state = self.state.subscribe();
+        match &*state.borrow() {
+            State {
+                lost: Some(lost), ..
+            } => return Err(lost.clone()),
+            State { blocked: true, .. } if during == During::AlarmFail => {
+                return Err(BrokerError::Blocked);
+            }
+            State { .. } => {}
+        }
+        let mut answer = std::pin::pin!(answer);
+        loop {
+            tokio::select! {
+                biased;
+                answer = &mut answer => return answer.map_err(|error| self.explain(action, &error)),
+                // An alarm that begins or ends starts the limit anew.
+                Ok(()) = state.changed() => {
+                    if let Some(lost) = state.borrow_and_update().lost.clone() {
+                        return Err(lost);
+                    }
+                }
+                () = sleep(ANSWER_LIMIT) => match (self.blocked(), during) {
+                    (true, During::AlarmWait) => {}
+                    (true, During::AlarmFail) => return Err(BrokerError::Blocked),
+                    (false, _) => {
+                        let error = BrokerError::Timeout { doing: action.verb };
+                        self.give_up(error.clone());
+                        return Err(error);
+                    }
+                },
+            }
+        }
+    }
+
+    /// Channels report the end of their connection each in its own way; the connection knows the reason.
+    pub(super) fn explain(&self, action: Action<'_>, error: &lapin::Error) -> BrokerError {
+        let error = BrokerError::doing(action, error);
+        match error {
+            BrokerError::ChannelClosed { reason } if !self.connection.status().connected() => self
+                .state
+                .borrow()
+                .lost
+                .clone()
+                .unwrap_or(BrokerError::ConnectionLost { reason }),
+            BrokerError::UnreadableMessage => {
+                lose(&self.state, error.clone());
+                error
+            }
+            error => error,
+        }
+    }
+
+    fn give_up(&self, error: BrokerError) {
+        lose(&self.state, error);
+        self.socket.abort();
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.watcher.abort();
+        self.socket.abort();
+    }
+}
+
+impl fmt::Debug for Broker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Broker")
+            .field("state", &*self.state.borrow())
+            .finish_non_exhaustive()
+    }
+}
+
+fn closed(reason: &str) -> BrokerError {
+    BrokerError::ConnectionLost {
+        reason: reason.to_owned(),
+    }
+}
+
+/// The first reason is the one that counts.
+fn lose(state: &watch::Sender<State>, error: BrokerError) {
+    state.send_if_modified(|state| {
+        let first = state.lost.is_none();
+        if first {
+            state.lost = Some(error);
+        }
+        first
+    });
+}
+
+/// Follows the state of the connection until it is lost.
+async fn watch_over(
+    status: ConnectionStatus,
+    mut events: impl futures::Stream<Item = Event> + Unpin,
+    socket: Socket,
+    state: watch::Sender<State>,
+) {
+    let mut ticks = interval(STATUS_INTERVAL);
+    let mut gone = false;
+    let reason = loop {
+        tokio::select! {
+            event = events.next() => match event {
+                Some(Event::ConnectionBlocked(reason)) => {
+                    warn!(reason, "the broker accepts nothing at present");
+                    state.send_modify(|state| state.blocked = true);
+                }
+                Some(Event::ConnectionUnblocked) => {
+                    info!("the broker accepts messages again");
+                    state.send_modify(|state| state.blocked = false);
+                }
+                // Channels report their errors here too.
+                Some(Event::Error(error)) if !status.connected() => break BrokerError::lost(&error),
+                Some(_) => {}
+                None => break closed("its thread ended"),
+            },
+            // The second time: the event that says why may be just behind.
+            _ = ticks.tick() => match (status.connected(), gone) {
+                (false, true) => break closed("it was closed"),
+                (connected, _) => gone = !connected,
+            }
+        }
+    };
+    lose(&state, reason);
+    socket.abort();
+}

@@ -1,0 +1,140 @@
+//! Publishes refill requests and waits until the broker has taken them.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::Arc;
+
+use futures::future::{FutureExt, join_all};
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::types::ShortString;
+use lapin::{Channel, Confirmation};
+use tokio::sync::Mutex;
+
+use super::celery;
+use super::connection::{Broker, During};
+use super::error::{Action, BrokerError};
+use super::wire;
+use bucket::RefillRequest;
+
+/// A channel in confirm mode.
+pub struct RequestPublisher {
+    broker: Arc<Broker>,
+    /// One batch at a time: a message that comes back does not say to which batch.
+    channel: Mutex<Channel>,
+}
+
+impl RequestPublisher {
+    pub(super) async fn open(broker: Arc<Broker>) -> Result<Self, BrokerError> {
+        let channel = open_channel(&broker).await?;
+        Ok(Self {
+            broker,
+            channel: Mutex::new(channel),
+        })
+    }
+
+    /// Publishes requests, each to its refill queue, all in one flight. Answers for each, in order: Ok when the broker
+    /// has taken it, [`BrokerError::NoQueue`] when its refill queue is not there. After any other error the request may
+    /// arrive nevertheless.
+    pub async fn publish(
+        &self,
+        requests: &[(String, RefillRequest)],
+    ) -> Vec<Result<(), BrokerError>> {
+        let mut channel = self.channel.lock().await;
+        match self.flight(&mut channel, requests).await {
+            Ok(results) => results,
+            Err(error) => requests.iter().map(|_| Err(error.clone())).collect(),
+        }
+    }
+
+    async fn flight(
+        &self,
+        channel: &mut Channel,
+        requests: &[(String, RefillRequest)],
+    ) -> Result<Vec<Result<(), BrokerError>>, BrokerError> {
+        if !channel.status().connected() {
+            *channel = open_channel(&self.broker).await?;
+        }
+        // Checked first: no part of a flight may be missing from its results.
+        let names = requests
+            .iter()
+            .map(|(queue, _)| wire::name(queue))
+            .collect::<Result<Vec<_>, _>>()?;
+        let flight = join_all(
+            names
+                .into_iter()
+                .zip(requests)
+                .map(|(name, (_, request))| confirmed(channel, name, request)),
+        );
+        let confirmations = self
+            .broker
+            .answer(action(""), During::AlarmFail, flight.map(Ok))
+            .await?;
+        // A message that comes back is handed over with the next confirmation, which need not be its own.
+        let mut returned = HashSet::new();
+        let mut results = Vec::with_capacity(requests.len());
+        for (confirmation, (queue, _)) in confirmations.into_iter().zip(requests) {
+            results.push(match confirmation {
+                Ok(Confirmation::Nack(_)) => Err(BrokerError::MessageRefused {
+                    queue: queue.clone(),
+                }),
+                Ok(confirmation) => {
+                    let message = confirmation.take_message();
+                    returned
+                        .extend(message.and_then(|message| celery::task_id(&message.properties)));
+                    Ok(())
+                }
+                Err(error) => Err(self.broker.explain(action(queue), &error)),
+            });
+        }
+        for (result, (queue, request)) in results.iter_mut().zip(requests) {
+            if result.is_ok() && returned.contains(&celery::id_of(request)) {
+                *result = Err(BrokerError::NoQueue {
+                    queue: queue.clone(),
+                });
+            }
+        }
+        Ok(results)
+    }
+}
+
+fn action(queue: &str) -> Action<'_> {
+    Action {
+        verb: "publish refill requests",
+        needs: "write",
+        queue,
+    }
+}
+
+async fn open_channel(broker: &Broker) -> Result<Channel, BrokerError> {
+    let channel = broker.channel(action("")).await?;
+    broker
+        .answer(
+            action(""),
+            During::AlarmFail,
+            channel.confirm_select(ConfirmSelectOptions::default()),
+        )
+        .await?;
+    Ok(channel)
+}
+
+async fn confirmed(
+    channel: &Channel,
+    queue: ShortString,
+    request: &RefillRequest,
+) -> lapin::Result<Confirmation> {
+    let (properties, body) = celery::encode(request);
+    let options = BasicPublishOptions {
+        mandatory: true,
+        ..Default::default()
+    };
+    channel
+        .basic_publish(ShortString::default(), queue, options, &body, properties)
+        .await?
+        .await
+}
+
+impl fmt::Debug for RequestPublisher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestPublisher").finish_non_exhaustive()
+    }
+}

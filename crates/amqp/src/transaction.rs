@@ -1,0 +1,162 @@
+//! What goes into a transaction on the refill channel, and the deliveries that it settles.
+
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable};
+
+use super::celery;
+use bucket::{Ledger, RefillRequest, Rejection};
+
+/// Header that says why a request is in the queue for rejected ones.
+pub const REJECTED_REASON: &str = "x-rejected-reason";
+
+/// Headers that say something about a message's way through one queue, or that make the broker send copies elsewhere.
+const NOT_FORWARDED: [&str; 4] = ["x-delivery-count", "x-acquired-count", "CC", "BCC"];
+
+/// Everything that happens together: all of it, or nothing.
+#[derive(Debug, Default)]
+pub struct Transaction {
+    /// Tokens to publish: queue and number.
+    pub tokens: Vec<(String, u64)>,
+    /// Ledgers to write: queue and contents.
+    pub ledgers: Vec<(String, Ledger)>,
+    /// Messages that move to other queues.
+    pub forwards: Vec<Forward>,
+    /// Tags of deliveries to acknowledge.
+    pub acks: Vec<u64>,
+}
+
+impl Transaction {
+    /// Number of messages that it publishes and acknowledges.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        let tokens = self
+            .tokens
+            .iter()
+            .fold(0, |sum: u64, (_, count)| sum.saturating_add(*count));
+        tokens.saturating_add((self.ledgers.len() + self.forwards.len() + self.acks.len()) as u64)
+    }
+
+    /// There is nothing in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A message of the refill queue.
+#[derive(Debug)]
+pub struct Delivery {
+    /// What to acknowledge it by, on the channel that it came from.
+    pub tag: u64,
+    /// Somebody has had it before and did not acknowledge it.
+    pub redelivered: bool,
+    /// What it asks for, or why it is not understood.
+    pub request: Result<RefillRequest, Rejection>,
+    properties: BasicProperties,
+    body: Vec<u8>,
+}
+
+impl Delivery {
+    pub(super) fn new(delivery: lapin::message::Delivery) -> Self {
+        Self {
+            tag: delivery.delivery_tag,
+            redelivered: delivery.redelivered,
+            request: celery::parse(&delivery.properties, &delivery.data),
+            properties: delivery.properties,
+            body: delivery.data,
+        }
+    }
+
+    /// The message as it came, on its way to the queue `to`. Its acknowledgement is not part of it.
+    #[must_use]
+    pub fn forward(self, to: &str, reason: Option<&str>) -> Forward {
+        Forward {
+            queue: to.to_owned(),
+            properties: forwarded(&self.properties, reason),
+            body: self.body,
+        }
+    }
+}
+
+/// A message that moves to another queue.
+#[derive(Debug)]
+pub struct Forward {
+    pub(super) queue: String,
+    pub(super) properties: BasicProperties,
+    pub(super) body: Vec<u8>,
+}
+
+/// The properties without those that the broker would act on: it closes the channel of a publisher whose `user_id` is
+/// not its own, and drops what has an expiration.
+fn forwarded(original: &BasicProperties, reason: Option<&str>) -> BasicProperties {
+    let kept = original
+        .headers()
+        .iter()
+        .flat_map(|headers| headers.inner());
+    let mut headers = FieldTable::default();
+    for (name, value) in kept.filter(|(name, _)| !NOT_FORWARDED.contains(&name.as_str())) {
+        headers.insert(name.clone(), value.clone());
+    }
+    if let Some(reason) = reason {
+        headers.insert(REJECTED_REASON.into(), AMQPValue::LongString(reason.into()));
+    }
+    let mut properties = BasicProperties::default()
+        .with_headers(headers)
+        .with_delivery_mode(2);
+    macro_rules! keep {
+        ($($get:ident => $with:ident),*) => {
+            $(if let Some(value) = original.$get() {
+                properties = properties.$with(value.clone());
+            })*
+        };
+    }
+    keep!(
+        content_type => with_content_type, content_encoding => with_content_encoding, priority => with_priority,
+        correlation_id => with_correlation_id, reply_to => with_reply_to, message_id => with_message_id,
+        timestamp => with_timestamp, kind => with_type, app_id => with_app_id, cluster_id => with_cluster_id
+    );
+    properties
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_forwarded_message_keeps_what_it_says_and_loses_what_the_broker_would_act_on() {
+        let mut headers = FieldTable::default();
+        for name in ["task", "x-delivery-count", "CC", "BCC"] {
+            headers.insert(name.into(), AMQPValue::LongString("x".into()));
+        }
+        let original = BasicProperties::default()
+            .with_headers(headers)
+            .with_content_type("text/plain".into())
+            .with_message_id("m".into())
+            .with_user_id("somebody".into())
+            .with_expiration("5".into());
+        let it = forwarded(&original, Some("why"));
+        let names: Vec<&str> = it
+            .headers()
+            .iter()
+            .flat_map(|headers| headers.inner().keys())
+            .map(|k| k.as_str())
+            .collect();
+        assert_eq!(names, ["task", REJECTED_REASON]);
+        assert_eq!((it.user_id(), it.expiration()), (&None, &None));
+        assert_eq!(
+            (it.content_type(), it.message_id()),
+            (original.content_type(), original.message_id())
+        );
+    }
+
+    #[test]
+    fn the_length_of_a_transaction_counts_every_message() {
+        let mut transaction = Transaction::default();
+        assert!(transaction.is_empty());
+        transaction.tokens = vec![("a".into(), 5), ("b".into(), 2)];
+        transaction.acks = vec![1, 2, 3];
+        assert_eq!(transaction.len(), 10);
+        transaction.tokens.push(("c".into(), u64::MAX));
+        assert_eq!(transaction.len(), u64::MAX);
+    }
+}

@@ -1,0 +1,411 @@
+//! Whether a request for a refill is carried out, and what the ledger says afterwards.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use super::{Bucket, Ledger, Refill, Trigger};
+
+/// What asks for a refill.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Cause {
+    /// The schedule.
+    Tick {
+        /// UID of the resource that the request was made for.
+        uid: String,
+        /// The tick.
+        tick: DateTime<Utc>,
+        /// The request stands for the ticks after this instant.
+        since: DateTime<Utc>,
+        /// Number of ticks that it stands for.
+        ticks: u64,
+    },
+    /// A new value of the refill annotation.
+    Annotation(Box<str>),
+    /// A request that somebody else put into the refill queue, with its id if it has one.
+    Request(Option<Box<str>>),
+}
+
+/// Why a request adds nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Refusal {
+    /// The ledger has this tick, annotation or request already.
+    #[error("carried out already")]
+    Duplicate,
+    /// It was made for an earlier resource of the same name.
+    #[error("made for an earlier resource")]
+    OtherResource,
+    /// The tick is older than `startingDeadlineSeconds`.
+    #[error("older than startingDeadlineSeconds")]
+    TooLate,
+    /// Scheduled refills are suspended.
+    #[error("suspended")]
+    Suspended,
+}
+
+impl Refusal {
+    /// One word, for metrics.
+    #[must_use]
+    pub fn kind(self) -> &'static str {
+        match self {
+            Self::Duplicate => "Duplicate",
+            Self::OtherResource => "OtherResource",
+            Self::TooLate => "TooLate",
+            Self::Suspended => "Suspended",
+        }
+    }
+}
+
+/// Why a request adds nothing, whatever is in the queue; nobody has to count for that. As long as neither the ledger nor
+/// the specification changes, a refusal stays one.
+#[must_use]
+pub fn refuse(
+    cause: &Cause,
+    bucket: &Bucket,
+    ledger: &Ledger,
+    now: DateTime<Utc>,
+) -> Option<Refusal> {
+    let duplicate = match cause {
+        Cause::Tick { uid, tick, .. } => return refuse_tick(uid, *tick, bucket, ledger, now),
+        Cause::Annotation(value) => ledger.manual.as_ref() == Some(value),
+        Cause::Request(id) => id.is_some() && ledger.request == *id,
+    };
+    duplicate.then_some(Refusal::Duplicate)
+}
+
+/// Decides on one request. `tokens` is the number of tokens in the queue; with the tokens that the ledger owes it is
+/// the level of the bucket, and the refill is capped so that the level stays within `maximum`.
+///
+/// On acceptance `ledger` names the request as carried out and owes what it adds; the caller publishes owed tokens in
+/// the same transaction. Answers the number of tokens added, 0 when the bucket is full.
+///
+/// # Errors
+/// The reason why the request is dropped; `ledger` is then unchanged.
+pub fn accept(
+    cause: &Cause,
+    bucket: &Bucket,
+    ledger: &mut Ledger,
+    tokens: u64,
+    now: DateTime<Utc>,
+) -> Result<u64, Refusal> {
+    if let Some(refusal) = refuse(cause, bucket, ledger, now) {
+        return Err(refusal);
+    }
+    let refills = match cause {
+        Cause::Tick {
+            tick, since, ticks, ..
+        } => count(bucket, ledger, *tick, *since, *ticks),
+        Cause::Annotation(_) | Cause::Request(_) => 1,
+    };
+    let level = tokens.saturating_add(ledger.owed);
+    let added = bucket
+        .amount
+        .saturating_mul(refills)
+        .min(bucket.maximum.saturating_sub(level));
+    let (trigger, scheduled_time) = match cause {
+        Cause::Tick { tick, .. } => {
+            ledger.tick = Some(*tick);
+            (Trigger::Schedule, Some(*tick))
+        }
+        Cause::Annotation(value) => {
+            ledger.manual = Some(value.clone());
+            (Trigger::Manual, None)
+        }
+        Cause::Request(id) => {
+            if id.is_some() {
+                ledger.request.clone_from(id);
+            }
+            (Trigger::Request, None)
+        }
+    };
+    ledger.owed += added;
+    ledger.issued += added;
+    ledger.last_refill = Some(Refill {
+        scheduled_time,
+        completed_time: now,
+        added,
+        trigger,
+    });
+    Ok(added)
+}
+
+fn refuse_tick(
+    uid: &str,
+    tick: DateTime<Utc>,
+    bucket: &Bucket,
+    ledger: &Ledger,
+    now: DateTime<Utc>,
+) -> Option<Refusal> {
+    if *uid != *bucket.uid {
+        Some(Refusal::OtherResource)
+    } else if ledger.tick.is_some_and(|newest| tick <= newest) {
+        Some(Refusal::Duplicate)
+    } else if bucket.suspend {
+        Some(Refusal::Suspended)
+    } else if bucket
+        .starting_deadline
+        .is_some_and(|deadline| age(tick, now) > deadline)
+    {
+        Some(Refusal::TooLate)
+    } else {
+        None
+    }
+}
+
+/// How many refills a tick's request stands for. One that covers several ticks was counted from the ledger as it was
+/// then; ticks that other requests have covered since must not count again.
+fn count(
+    bucket: &Bucket,
+    ledger: &Ledger,
+    tick: DateTime<Utc>,
+    since: DateTime<Utc>,
+    ticks: u64,
+) -> u64 {
+    let reference = ledger.reference();
+    if ticks <= 1 || since >= reference {
+        return ticks.max(1);
+    }
+    bucket
+        .timetable
+        .clone()
+        .anchored(ledger.since)
+        .missed(reference, tick, ticks)
+        .max(1)
+}
+
+/// Age of an instant, zero when it lies ahead.
+pub(super) fn age(instant: DateTime<Utc>, now: DateTime<Utc>) -> Duration {
+    (now - instant).to_std().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::MissedRefills;
+    use crate::fixture::{at, bucket, ledger};
+
+    fn tick(second: i64) -> Cause {
+        ticks(second - 60, second, 1)
+    }
+
+    fn ticks(since: i64, tick: i64, ticks: u64) -> Cause {
+        Cause::Tick {
+            uid: "uid-1".into(),
+            tick: at(tick),
+            since: at(since),
+            ticks,
+        }
+    }
+
+    #[test]
+    fn a_tick_adds_the_amount_and_is_remembered() {
+        let mut ledger = ledger();
+        assert_eq!(accept(&tick(60), &bucket(), &mut ledger, 3, at(61)), Ok(10));
+        assert_eq!(
+            (ledger.tick, ledger.owed, ledger.issued),
+            (Some(at(60)), 10, 10)
+        );
+        let refill = ledger.last_refill.unwrap();
+        assert_eq!(
+            (refill.scheduled_time, refill.completed_time, refill.added),
+            (Some(at(60)), at(61), 10)
+        );
+    }
+
+    #[test]
+    fn a_tick_is_added_once() {
+        let mut ledger = ledger();
+        accept(&tick(120), &bucket(), &mut ledger, 0, at(120)).unwrap();
+        let after = ledger.clone();
+        for second in [60, 120] {
+            assert_eq!(
+                accept(&tick(second), &bucket(), &mut ledger, 0, at(121)),
+                Err(Refusal::Duplicate)
+            );
+        }
+        assert_eq!(ledger, after);
+    }
+
+    #[test]
+    fn a_refill_never_exceeds_the_maximum_and_counts_what_is_owed() {
+        let mut ledger = ledger();
+        ledger.owed = 4;
+        assert_eq!(accept(&tick(60), &bucket(), &mut ledger, 15, at(60)), Ok(6));
+        assert_eq!(
+            accept(&tick(120), &bucket(), &mut ledger, 15, at(120)),
+            Ok(0)
+        );
+        assert_eq!(
+            ledger.tick,
+            Some(at(120)),
+            "a tick that finds the bucket full has run"
+        );
+    }
+
+    #[test]
+    fn a_tick_of_an_earlier_resource_adds_nothing() {
+        let mut ledger = ledger();
+        let other = Cause::Tick {
+            uid: "uid-0".into(),
+            tick: at(60),
+            since: at(0),
+            ticks: 1,
+        };
+        assert_eq!(
+            accept(&other, &bucket(), &mut ledger, 0, at(60)),
+            Err(Refusal::OtherResource)
+        );
+    }
+
+    #[test]
+    fn a_tick_past_its_starting_deadline_adds_nothing() {
+        let bucket = Bucket {
+            starting_deadline: Some(Duration::from_secs(30)),
+            ..bucket()
+        };
+        let mut ledger = ledger();
+        assert_eq!(
+            accept(&tick(60), &bucket, &mut ledger, 0, at(91)),
+            Err(Refusal::TooLate)
+        );
+        assert_eq!(accept(&tick(60), &bucket, &mut ledger, 0, at(90)), Ok(10));
+    }
+
+    #[test]
+    fn a_suspended_bucket_takes_requests_but_no_ticks() {
+        let bucket = Bucket {
+            suspend: true,
+            ..bucket()
+        };
+        let mut ledger = ledger();
+        assert_eq!(
+            accept(&tick(60), &bucket, &mut ledger, 0, at(60)),
+            Err(Refusal::Suspended)
+        );
+        assert_eq!(
+            accept(&Cause::Request(None), &bucket, &mut ledger, 0, at(60)),
+            Ok(10)
+        );
+        assert_eq!(
+            accept(
+                &Cause::Annotation("now".into()),
+                &bucket,
+                &mut ledger,
+                10,
+                at(60)
+            ),
+            Ok(5)
+        );
+    }
+
+    #[test]
+    fn an_annotation_value_is_one_refill() {
+        let mut ledger = ledger();
+        let mut ask = |value: &str| {
+            accept(
+                &Cause::Annotation(value.into()),
+                &bucket(),
+                &mut ledger,
+                0,
+                at(1),
+            )
+        };
+        assert_eq!(ask("a"), Ok(10));
+        assert_eq!(ask("a"), Err(Refusal::Duplicate));
+        assert_eq!(ask("b"), Ok(10));
+    }
+
+    #[test]
+    fn a_request_with_an_id_is_one_refill_even_when_it_comes_back() {
+        let mut ledger = ledger();
+        let mut ask = |id: Option<&str>| {
+            accept(
+                &Cause::Request(id.map(Into::into)),
+                &bucket(),
+                &mut ledger,
+                0,
+                at(1),
+            )
+        };
+        assert_eq!(ask(Some("x")), Ok(10));
+        assert_eq!(ask(Some("x")), Err(Refusal::Duplicate));
+        assert_eq!(ask(None), Ok(10));
+        assert_eq!(ask(None), Ok(5));
+    }
+
+    #[test]
+    fn a_request_for_many_ticks_leaves_out_those_that_ran_meanwhile() {
+        // The policy may have been edited since it was made.
+        for missed_refills in [MissedRefills::All, MissedRefills::Latest] {
+            let bucket = Bucket {
+                missed_refills,
+                amount: 1,
+                ..bucket()
+            };
+            let mut ledger = ledger();
+            assert_eq!(accept(&tick(60), &bucket, &mut ledger, 0, at(300)), Ok(1));
+            assert_eq!(
+                accept(&ticks(0, 300, 5), &bucket, &mut ledger, 0, at(300)),
+                Ok(4)
+            );
+            assert_eq!(
+                accept(&ticks(0, 300, 5), &bucket, &mut ledger, 0, at(300)),
+                Err(Refusal::Duplicate)
+            );
+        }
+    }
+
+    #[test]
+    fn another_schedule_misses_nothing_of_the_time_before_it() {
+        let ledger = ledger();
+        let same = ledger
+            .clone()
+            .brought_up_to(&bucket(), &ledger.schedule, at(500));
+        assert_eq!(same, ledger);
+        let edited = ledger.clone().brought_up_to(&bucket(), "other", at(500));
+        assert_eq!((edited.reference(), &*edited.schedule), (at(500), "other"));
+    }
+
+    #[test]
+    fn another_resource_takes_over_the_ledger_from_its_creation_on() {
+        let mut ledger = ledger();
+        accept(
+            &Cause::Annotation("a".into()),
+            &bucket(),
+            &mut ledger,
+            0,
+            at(1),
+        )
+        .unwrap();
+        let bucket = Bucket {
+            uid: "uid-2".into(),
+            created: at(900),
+            ..bucket()
+        };
+        let taken = ledger
+            .clone()
+            .brought_up_to(&bucket, &ledger.schedule, at(950));
+        assert_eq!(
+            (&*taken.uid, taken.reference(), taken.manual),
+            ("uid-2", at(900), None)
+        );
+        assert_eq!(taken.issued, 10);
+    }
+
+    proptest! {
+        /// I1 for any numbers, and nothing is owed beyond what was added.
+        #[test]
+        fn no_refill_exceeds_the_maximum(
+            amount in 1..=10_000_000u64, maximum in 1..=10_000_000u64, tokens in 0..=20_000_000u64,
+            owed in 0..=10_000_000u64, count in 0..=u64::MAX,
+        ) {
+            let bucket = Bucket { amount, maximum, ..bucket() };
+            let mut ledger = Ledger { owed, ..ledger() };
+            let added = accept(&ticks(0, 60, count), &bucket, &mut ledger, tokens, at(60)).unwrap();
+            prop_assert_eq!(ledger.owed, owed + added);
+            prop_assert!(added == 0 || tokens + ledger.owed <= maximum);
+        }
+    }
+}

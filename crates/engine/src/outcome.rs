@@ -1,0 +1,123 @@
+//! What the engine tells: one direction, on a channel, to whoever writes statuses and counts metrics.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use bucket::{BucketId, Ledger, MissedRefills, Refill, Trigger};
+
+/// Something that happened at the broker.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// The connection came up, or is away.
+    Connection(Connection),
+    /// A bucket's state changed or was counted anew.
+    Bucket(BucketId, Arc<BucketState>),
+    /// A refill was committed.
+    Refilled {
+        /// The bucket.
+        bucket: BucketId,
+        /// What asked for it.
+        trigger: Trigger,
+        /// Tokens added; 0 when the bucket was full.
+        added: u64,
+        /// From due to committed, for scheduled refills.
+        lag: Option<Duration>,
+    },
+    /// Ticks that were missed are not carried out.
+    LeftOut {
+        /// By this policy, or because they are older than the deadline.
+        policy: MissedRefills,
+        /// How many.
+        ticks: u64,
+    },
+    /// Somebody had deleted a bucket's queue; it is declared again.
+    QueueMissing,
+    /// A request was not carried out; `reason` is one of a fixed set of words.
+    Dropped {
+        /// The bucket, when the request named one that is known.
+        bucket: Option<BucketId>,
+        /// Why, in one CamelCase word.
+        reason: &'static str,
+        /// Whether it was moved to the queue of parked requests.
+        parked: bool,
+    },
+}
+
+/// State of the connection to the broker.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Connection {
+    /// Connected.
+    Up,
+    /// Not connected: why, in words for people. It is being retried.
+    Down {
+        /// CamelCase reason.
+        reason: &'static str,
+        /// What is wrong and what to do.
+        message: String,
+    },
+}
+
+/// Everything that the status says about a bucket, as last seen.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BucketState {
+    /// UID and generation-independent identity of the specification that this is about: a caller compares it with what
+    /// it applied last, so that an outcome of an earlier specification is not taken for one of the newest.
+    pub revision: u64,
+    /// Whether refills run.
+    pub phase: Phase,
+    /// What was counted, and when; None before the first count.
+    pub observed: Option<Observed>,
+    /// What the broker enforces as `x-max-length`; None before it is known or when it enforces nothing.
+    pub limit: Option<u64>,
+    /// The newest refill.
+    pub last_refill: Option<Refill>,
+    /// When the next refill is due; None when suspended or not scheduled.
+    pub next_refill: Option<DateTime<Utc>>,
+    /// Tokens issued since the ledger began.
+    pub issued: u64,
+    /// Value of the refill annotation that was last carried out.
+    pub refill_request: Option<Box<str>>,
+}
+
+/// A count of ready messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Observed {
+    /// Ready messages in the bucket's queue.
+    pub tokens: u64,
+    /// When they were counted.
+    pub at: DateTime<Utc>,
+}
+
+/// Whether refills of a bucket run.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Phase {
+    /// Its queues are as declared and its refills run.
+    Ready,
+    /// It is being worked on.
+    Progressing {
+        /// CamelCase reason.
+        reason: &'static str,
+        /// What is going on.
+        message: String,
+    },
+    /// A person must act.
+    Stalled {
+        /// CamelCase reason.
+        reason: &'static str,
+        /// What is wrong and what to do.
+        message: String,
+    },
+}
+
+impl BucketState {
+    /// Shows what the ledger says. A refill counts as carried out when all of its tokens are in the queue.
+    pub(super) fn show(&mut self, ledger: &Ledger) {
+        self.issued = ledger.issued;
+        if ledger.owed == 0 {
+            self.last_refill.clone_from(&ledger.last_refill);
+            self.refill_request.clone_from(&ledger.manual);
+        }
+    }
+}
