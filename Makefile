@@ -1,7 +1,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test check crds manifests image tools chaos bench release node
+.PHONY: help demo demo-down test check crds manifests image tools servers chaos bench release node
 
 scripts := .ci/run .ci/release charts/render tests/image tests/node demo/up demo/down demo/take tests/testbed/testbed tests/testbed/tools
 
@@ -17,6 +17,9 @@ demo-down: ## stop the demo and remove what it has stored
 # What depends on the broker runs on RabbitMQ 4 as well. That needs root; the gate insists on it.
 on_rabbitmq_4 := broker:: celery:: edits:: engine:: permissions:: quorum:: refills:: waiting::
 
+# What the tests ask for themselves as well. Here nothing waits for a build that has been told how long to wait.
+of_tests := servers python helm helm-3 lua prometheus chromium axe
+
 test: tools ## run all tests, on real servers too
 	cargo test --locked --workspace
 	@if tests/testbed/tools rabbitmq-4; then echo "once more, on RabbitMQ 4:"; \
@@ -24,11 +27,11 @@ test: tools ## run all tests, on real servers too
 	elif [[ -z $${CI:-} ]]; then echo "SKIPPED, for the reason above: the tests on RabbitMQ 4"; \
 	else exit 1; fi
 
-chaos: tools ## break things at random and count every token: SEED=… DURATION=… (seconds) OPERATORS=… FAULTS=…
+chaos: servers ## break things at random and count every token: SEED=… DURATION=… (seconds) OPERATORS=… FAULTS=…
 	cargo test --locked --test chaos -- $(if $(SEED),--seed $(SEED)) --seconds $(or $(DURATION),600) \
 		$(foreach number,$(OPERATORS),--operators $(number)) $(foreach fault,$(FAULTS),--fault $(fault))
 
-bench: tools ## measure against the limits of the broker and of the API server
+bench: servers ## measure against the limits of the broker and of the API server
 	cargo bench --locked --bench operator
 
 check: ## formatting, lints, generated files, scripts, licences and duplicates of dependencies
@@ -60,5 +63,8 @@ node: ## install the chart on a real node (needs root): kubelet and containerd r
 release: ## make a release, here: VERSION=…
 	.ci/release "$(VERSION)"
 
-tools: ## install the servers that the tests and the demo use, where they are missing
-	@tests/testbed/tools
+tools: ## install what the tests use, where it is missing
+	@tests/testbed/tools $(of_tests) >/dev/null
+
+servers:
+	@tests/testbed/tools servers

@@ -21,6 +21,7 @@ mod refills;
 mod release;
 mod support;
 mod tls;
+mod tools;
 mod versions;
 mod waiting;
 mod writes;
