@@ -127,7 +127,7 @@ async fn ask(publisher: &RequestPublisher, round: usize) {
             id: Some(format!("round-{round}")),
         },
     };
-    let answers = publisher.publish(&[(REFILL.into(), request)]).await;
+    let answers = publisher.publish(&[(REFILL, request)]).await;
     assert_eq!(answers, [Ok(())]);
 }
 

@@ -30,7 +30,19 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 pub async fn cleanup(resource: &TokenBucket, context: &Context) -> Result<Action, Error> {
     let id = id_of(resource);
     context.report(Report::Gone(id.clone()));
+    let removal = Removal {
+        id: id.clone(),
+        uid: resource.uid().unwrap_or_default().into(),
+        name: resource.bucket_name().into(),
+        refill_queue: resource.spec.refill_queue.as_str().into(),
+        policy: resource.spec.deletion_policy,
+    };
     if resource.spec.deletion_policy == DeletionPolicy::Retain {
+        if let Some(home) = context.brokers.home(&id) {
+            // Whoever wants the bucket next need not ask whether its owner is still there. If this fails, it takes over.
+            let engine = context.brokers.enter(&id, &home);
+            let _ = timeout(ATTEMPT_TIMEOUT, engine.remove(removal)).await;
+        }
         context.brokers.leave(&id);
         let queue = resource.queue_name();
         info!(bucket = %id, queue, "deleted; by its deletionPolicy the queue stays");
@@ -62,12 +74,6 @@ pub async fn cleanup(resource: &TokenBucket, context: &Context) -> Result<Action
         return Ok(Action::await_change());
     }
     let engine = context.brokers.enter(&id, &endpoint);
-    let removal = Removal {
-        id: id.clone(),
-        name: resource.bucket_name(),
-        refill_queue: resource.spec.refill_queue.clone(),
-        policy: resource.spec.deletion_policy,
-    };
     match timeout(ATTEMPT_TIMEOUT, engine.remove(removal)).await {
         Ok(Ok(())) => {
             context.brokers.leave(&id);

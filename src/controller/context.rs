@@ -17,7 +17,7 @@ use super::shared::Shared;
 use super::status::Report;
 use super::validate::id_of;
 use crate::ops::Metrics;
-use bucket::{Bucket, BucketId};
+use bucket::{Bucket, BucketId, backoff};
 use schedule::Schedule;
 
 /// The longest pause between attempts.
@@ -100,7 +100,7 @@ impl Context {
         }
         let mut failures = self.failures();
         let failures = failures.entry(id.clone()).or_default();
-        let pause = LONGEST_PAUSE.min(pause * 2_u32.saturating_pow((*failures).min(16)));
+        let pause = backoff(pause, *failures, LONGEST_PAUSE);
         *failures = failures.saturating_add(1);
         pause.mul_f64(rand::random_range(0.5..1.0))
     }

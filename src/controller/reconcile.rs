@@ -21,8 +21,8 @@ use super::validate::{Invalid, id_of, validate};
 use super::{Guarded, conflict};
 use amqp::Endpoint;
 use api::conditions::Verdict;
-use api::{ALERT_WHEN_EMPTY, FINALIZER, TokenBucket};
-use bucket::{Bucket, BucketId};
+use api::{ALERT_WHEN_EMPTY, FINALIZER, TokenBucket, TokenBucketStatus, from_time};
+use bucket::{Bucket, BucketId, Known};
 
 /// A Secret is read again so often: credentials change.
 const RESOLVE_AGAIN_AFTER: Duration = Duration::from_secs(300);
@@ -186,7 +186,9 @@ fn put_in_force(
     report(resource, Some(resource), judgement, context);
     let revision =
         u64::try_from(resource.meta().generation.unwrap_or_default()).unwrap_or_default();
-    context.brokers.enter(&id, endpoint).apply(bucket, revision);
+    let known = resource.status.as_deref().and_then(known);
+    let engine = context.brokers.enter(&id, endpoint);
+    engine.apply_known(bucket, revision, known);
     if let Some(before) = before {
         // Other buckets that name the same Secret move along; and whoever wanted the queue there may have it now.
         context.pokes.send(&context.brokers.users(&before));
@@ -195,6 +197,21 @@ fn put_in_force(
     if !context.index().holds(&id, resource.meta().uid.as_deref()) {
         context.forget(&id);
     }
+}
+
+/// What a status says of the bucket's ledger; None when it was written before there was one.
+fn known(status: &TokenBucketStatus) -> Option<Known> {
+    let refill = status.last_refill.as_ref();
+    let tick = refill.and_then(|refill| refill.scheduled_time.as_ref().map(from_time));
+    Some(Known {
+        tick,
+        manual: status
+            .last_handled_refill_request
+            .as_deref()
+            .map(Into::into),
+        requests: Vec::new(),
+        issued: status.tokens_issued?,
+    })
 }
 
 /// The bucket is not refilled until something changes; its tokens stay.

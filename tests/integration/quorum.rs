@@ -1,13 +1,12 @@
 //! Quorum queues, on a broker whose transactions on them are atomic. `make test` runs these on RabbitMQ 4.
 
 use serde_json::json;
-use token_bucket_operator::amqp::{BrokerError, Endpoint};
 use token_bucket_operator::api::QueueType;
 use token_bucket_operator::bucket::Bucket;
 
 use crate::engine::waits_and_takes_over;
 use crate::refills::survives_kills;
-use crate::support::{RARELY, Running, SOON, asked, bucket, eventually, removal, testbed};
+use crate::support::{RARELY, Running, asked, bucket, removal, testbed};
 
 fn quorum(name: &str, schedule: &str, amount: u64, maximum: u64) -> Bucket {
     Bucket {
@@ -79,42 +78,6 @@ async fn kills_add_no_tick_of_a_quorum_bucket_twice_and_miss_none() {
 async fn a_second_engine_waits_for_a_quorum_refill_queue_and_takes_over() {
     let vhost = testbed().await.vhost().await;
     waits_and_takes_over(&vhost, QueueType::Quorum).await;
-}
-
-#[tokio::test]
-#[ignore = "needs RabbitMQ 4"]
-async fn of_two_that_come_at_the_same_moment_at_most_one_holds_a_quorum_refill_queue() {
-    let vhost = testbed().await.vhost().await;
-    let endpoint = Endpoint::parse(&vhost.amqp_url()).expect("an AMQP URL");
-    let connect = async || {
-        let broker = token_bucket_operator::amqp::Broker::connect(&endpoint, "test").await;
-        std::sync::Arc::new(broker.expect("a connection"))
-    };
-    let (one, other) = (connect().await, connect().await);
-    for round in 0..20 {
-        let (first, second) = tokio::join!(
-            one.consume_requests("refill", QueueType::Quorum, 1),
-            other.consume_requests("refill", QueueType::Quorum, 1)
-        );
-        let holders = [first, second].into_iter().filter_map(|held| match held {
-            Ok(held) => Some(held),
-            Err(BrokerError::InUse { .. }) => None,
-            Err(error) => panic!("{error}"),
-        });
-        let holders: Vec<_> = holders.collect();
-        assert!(holders.len() < 2, "round {round}");
-        for holder in holders {
-            holder.release().await;
-        }
-        eventually("the consumer to be gone", SOON, async || {
-            let queue = vhost.queue("refill").await.ok_or("no queue")?;
-            match queue["consumer_details"].as_array().map(Vec::len) {
-                Some(0) => Ok(()),
-                consumers => Err(format!("{consumers:?}")),
-            }
-        })
-        .await;
-    }
 }
 
 #[tokio::test]

@@ -1,7 +1,9 @@
 //! One connection to a broker.
 
+use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::StreamExt;
 use lapin::{Connection, ConnectionProperties, ConnectionStatus, Event};
@@ -12,14 +14,14 @@ use tracing::{debug, info, warn};
 
 use super::endpoint::Endpoint;
 use super::error::{Action, BrokerError};
-use super::fence::Fences;
-use super::pool::{Lease, Pool};
+use super::pool::{self, Lease, Pool};
 use super::publisher::RequestPublisher;
-use super::refill_channel::RefillChannel;
 use super::socket::Socket;
+use super::stamps::Stamps;
 use super::unreadable;
 use super::version::Version;
-use bucket::{PROGRAM, QueueType};
+use super::write_ledger::Locks;
+use bucket::PROGRAM;
 
 /// Limit for TCP, TLS and AMQP handshake together.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -30,6 +32,9 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 /// Limit for the removal of a message that cannot be read.
 const CLEAN_LIMIT: Duration = Duration::from_secs(30);
+/// Numbers of channels that the client library can use no more, of the 2,047 that a connection has by default. Then there
+/// is a new connection.
+const MOST_CLOSED_CHANNELS: u32 = 1_500;
 /// How often the client library is asked whether it has closed the connection without an event.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -40,7 +45,12 @@ pub struct Broker {
     socket: Socket,
     state: watch::Sender<State>,
     pool: Pool,
-    fences: Fences,
+    /// Refill queues that were to be consumed.
+    consumed: Mutex<BTreeSet<String>>,
+    locks: Locks,
+    stamps: Stamps,
+    /// Channels that the broker has closed over an error.
+    closed_channels: AtomicU32,
     watcher: JoinHandle<()>,
 }
 
@@ -111,7 +121,10 @@ impl Broker {
             socket,
             state,
             pool: Pool::new(),
-            fences: Fences::default(),
+            consumed: Mutex::default(),
+            locks: Locks::default(),
+            stamps: Stamps::default(),
+            closed_channels: AtomicU32::new(0),
             watcher,
         })
     }
@@ -131,11 +144,11 @@ impl Broker {
         self.state.borrow().blocked
     }
 
-    /// Waits for the end of what [`Broker::blocked`] tells.
-    pub async fn unblocked(&self) {
+    /// Waits until [`Broker::blocked`] tells this.
+    pub async fn blocked_is(&self, blocked: bool) {
         let mut state = self.state.subscribe();
         // The state lasts as long as `self`.
-        let _ = state.wait_for(|state| !state.blocked).await;
+        let _ = state.wait_for(|state| state.blocked == blocked).await;
     }
 
     /// What the broker says of itself; None when it tells no version.
@@ -161,7 +174,8 @@ impl Broker {
         if self.state.borrow().lost != Some(BrokerError::UnreadableMessage) {
             return;
         }
-        for queue in self.fences.remembered() {
+        let consumed = self.consumed().clone();
+        for queue in consumed {
             match timeout(CLEAN_LIMIT, unreadable::remove(&self.endpoint, &queue)).await {
                 Ok(Ok(true)) => warn!(
                     queue,
@@ -184,24 +198,21 @@ impl Broker {
         RequestPublisher::open(Arc::clone(self)).await
     }
 
-    /// Becomes the exclusive consumer of the refill queue `queue`, which is declared together with its queue for
-    /// rejected requests. At most `prefetch` requests are delivered and not acknowledged at one time.
-    ///
-    /// # Errors
-    /// [`BrokerError::InUse`] while somebody else consumes it; [`BrokerError::OtherArguments`] when the queue is of
-    /// another kind. Nothing that was opened remains.
-    pub async fn consume_requests(
-        self: &Arc<Self>,
-        queue: &str,
-        kind: QueueType,
-        prefetch: u16,
-    ) -> Result<RefillChannel, BrokerError> {
-        self.fences.remember(queue);
-        RefillChannel::open(Arc::clone(self), queue, kind, prefetch).await
+    /// `queue` is to be consumed: [`Broker::close`] looks after it.
+    pub(super) fn remember_consumed(&self, queue: &str) {
+        self.consumed().insert(queue.to_owned());
     }
 
-    pub(super) fn fences(&self) -> &Fences {
-        &self.fences
+    fn consumed(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.consumed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn locks(&self) -> &Locks {
+        &self.locks
+    }
+
+    pub(super) fn stamps(&self) -> &Stamps {
+        &self.stamps
     }
 
     /// A channel of the pool, for one verb.
@@ -212,7 +223,7 @@ impl Broker {
 
     /// A channel of its own.
     pub(super) async fn channel(&self, action: Action<'_>) -> Result<lapin::Channel, BrokerError> {
-        self.answer(action, During::AlarmFail, self.connection.create_channel())
+        self.answer(action, During::AlarmFail, pool::open(&self.connection))
             .await
     }
 
@@ -260,6 +271,9 @@ impl Broker {
 
     /// Channels report the end of their connection each in its own way; the connection knows the reason.
     pub(super) fn explain(&self, action: Action<'_>, error: &lapin::Error) -> BrokerError {
+        if pool::is_closed_channel(error) {
+            self.wear();
+        }
         let error = BrokerError::doing(action, error);
         match error {
             BrokerError::ChannelClosed { reason } if !self.connection.status().connected() => self
@@ -273,6 +287,13 @@ impl Broker {
                 error
             }
             error => error,
+        }
+    }
+
+    /// The broker has closed a channel: see [`pool::open`].
+    fn wear(&self) {
+        if self.closed_channels.fetch_add(1, Ordering::Relaxed) >= MOST_CLOSED_CHANNELS {
+            self.give_up(BrokerError::WornOut);
         }
     }
 

@@ -2,9 +2,14 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
 
+/// Seconds between heartbeats of a broker that is asked for none.
+const BROKERS_HEARTBEAT: u16 = 60;
+/// For what is on its way.
+const HOLD_MARGIN: Duration = Duration::from_secs(5);
 /// Seconds between heartbeats unless the URI says otherwise. A dead peer is noticed after twice that.
 const HEARTBEAT: u16 = 10;
 
@@ -131,6 +136,19 @@ impl Endpoint {
     #[must_use]
     pub fn is_same_place(&self, other: &Self) -> bool {
         (&self.0.host, self.0.port, &self.0.vhost) == (&other.0.host, other.0.port, &other.0.vhost)
+    }
+
+    /// How long a client can hold a message at most before the broker gives it back, or takes its acknowledgement: a
+    /// connection that has fallen silent is closed after two heartbeats, and found to be silent at the third. It holds for
+    /// clients that have the same heartbeat, or a shorter one.
+    #[must_use]
+    pub fn hold_limit(&self) -> Duration {
+        // 0 asks for none; the broker then has its own, of a minute.
+        let heartbeat = match self.0.heartbeat {
+            0 => BROKERS_HEARTBEAT,
+            seconds => seconds,
+        };
+        Duration::from_secs(u64::from(heartbeat) * 3) + HOLD_MARGIN
     }
 
     pub(super) fn vhost(&self) -> &str {

@@ -3,6 +3,7 @@
 use lapin::ErrorKind;
 
 use super::endpoint::Endpoint;
+use bucket::machine::{Class, Failure};
 
 /// Why the broker did not do what was asked. No variant carries a secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -114,6 +115,11 @@ pub enum BrokerError {
         /// What ended it.
         reason: String,
     },
+    /// The connection has been used up, and is replaced by a new one.
+    #[error(
+        "the connection to the broker is used up: the broker has closed very many channels over errors"
+    )]
+    WornOut,
     /// A message was received that the client library cannot parse, and the connection with it is gone.
     #[error(
         "the connection to the broker is lost over a message that cannot be read: a property, or the name of a header, \
@@ -152,6 +158,7 @@ impl BrokerError {
             Self::Blocked => "BrokerBlocked",
             Self::Timeout { .. } => "BrokerTimeout",
             Self::ConnectionLost { .. } => "ConnectionLost",
+            Self::WornOut => "ConnectionWornOut",
             Self::UnreadableMessage => "UnreadableMessage",
             Self::ChannelClosed { .. } => "ChannelClosed",
             Self::Protocol { .. } => "ProtocolError",
@@ -163,7 +170,10 @@ impl BrokerError {
     pub fn is_connection_lost(&self) -> bool {
         matches!(
             self,
-            Self::ConnectionLost { .. } | Self::UnreadableMessage | Self::Timeout { .. }
+            Self::ConnectionLost { .. }
+                | Self::UnreadableMessage
+                | Self::Timeout { .. }
+                | Self::WornOut
         )
     }
 
@@ -179,6 +189,24 @@ impl BrokerError {
                 | Self::OtherArguments { .. }
                 | Self::UnsupportedVersion { .. }
         )
+    }
+
+    /// What it means for what comes next.
+    #[must_use]
+    pub fn failure(&self) -> Failure {
+        let class = match self {
+            error if error.is_connection_lost() => Class::ConnectionLost,
+            Self::Blocked => Class::Blocked,
+            Self::NoQueue { .. } => Class::NoQueue,
+            Self::InUse { .. } => Class::InUse,
+            error if error.needs_person() => Class::Person,
+            _ => Class::Transient,
+        };
+        Failure {
+            reason: self.kind(),
+            message: self.to_string(),
+            class,
+        }
     }
 
     /// For what happens while connecting.
@@ -229,7 +257,13 @@ impl BrokerError {
                     (403, message) => Self::AccessRefused {
                         what: refused(&action, &message),
                     },
-                    (404, _) => Self::NoQueue { queue },
+                    // A classic queue whose node is down is not missing.
+                    (404, reason) if reason.contains("is down or inaccessible") => {
+                        Self::ChannelClosed { reason }
+                    }
+                    (404, message) => Self::NoQueue {
+                        queue: missing(&message).map_or(queue, str::to_owned),
+                    },
                     (405, _) => Self::InUse { queue },
                     (406, message) => Self::OtherArguments { queue, message },
                     (_, reason)
@@ -245,9 +279,7 @@ impl BrokerError {
                     reason: error.to_string(),
                 }
             }
-            ErrorKind::ChannelsLimitReached => Self::Protocol {
-                message: error.to_string(),
-            },
+            ErrorKind::ChannelsLimitReached => Self::WornOut,
             _ => Self::lost(error),
         }
     }
@@ -262,6 +294,12 @@ pub(super) struct Action<'a> {
     pub(super) needs: &'static str,
     /// The queue that it is about.
     pub(super) queue: &'a str,
+}
+
+/// The queue that is missing, of many that were named at one time.
+fn missing(message: &str) -> Option<&str> {
+    let (_, rest) = message.split_once("no queue '")?;
+    rest.split_once("' in vhost").map(|(queue, _)| queue)
 }
 
 /// The permission that is missing. Since 3.12 or so the broker's text names it; before that only the object.

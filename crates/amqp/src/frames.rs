@@ -6,8 +6,11 @@
 
 use amq_protocol::frame::{AMQPContentHeader, AMQPFrame, gen_frame};
 use amq_protocol::protocol::AMQPClass;
-use amq_protocol::protocol::basic::{AMQPMethod, Ack, Publish};
-use amq_protocol::protocol::constants::{FRAME_BODY, FRAME_HEADER, FRAME_METHOD, FRAME_MIN_SIZE};
+use amq_protocol::protocol::basic::{AMQPMethod, Ack, Nack, Publish};
+use amq_protocol::protocol::constants::{
+    FRAME_BODY, FRAME_END, FRAME_HEADER, FRAME_METHOD, FRAME_MIN_SIZE,
+};
+use futures::future::join;
 use lapin::options::BasicPublishOptions;
 use lapin::types::{ChannelId, ShortString};
 use lapin::{BasicProperties, Channel};
@@ -23,6 +26,8 @@ const BODY: usize = FRAME_MIN_SIZE as usize - HEAD - END;
 const BASIC: u16 = 60;
 /// How the payload of a `basic.publish` begins: class and method.
 const PUBLISH: [u8; 4] = [0, 60, 0, 40];
+/// All of a `tx.commit`.
+const COMMIT: [u8; 4] = [0, 90, 0, 20];
 /// Its last octet has the flags. This one is `immediate`, which RabbitMQ refuses: no other message has it, and an
 /// envelope that nobody opens is an error at once.
 const IMMEDIATE: u8 = 1 << 1;
@@ -55,10 +60,35 @@ impl Frames {
             return Ok(());
         };
         let start = self.octets.len();
+        self.message(queue, properties, body, false)?;
+        let message = self.octets[start..].to_vec();
+        for _ in 0..more {
+            self.octets.extend_from_slice(&message);
+        }
+        Ok(())
+    }
+
+    /// Publishes to `queue` through the default exchange; the message comes back when there is no such queue.
+    pub(super) fn publish_mandatory(
+        &mut self,
+        queue: ShortString,
+        properties: BasicProperties,
+        body: &[u8],
+    ) -> Result<(), BrokerError> {
+        self.message(queue, properties, body, true)
+    }
+
+    fn message(
+        &mut self,
+        queue: ShortString,
+        properties: BasicProperties,
+        body: &[u8],
+        mandatory: bool,
+    ) -> Result<(), BrokerError> {
         self.method(AMQPMethod::Publish(Publish {
             exchange: ShortString::default(),
             routing_key: queue,
-            mandatory: false,
+            mandatory,
             immediate: false,
         }))?;
         let header = AMQPContentHeader {
@@ -70,10 +100,6 @@ impl Frames {
         for part in body.chunks(BODY) {
             self.push(&AMQPFrame::Body(self.channel, part.into()))?;
         }
-        let message = self.octets[start..].to_vec();
-        for _ in 0..more {
-            self.octets.extend_from_slice(&message);
-        }
         Ok(())
     }
 
@@ -82,6 +108,15 @@ impl Frames {
         self.method(AMQPMethod::Ack(Ack {
             delivery_tag: tag,
             multiple: false,
+        }))
+    }
+
+    /// Gives a delivery back to its queue.
+    pub(super) fn give_back(&mut self, tag: u64) -> Result<(), BrokerError> {
+        self.method(AMQPMethod::Nack(Nack {
+            delivery_tag: tag,
+            multiple: false,
+            requeue: true,
         }))
     }
 
@@ -98,25 +133,29 @@ impl Frames {
         Ok(())
     }
 
-    /// Hands them to the client library; ready when they are behind everything that it was given before, and ahead of
-    /// everything that it is given afterwards.
-    pub(super) async fn send(self, channel: &Channel) -> lapin::Result<()> {
-        if self.octets.is_empty() {
-            return Ok(());
-        }
+    /// Sends them, and commits the transaction that they are in: everything that the client library was given on this
+    /// channel before.
+    ///
+    /// The library sends methods ahead of messages, so its own commit would overtake the envelope; and if it were called
+    /// for only when that is on its way, nobody would be there to hear why the broker has meanwhile closed the channel.
+    /// So the commit is the last of the frames, and the library's serves to await the answer: [`Opener`] leaves it out.
+    pub(super) async fn commit(mut self, channel: &Channel) -> lapin::Result<()> {
+        let [a, b] = self.channel.to_be_bytes();
+        self.octets.extend([FRAME_METHOD, a, b, 0, 0, 0, 4]);
+        self.octets.extend(COMMIT);
+        self.octets.push(FRAME_END);
         let envelope = BasicPublishOptions {
             immediate: true,
             ..Default::default()
         };
         let (nowhere, nothing) = (ShortString::default(), BasicProperties::default());
-        channel
-            .basic_publish(nowhere.clone(), nowhere, envelope, &self.octets, nothing)
-            .await
-            .map(drop)
+        let sent = channel.basic_publish(nowhere.clone(), nowhere, envelope, &self.octets, nothing);
+        // Whatever becomes of the envelope, the answer tells: nothing else commits.
+        join(channel.tx_commit(), sent).await.0
     }
 }
 
-/// Takes envelopes off what the client library writes, and leaves everything else as it is.
+/// Takes envelopes off what the client library writes, leaves out its commits, and lets everything else pass as it is.
 #[derive(Debug)]
 pub(super) struct Opener {
     /// The beginning of a frame, until it is known what to do with it.
@@ -211,7 +250,7 @@ impl Opener {
             && payload.last().is_some_and(|flags| flags & IMMEDIATE != 0)
         {
             self.open = Some(Envelope { channel, left: 0 });
-        } else {
+        } else if payload != COMMIT {
             out.extend_from_slice(&self.gathered);
         }
     }
@@ -227,6 +266,7 @@ fn split<'a>(octets: &mut &'a [u8], count: &mut usize) -> &'a [u8] {
 
 #[cfg(test)]
 mod tests {
+    use amq_protocol::protocol::tx::{AMQPMethod as TxMethod, Commit};
     use proptest::prelude::*;
 
     use super::*;
@@ -311,6 +351,18 @@ mod tests {
         for piece in 1..=all.len() {
             assert_eq!(opened(&all, piece), all, "in pieces of {piece}");
         }
+    }
+
+    #[test]
+    fn a_commit_passes_in_an_envelope_only() {
+        let commit = encoded(&AMQPFrame::Method(
+            7,
+            AMQPClass::Tx(TxMethod::Commit(Commit {})),
+        ));
+        let envelope = message(7, true, &commit, 5).concat();
+        let after = message(7, false, b"content", 100).concat();
+        let all = [&commit[..], &envelope, &commit, &after].concat();
+        assert_eq!(opened(&all, 5), [commit, after].concat());
     }
 
     #[test]

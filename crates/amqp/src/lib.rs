@@ -1,28 +1,35 @@
 //! The only code that speaks AMQP: connections, queues, ledgers, refill requests, and the transaction that refills.
 
 mod celery;
+mod channel;
 mod connection;
+mod consumer;
+mod delivery;
 mod endpoint;
 mod error;
-mod fence;
 mod frames;
+mod inspect;
+mod ledger;
 mod pool;
 mod publisher;
 mod queues;
-mod refill_channel;
+mod remove;
 mod socket;
+mod stamps;
 mod tap;
-mod transaction;
+mod transactions;
 mod unreadable;
 mod version;
 mod wire;
+mod write_ledger;
 
 pub use connection::Broker;
+pub use consumer::RefillConsumer;
+pub use delivery::{Delivery, Forward, REJECTED_REASON};
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::BrokerError;
-pub use fence::Fence;
 pub use publisher::RequestPublisher;
-pub use queues::{Declared, DeleteIf, Deleted, LedgerRead};
-pub use refill_channel::RefillChannel;
-pub use transaction::{Delivery, Forward, REJECTED_REASON, Transaction};
+pub use queues::{Declared, DeleteIf, Deleted};
+pub use remove::Removed;
+pub use transactions::TransactionChannel;
 pub use version::Version;

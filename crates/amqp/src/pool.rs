@@ -4,7 +4,8 @@
 use std::ops::Deref;
 use std::sync::{Mutex, PoisonError};
 
-use lapin::{Channel, Connection};
+use lapin::protocol::AMQPErrorKind;
+use lapin::{Channel, Connection, ErrorKind};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// More channels than this make nothing faster.
@@ -39,7 +40,7 @@ impl Pool {
             .pop();
         let (channel, uses) = match idle {
             Some(used) => used,
-            None => (connection.create_channel().await?, 0),
+            None => (open(connection).await?, 0),
         };
         Ok(Lease {
             pool: self,
@@ -47,6 +48,25 @@ impl Pool {
             uses,
             _permit: permit,
         })
+    }
+}
+
+/// Opens a channel. The client library remembers by its number that the broker has closed a channel with an error, and
+/// refuses the next one with that number: then it is tried with another.
+pub(super) async fn open(connection: &Connection) -> lapin::Result<Channel> {
+    loop {
+        match connection.create_channel().await {
+            Err(error) if is_closed_channel(&error) => {}
+            opened => return opened,
+        }
+    }
+}
+
+/// Whether the broker has closed a channel with this error, and not the connection.
+pub(super) fn is_closed_channel(error: &lapin::Error) -> bool {
+    match error.kind() {
+        ErrorKind::ProtocolError(error) => matches!(error.kind(), AMQPErrorKind::Soft(_)),
+        _ => false,
     }
 }
 

@@ -35,9 +35,9 @@ impl RequestPublisher {
     /// Publishes requests, each to its refill queue, all in one flight. Answers for each, in order: Ok when the broker
     /// has taken it, [`BrokerError::NoQueue`] when its refill queue is not there. After any other error the request may
     /// arrive nevertheless.
-    pub async fn publish(
+    pub async fn publish<Q: AsRef<str> + Sync>(
         &self,
-        requests: &[(String, RefillRequest)],
+        requests: &[(Q, RefillRequest)],
     ) -> Vec<Result<(), BrokerError>> {
         let mut channel = self.channel.lock().await;
         match self.flight(&mut channel, requests).await {
@@ -46,10 +46,10 @@ impl RequestPublisher {
         }
     }
 
-    async fn flight(
+    async fn flight<Q: AsRef<str>>(
         &self,
         channel: &mut Channel,
-        requests: &[(String, RefillRequest)],
+        requests: &[(Q, RefillRequest)],
     ) -> Result<Vec<Result<(), BrokerError>>, BrokerError> {
         if !channel.status().connected() {
             *channel = open_channel(&self.broker).await?;
@@ -57,7 +57,7 @@ impl RequestPublisher {
         // Checked first: no part of a flight may be missing from its results.
         let names = requests
             .iter()
-            .map(|(queue, _)| wire::name(queue))
+            .map(|(queue, _)| wire::name(queue.as_ref()))
             .collect::<Result<Vec<_>, _>>()?;
         let flight = join_all(
             names
@@ -75,7 +75,7 @@ impl RequestPublisher {
         for (confirmation, (queue, _)) in confirmations.into_iter().zip(requests) {
             results.push(match confirmation {
                 Ok(Confirmation::Nack(_)) => Err(BrokerError::MessageRefused {
-                    queue: queue.clone(),
+                    queue: queue.as_ref().to_owned(),
                 }),
                 Ok(confirmation) => {
                     let message = confirmation.take_message();
@@ -83,13 +83,13 @@ impl RequestPublisher {
                         .extend(message.and_then(|message| celery::task_id(&message.properties)));
                     Ok(())
                 }
-                Err(error) => Err(self.broker.explain(action(queue), &error)),
+                Err(error) => Err(self.broker.explain(action(queue.as_ref()), &error)),
             });
         }
         for (result, (queue, request)) in results.iter_mut().zip(requests) {
             if result.is_ok() && returned.contains(&celery::id_of(request)) {
                 *result = Err(BrokerError::NoQueue {
-                    queue: queue.clone(),
+                    queue: queue.as_ref().to_owned(),
                 });
             }
         }

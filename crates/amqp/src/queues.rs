@@ -2,15 +2,13 @@
 
 use futures::future::{join, try_join_all};
 use futures::stream::{self, Stream, StreamExt};
-use lapin::options::{
-    BasicGetOptions, BasicRejectOptions, QueueDeclareOptions, QueueDeleteOptions,
-};
+use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
 
 use super::connection::{Broker, During};
 use super::error::{Action, BrokerError};
 use super::wire;
-use bucket::{LEDGER_VERSION, Ledger, QueueType};
+use bucket::QueueType;
 
 /// Queues that are counted in one flight, which costs a fraction of counting each, and flights that are under way at one
 /// time: enough to keep the broker busy.
@@ -35,25 +33,6 @@ pub enum Declared {
         /// The broker's own words.
         message: String,
     },
-}
-
-/// What a ledger's queue holds.
-#[derive(Clone, Debug, PartialEq)]
-pub enum LedgerRead {
-    /// No message.
-    None,
-    /// A ledger.
-    Ledger {
-        /// What it says.
-        ledger: Ledger,
-        /// How often it has been read before. A quorum queue of RabbitMQ 4 drops a message after 20 times, so it has to
-        /// be written anew before that. Classic queues do not count: always 0.
-        deliveries: u64,
-    },
-    /// Something that is not a ledger which this version understands; the text says why.
-    Unreadable(String),
-    /// There is no such queue.
-    NoQueue,
 }
 
 /// When to delete a queue.
@@ -228,53 +207,6 @@ impl Broker {
         }
     }
 
-    /// Reads a ledger and leaves it where it is. Only for whoever holds the [`super::RefillChannel`]: while it is read,
-    /// others see an empty queue, and a quorum queue drops what is written in that time in favour of the old one.
-    ///
-    /// # Errors
-    /// When the broker or the connection does not let it.
-    pub async fn read_ledger(
-        &self,
-        queue: &str,
-        kind: QueueType,
-    ) -> Result<LedgerRead, BrokerError> {
-        let action = Action {
-            verb: "read a ledger",
-            needs: "read",
-            queue,
-        };
-        let name = wire::name(queue)?;
-        let channel = self.lease(action).await?;
-        let got = channel.basic_get(name.clone(), BasicGetOptions { no_ack: false });
-        let message = match self.answer(action, During::AlarmFail, got).await {
-            Ok(message) => message,
-            Err(BrokerError::NoQueue { .. }) => return Ok(LedgerRead::NoQueue),
-            Err(error) => return Err(error),
-        };
-        let Some(message) = message else {
-            channel.put_back();
-            return Ok(LedgerRead::None);
-        };
-        // Nothing answers a reject. The passive declare does, and comes after it: when it is answered, the message is
-        // in its place again.
-        let back = join(
-            channel.basic_reject(message.delivery_tag, BasicRejectOptions { requeue: true }),
-            channel.queue_declare(name, passive(), FieldTable::default()),
-        );
-        let back = self
-            .answer(action, During::AlarmFail, async { back.await.1 })
-            .await;
-        channel.put_back();
-        back?;
-        Ok(match parse_ledger(&message.data) {
-            Ok(ledger) => LedgerRead::Ledger {
-                ledger,
-                deliveries: wire::deliveries(kind, &message.properties),
-            },
-            Err(reason) => LedgerRead::Unreadable(reason),
-        })
-    }
-
     /// Deletes a queue. One that is not there is fine.
     ///
     /// # Errors
@@ -359,24 +291,9 @@ impl Broker {
     }
 }
 
-fn passive() -> QueueDeclareOptions {
+pub(super) fn passive() -> QueueDeclareOptions {
     QueueDeclareOptions {
         passive: true,
         ..Default::default()
     }
-}
-
-fn parse_ledger(body: &[u8]) -> Result<Ledger, String> {
-    #[derive(serde::Deserialize)]
-    struct Version {
-        version: u32,
-    }
-    let Version { version } =
-        serde_json::from_slice(body).map_err(|error| format!("it is not a ledger: {error}"))?;
-    if version > LEDGER_VERSION {
-        return Err(format!(
-            "it has format version {version}, this program knows up to {LEDGER_VERSION}"
-        ));
-    }
-    serde_json::from_slice(body).map_err(|error| format!("it is damaged: {error}"))
 }

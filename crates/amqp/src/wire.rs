@@ -17,11 +17,6 @@ pub(super) fn name(queue: &str) -> Result<ShortString, BrokerError> {
     })
 }
 
-/// The queue that marks the holder of a quorum refill queue.
-pub(super) fn holder_queue_name(refill_queue: &str) -> String {
-    format!("{refill_queue}.holder")
-}
-
 /// Arguments of a bucket's or a ledger's queue.
 pub(super) fn queue_arguments(kind: QueueType, maximum: Option<u64>) -> FieldTable {
     let mut arguments = FieldTable::default();
@@ -41,7 +36,8 @@ pub(super) fn queue_arguments(kind: QueueType, maximum: Option<u64>) -> FieldTab
 }
 
 /// The same arguments for a broker that lets a virtual host choose the type of what is declared without one, which
-/// RabbitMQ does from 3.11 on. A fence in particular must not become a queue that knows no exclusive consumers.
+/// RabbitMQ does from 3.11 on. A refill queue in particular must not
+/// become a queue that knows no exclusive consumers.
 pub(super) fn explicit(mut arguments: FieldTable, broker: Option<&Version>) -> FieldTable {
     let chooses = broker
         .and_then(Version::rabbitmq)
@@ -82,18 +78,6 @@ pub(super) fn other_limit(message: &str) -> Option<Option<u64>> {
         return Some(None);
     }
     current.split('\'').nth(1)?.parse().ok().map(Some)
-}
-
-/// How often a message has been delivered before.
-pub(super) fn deliveries(kind: QueueType, properties: &BasicProperties) -> u64 {
-    let count = properties
-        .headers()
-        .as_ref()
-        .and_then(|headers| headers.inner().get("x-delivery-count"));
-    match kind {
-        QueueType::Classic => 0,
-        QueueType::Quorum => count.and_then(integer).unwrap_or(0),
-    }
 }
 
 /// An AMQP integer of any width, unless it is negative.

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::{Bucket, BucketId, Ledger, MissedRefills, QueueType};
+use super::{Bucket, BucketId, Ledger, MissedRefills, Owner, QueueType};
 use schedule::{Timetable, parse_zone};
 
 /// `2026-01-01T00:00:00Z` plus seconds.
@@ -39,14 +39,14 @@ pub fn bucket() -> Bucket {
     }
 }
 
+/// Whose [`bucket`] it is.
+#[must_use]
+pub fn owner() -> Owner {
+    Owner::of(&bucket(), "ops")
+}
+
 /// The ledger of [`bucket`] before anything was added.
 #[must_use]
 pub fn ledger() -> Ledger {
-    let bucket = bucket();
-    Ledger::new(
-        &bucket.uid,
-        bucket.created,
-        &bucket.timetable.fingerprint(),
-        0,
-    )
+    Ledger::new(owner(), &bucket().timetable.fingerprint(), 0)
 }

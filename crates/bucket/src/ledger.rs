@@ -1,39 +1,45 @@
-//! The ledger of a bucket: what was last added, and for which tick. It lives in a one-message queue beside the
-//! bucket and is written in the transaction that adds the tokens; that makes refills exactly-once.
+//! The ledger of a bucket: what was last added, and for which tick. It is the one message of a queue beside the bucket,
+//! and a baton: only who holds it refills, and gives it back, written anew, in the transaction that adds the tokens. That
+//! makes refills exactly-once.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::{Bucket, Trigger};
 
-/// Version of the ledger's format that this program writes and reads.
-pub const VERSION: u32 = 1;
+/// Version of the ledger's format that this program writes. It reads this one and those before it.
+pub const VERSION: u32 = 2;
+
+/// Ids of requests that a ledger remembers. No more requests than these are carried out for one bucket between two
+/// acknowledgements, so one that comes again is known.
+pub const MOST_REQUEST_IDS: usize = 32;
 
 /// State of one bucket that must survive crashes, as JSON in the broker.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Ledger {
     /// Format version, [`VERSION`].
     pub version: u32,
-    /// UID of the resource that the bucket belongs to.
-    pub uid: Box<str>,
+    /// The resource that the bucket belongs to; None when it belongs to nobody at present.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Box<Owner>>,
+    /// Whom it belonged to before. When that one writes too, two resources contend for the bucket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rival: Option<Box<Owner>>,
     /// No tick up to this instant is ever "missed": the creation of the resource, or the last edit of its schedule.
     /// Also the anchor of an `@every` schedule.
     pub since: DateTime<Utc>,
     /// Fingerprint of schedule and time zone that `tick` belongs to.
     pub schedule: Box<str>,
-    /// Who wrote it. Only a ledger in the broker says so.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub writer: Option<Box<Writer>>,
     /// Newest tick that was accepted. Requests for it or an older one are duplicates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tick: Option<DateTime<Utc>>,
     /// Value of the last refill annotation that was accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manual: Option<Box<str>>,
-    /// Id of the last request from somebody else that was accepted.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub request: Option<Box<str>>,
+    /// Fingerprints of the ids of the last requests from somebody else that were accepted, the oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub requests: Vec<Box<str>>,
     /// Tokens that belong in the bucket and are not in its queue yet: the rest of a refill that takes several
     /// transactions, or the contents of a queue that is being replaced.
     #[serde(default)]
@@ -46,18 +52,22 @@ pub struct Ledger {
     pub last_refill: Option<Refill>,
 }
 
-/// Who may write a ledger: among the replicas of an operator, the one that consumes the refill queue.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A resource that a bucket belongs to, and who works for it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Writer {
-    /// Namespace of the operator's lease.
+pub struct Owner {
+    /// Names the operator: the namespace of its lease.
     pub operator: Box<str>,
-    /// The refill queue.
-    pub refill_queue: Box<str>,
+    /// `namespace/name` of the resource.
+    pub resource: Box<str>,
+    /// UID of the resource.
+    pub uid: Box<str>,
+    /// When the resource was created.
+    pub created: DateTime<Utc>,
 }
 
 /// One refill, as people read it in the status.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Refill {
     /// The tick, for scheduled refills.
@@ -71,10 +81,74 @@ pub struct Refill {
     pub trigger: Trigger,
 }
 
+/// What is known to be done for a bucket without its ledger: this process has seen it, or the status of the resource
+/// says so.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Known {
+    /// Newest tick that was carried out.
+    pub tick: Option<DateTime<Utc>>,
+    /// Value of the last refill annotation that was carried out.
+    pub manual: Option<Box<str>>,
+    /// Fingerprints of the ids of the last requests from somebody else that were carried out.
+    pub requests: Vec<Box<str>>,
+    /// Tokens issued.
+    pub issued: u64,
+}
+
+/// The format before this one.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Version1 {
+    uid: Box<str>,
+    since: DateTime<Utc>,
+    schedule: Box<str>,
+    tick: Option<DateTime<Utc>>,
+    manual: Option<Box<str>>,
+    request: Option<Box<str>>,
+    #[serde(default)]
+    owed: u64,
+    #[serde(default)]
+    issued: u64,
+    last_refill: Option<Refill>,
+}
+
+impl Owner {
+    /// The resource of `bucket`, which `operator` works for.
+    #[must_use]
+    pub fn of(bucket: &Bucket, operator: &str) -> Self {
+        Self {
+            operator: operator.into(),
+            resource: bucket.id.to_string().into(),
+            uid: (*bucket.uid).into(),
+            created: bucket.created,
+        }
+    }
+
+    /// Whose bucket it is when both want it: that of the older resource.
+    #[must_use]
+    pub fn precedes(&self, other: &Self) -> bool {
+        (self.created, &self.uid) < (other.created, &other.uid)
+    }
+}
+
+impl Known {
+    /// What `ledger` says.
+    #[must_use]
+    pub fn from(ledger: &Ledger) -> Self {
+        Self {
+            tick: ledger.tick,
+            manual: ledger.manual.clone(),
+            requests: ledger.requests.clone(),
+            issued: ledger.issued,
+        }
+    }
+}
+
 impl Ledger {
     /// The ledger of a bucket that has none yet. `owed` are its initial tokens.
     #[must_use]
-    pub fn new(uid: &str, since: DateTime<Utc>, schedule: &str, owed: u64) -> Self {
+    pub fn new(owner: Owner, schedule: &str, owed: u64) -> Self {
+        let since = owner.created;
         let initial = |added| Refill {
             scheduled_time: None,
             completed_time: since,
@@ -83,25 +157,78 @@ impl Ledger {
         };
         Self {
             version: VERSION,
-            uid: uid.into(),
+            owner: Some(Box::new(owner)),
+            rival: None,
             since,
             schedule: schedule.into(),
-            writer: None,
             tick: None,
             manual: None,
-            request: None,
+            requests: Vec::new(),
             owed,
             issued: owed,
             last_refill: (owed > 0).then(|| initial(owed)),
         }
     }
 
+    /// The ledger of a bucket whose ledger is lost: nobody knows of any tick up to `missing` whether it was carried out,
+    /// so none of them ever will be.
+    #[must_use]
+    pub fn after_loss(owner: Owner, schedule: &str, known: &Known, missing: DateTime<Utc>) -> Self {
+        Self {
+            tick: Some(known.tick.map_or(missing, |tick| tick.max(missing))),
+            manual: known.manual.clone(),
+            requests: known.requests.clone(),
+            issued: known.issued,
+            ..Self::new(owner, schedule, 0)
+        }
+    }
+
+    /// Reads a ledger of this version or an older one.
+    ///
+    /// # Errors
+    /// Why it cannot be read.
+    pub fn from_json(body: &[u8]) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        struct Version {
+            version: u32,
+        }
+        let Version { version } =
+            serde_json::from_slice(body).map_err(|error| format!("it is not a ledger: {error}"))?;
+        let damaged = |error| format!("it is damaged: {error}");
+        match version {
+            0 | 1 => serde_json::from_slice(body)
+                .map(Version1::upgraded)
+                .map_err(damaged),
+            VERSION => serde_json::from_slice(body).map_err(damaged),
+            _ => Err(format!(
+                "it has format version {version}, this program knows up to {VERSION}"
+            )),
+        }
+    }
+
+    /// The ledger as it stands in the broker.
+    #[must_use]
+    pub fn to_json(&self) -> Vec<u8> {
+        // Strings, numbers and times: nothing of it can fail to be written.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// Whether it belongs to the resource of `bucket`.
+    #[must_use]
+    pub fn is_of(&self, bucket: &Bucket) -> bool {
+        self.owner
+            .as_deref()
+            .is_some_and(|owner| *owner.uid == *bucket.uid)
+    }
+
     /// The same ledger for a resource or a schedule that may be another one than it was written for. Ticks before the
     /// change are not missed ticks of the new one, so that no edit mints tokens.
     #[must_use]
-    pub fn brought_up_to(mut self, bucket: &Bucket, fingerprint: &str, now: DateTime<Utc>) -> Self {
-        if *self.uid != *bucket.uid {
-            self.uid = (*bucket.uid).into();
+    pub fn brought_up_to(mut self, bucket: &Bucket, owner: Owner, now: DateTime<Utc>) -> Self {
+        let fingerprint = bucket.timetable.fingerprint();
+        if !self.is_of(bucket) {
+            let before = self.owner.take().or(self.rival);
+            self.rival = before.filter(|before| *before.uid != *bucket.uid);
             self.since = bucket.created;
             self.manual = None;
             self.schedule = fingerprint.into();
@@ -109,27 +236,9 @@ impl Ledger {
             self.schedule = fingerprint.into();
             self.since = now;
         }
+        self.owner = Some(Box::new(owner));
+        self.version = VERSION;
         self
-    }
-
-    /// As `writer` writes it.
-    #[must_use]
-    pub fn written_by(&self, writer: &Writer) -> Self {
-        Self {
-            writer: Some(Box::new(writer.clone())),
-            ..self.clone()
-        }
-    }
-
-    /// The refill queue through which another replica may still be refilling `bucket`, when `writer` is about to: the
-    /// bucket had it until now, and who was cut off from the API server does not know of the change.
-    #[must_use]
-    pub fn rival(&self, bucket: &Bucket, writer: &Writer) -> Option<&str> {
-        let last = self.writer.as_deref()?;
-        let moved = last.refill_queue != writer.refill_queue;
-        // Another operator has let the bucket go, and may consume its refill queue for ever.
-        let ours = last.operator == writer.operator && *self.uid == *bucket.uid;
-        (moved && ours).then_some(&*last.refill_queue)
     }
 
     /// Ticks after this instant, and only these, can be missed.
@@ -137,12 +246,73 @@ impl Ledger {
     pub fn reference(&self) -> DateTime<Utc> {
         self.tick.map_or(self.since, |tick| tick.max(self.since))
     }
+
+    /// Whether a request with this id was accepted lately.
+    #[must_use]
+    pub fn knows_request(&self, id: &str) -> bool {
+        let fingerprint = request_fingerprint(id);
+        self.requests.iter().any(|known| **known == *fingerprint)
+    }
+
+    /// A request with this id is accepted.
+    pub fn remember_request(&mut self, id: &str) {
+        let excess = (self.requests.len() + 1).saturating_sub(MOST_REQUEST_IDS);
+        self.requests.drain(..excess);
+        self.requests.push(request_fingerprint(id).into());
+    }
+}
+
+impl Version1 {
+    fn upgraded(self) -> Ledger {
+        let owner = Owner {
+            operator: "".into(),
+            resource: "".into(),
+            uid: self.uid,
+            created: self.since,
+        };
+        let mut ledger = Ledger {
+            tick: self.tick,
+            manual: self.manual,
+            owed: self.owed,
+            issued: self.issued,
+            last_refill: self.last_refill,
+            ..Ledger::new(owner, &self.schedule, 0)
+        };
+        ledger.since = self.since;
+        if let Some(id) = self.request {
+            ledger.remember_request(&id);
+        }
+        ledger
+    }
+}
+
+/// FNV-1a of 64 bits (<https://datatracker.ietf.org/doc/html/draft-eastlake-fnv>): ids are as long as somebody made them,
+/// and a ledger is written with each refill.
+fn request_fingerprint(id: &str) -> String {
+    let hash = id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    format!("{hash:016x}")
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::fixture::{at, bucket, ledger, owner};
     use super::*;
-    use crate::fixture::{at, bucket, ledger};
+
+    fn other() -> Owner {
+        Owner {
+            uid: "uid-0".into(),
+            ..owner()
+        }
+    }
+
+    fn edited(ledger: Ledger, expression: &str, second: i64) -> Ledger {
+        let mut bucket = bucket();
+        let zone = schedule::parse_zone("Etc/UTC").unwrap();
+        bucket.timetable = schedule::Timetable::new(expression.parse().unwrap(), zone, at(0));
+        ledger.brought_up_to(&bucket, owner(), at(second))
+    }
 
     #[test]
     fn an_edit_of_the_schedule_begins_anew_and_mints_nothing() {
@@ -150,43 +320,19 @@ mod tests {
             tick: Some(at(60)),
             ..ledger()
         };
-        let edited = run
-            .clone()
-            .brought_up_to(&bucket(), "*/5 * * * *", at(1_000));
-        assert_eq!(edited.reference(), at(1_000));
-        assert_eq!((edited.tick, edited.issued), (run.tick, run.issued));
+        let once = edited(run.clone(), "*/5 * * * *", 1_000);
+        assert_eq!(once.reference(), at(1_000));
+        assert_eq!((once.tick, once.issued), (run.tick, run.issued));
         // Only once: the next look finds the schedule that it knows.
-        let later = edited
-            .clone()
-            .brought_up_to(&bucket(), "*/5 * * * *", at(2_000));
-        assert_eq!(later, edited);
+        assert_eq!(edited(once.clone(), "*/5 * * * *", 2_000), once);
     }
 
     #[test]
     fn an_edit_of_anything_else_keeps_what_was_missed() {
-        let fingerprint = bucket().timetable.fingerprint();
-        let edited = ledger().brought_up_to(&bucket(), &fingerprint, at(1_000));
-        assert_eq!(edited, ledger());
-    }
-
-    #[test]
-    fn a_ledger_of_the_same_operator_with_another_refill_queue_may_have_a_rival() {
-        let writer = |operator: &str, refill_queue: &str| Writer {
-            operator: operator.into(),
-            refill_queue: refill_queue.into(),
-        };
-        let ours = writer("ops", "new");
-        let rival = |ledger: &Ledger| ledger.rival(&bucket(), &ours).map(str::to_owned);
-        assert_eq!(rival(&ledger()), None, "of an older version");
-        assert_eq!(rival(&ledger().written_by(&ours)), None);
-        let old = ledger().written_by(&writer("ops", "old"));
-        assert_eq!(rival(&old), Some("old".into()));
-        assert_eq!(rival(&ledger().written_by(&writer("others", "old"))), None);
-        let of_another_resource = Ledger {
-            uid: "uid-0".into(),
-            ..old
-        };
-        assert_eq!(rival(&of_another_resource), None);
+        assert_eq!(
+            ledger().brought_up_to(&bucket(), owner(), at(1_000)),
+            ledger()
+        );
     }
 
     #[test]
@@ -195,7 +341,76 @@ mod tests {
             tick: Some(at(9_000)),
             ..ledger()
         };
-        let edited = ahead.brought_up_to(&bucket(), "*/5 * * * *", at(100));
-        assert_eq!(edited.reference(), at(9_000));
+        assert_eq!(edited(ahead, "*/5 * * * *", 100).reference(), at(9_000));
+    }
+
+    #[test]
+    fn a_resource_that_takes_a_bucket_over_says_from_whom() {
+        let theirs = Ledger {
+            owner: Some(Box::new(other())),
+            tick: Some(at(60)),
+            manual: Some("theirs".into()),
+            ..ledger()
+        };
+        let ours = theirs.brought_up_to(&bucket(), owner(), at(100));
+        assert!(ours.is_of(&bucket()));
+        assert_eq!(ours.rival.as_deref(), Some(&other()));
+        assert_eq!((ours.tick, ours.manual), (Some(at(60)), None));
+    }
+
+    #[test]
+    fn a_lost_ledger_carries_out_no_tick_again() {
+        let known = |tick| Known {
+            tick,
+            issued: 7,
+            ..Known::default()
+        };
+        let lost =
+            |tick, missing| Ledger::after_loss(owner(), "", &known(tick), at(missing)).reference();
+        assert_eq!(lost(Some(at(60)), 120), at(120));
+        assert_eq!(lost(Some(at(180)), 120), at(180));
+        assert_eq!(lost(None, 120), at(120));
+    }
+
+    #[test]
+    fn a_ledger_of_version_1_is_read() {
+        let body = br#"{"version":1,"uid":"uid-1","since":"2026-01-01T00:00:00Z","schedule":"* * * * * Etc/UTC",
+            "writer":{"operator":"ops","refillQueue":"q"},"tick":"2026-01-01T00:01:00Z","request":"42","owed":3,"issued":9,
+            "lastRefill":{"completedTime":"2026-01-01T00:01:01Z","added":9,"trigger":"Schedule"}}"#;
+        let ledger = Ledger::from_json(body).unwrap();
+        assert!(ledger.is_of(&bucket()) && ledger.knows_request("42"));
+        assert_eq!(
+            (ledger.tick, ledger.owed, ledger.issued, ledger.since),
+            (Some(at(60)), 3, 9, at(0))
+        );
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_what_is_newer_or_damaged_is_told() {
+        let ledger = Ledger {
+            rival: Some(Box::new(other())),
+            requests: vec!["a".into()],
+            ..ledger()
+        };
+        assert_eq!(Ledger::from_json(&ledger.to_json()), Ok(ledger));
+        for (body, told) in [
+            (&br#"{"version":3}"#[..], "format version 3"),
+            (br#"{"version":2}"#, "damaged"),
+            (br#"{"version":1}"#, "damaged"),
+            (b"token", "not a ledger"),
+        ] {
+            let error = Ledger::from_json(body).unwrap_err();
+            assert!(error.contains(told), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_ledger_knows_the_last_requests_and_forgets_the_oldest() {
+        let mut ledger = ledger();
+        for number in 0..=MOST_REQUEST_IDS {
+            ledger.remember_request(&number.to_string());
+        }
+        assert_eq!(ledger.requests.len(), MOST_REQUEST_IDS);
+        assert!(!ledger.knows_request("0") && ledger.knows_request("1"));
     }
 }

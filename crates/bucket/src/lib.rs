@@ -1,9 +1,11 @@
 //! Pure decisions about buckets: what a refill adds, what the ledger says afterwards, which ticks are missed.
 //! No I/O and no clock: the broker's answers and the time are passed in.
 
+mod backoff;
 #[cfg(any(test, feature = "fixture"))]
 pub mod fixture;
 mod ledger;
+pub mod machine;
 mod missed;
 mod names;
 mod policy;
@@ -18,7 +20,8 @@ use chrono::{DateTime, Utc};
 
 use schedule::Timetable;
 
-pub use ledger::{Ledger, Refill, VERSION as LEDGER_VERSION, Writer};
+pub use backoff::backoff;
+pub use ledger::{Known, Ledger, Owner, Refill};
 pub use missed::{Due, Passed, due, overdue};
 pub use names::{
     BUCKET_QUEUE_PREFIX, LEDGER_QUEUE_SUFFIX, PARKED_QUEUE_SUFFIX, PROGRAM, ledger_queue_name,

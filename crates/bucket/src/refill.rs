@@ -68,7 +68,7 @@ pub fn refuse(
     let duplicate = match cause {
         Cause::Tick { uid, tick, .. } => return refuse_tick(uid, *tick, bucket, ledger, now),
         Cause::Annotation(value) => ledger.manual.as_ref() == Some(value),
-        Cause::Request(id) => id.is_some() && ledger.request == *id,
+        Cause::Request(id) => id.as_ref().is_some_and(|id| ledger.knows_request(id)),
     };
     duplicate.then_some(Refusal::Duplicate)
 }
@@ -112,8 +112,8 @@ pub fn accept(
             (Trigger::Manual, None)
         }
         Cause::Request(id) => {
-            if id.is_some() {
-                ledger.request.clone_from(id);
+            if let Some(id) = id {
+                ledger.remember_request(id);
             }
             (Trigger::Request, None)
         }
@@ -184,6 +184,7 @@ mod tests {
 
     use super::*;
     use crate::MissedRefills;
+    use crate::Owner;
     use crate::fixture::{at, bucket, ledger};
 
     fn tick(second: i64) -> Cause {
@@ -358,39 +359,18 @@ mod tests {
     }
 
     #[test]
-    fn another_schedule_misses_nothing_of_the_time_before_it() {
-        let ledger = ledger();
-        let same = ledger
-            .clone()
-            .brought_up_to(&bucket(), &ledger.schedule, at(500));
-        assert_eq!(same, ledger);
-        let edited = ledger.clone().brought_up_to(&bucket(), "other", at(500));
-        assert_eq!((edited.reference(), &*edited.schedule), (at(500), "other"));
-    }
-
-    #[test]
     fn another_resource_takes_over_the_ledger_from_its_creation_on() {
         let mut ledger = ledger();
-        accept(
-            &Cause::Annotation("a".into()),
-            &bucket(),
-            &mut ledger,
-            0,
-            at(1),
-        )
-        .unwrap();
+        let annotation = Cause::Annotation("a".into());
+        accept(&annotation, &bucket(), &mut ledger, 0, at(1)).unwrap();
         let bucket = Bucket {
             uid: "uid-2".into(),
             created: at(900),
             ..bucket()
         };
-        let taken = ledger
-            .clone()
-            .brought_up_to(&bucket, &ledger.schedule, at(950));
-        assert_eq!(
-            (&*taken.uid, taken.reference(), taken.manual),
-            ("uid-2", at(900), None)
-        );
+        let taken = ledger.brought_up_to(&bucket, Owner::of(&bucket, "ops"), at(950));
+        assert!(taken.is_of(&bucket));
+        assert_eq!((taken.reference(), taken.manual), (at(900), None));
         assert_eq!(taken.issued, 10);
     }
 

@@ -1,291 +1,353 @@
-//! What runs while one connection lasts: a scheduler, an observer, and a worker for each refill queue. When the
-//! connection is lost all of it ends; the next session starts from the ledgers.
+//! What runs while one connection lasts: effects of the machine, carried out many at the same time, and the consumers of
+//! refill queues. When the connection is lost all of it ends.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use futures::FutureExt;
-use tokio::sync::{mpsc, oneshot};
+use amqp::{Broker, BrokerError, RequestPublisher, TransactionChannel};
+use bucket::machine::{BatchId, ConsumerId, Effect, Event, Take, Transaction};
+use bucket::{BucketId, QueueType, RefillRequest, queue_name};
+use futures::StreamExt;
+use tokio::sync::{OnceCell, Semaphore, mpsc};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
 
-use super::board::Board;
-use super::clock::Clock;
-use super::observer::Observer;
-use super::outcome::Outcome;
-use super::removals::{Answer, Removals, Removed};
-use super::scheduler::Scheduler;
-use super::worker::{self, Context};
-use super::{Command, Desired, Options, Removal, RemoveError};
-use amqp::{Broker, BrokerError, DeleteIf, Deleted};
-use bucket::{Bucket, BucketId, DeletionPolicy, Writer, parked_queue_name, queue_name};
+use crate::Command;
+use crate::consumer::{self, Order};
+use crate::shell::{Shell, given_up};
 
-/// One connection and its tasks.
-pub(super) struct Session {
+/// Each of them has a channel.
+const MOST_WAITS: usize = 256;
+const MOST_REMOVALS: usize = 64;
+/// What is under way at a stop ends within this time.
+const LAST_WORK: Duration = Duration::from_secs(10);
+
+/// One connection and what goes on on it.
+pub(crate) struct Session {
     broker: Arc<Broker>,
-    options: Options,
-    board: Arc<Board>,
-    scheduler: Scheduler,
-    observer: Observer,
-    /// Refill queue to its worker.
-    workers: HashMap<String, Lane>,
-    /// Bucket to its refill queue.
-    places: HashMap<BucketId, Arc<Bucket>>,
-    removals: Removals,
-    missing: mpsc::UnboundedReceiver<BucketId>,
-    stop: CancellationToken,
-    /// All of them, workers too. One that fails takes the session with it.
-    tasks: JoinSet<Result<(), BrokerError>>,
+    refill_queue_type: QueueType,
+    publisher: Arc<OnceCell<RequestPublisher>>,
+    /// Effects under way, and consumers.
+    work: JoinSet<Done>,
+    /// Channels that hold ledgers.
+    held: HashMap<BatchId, TransactionChannel>,
+    /// Channels that hold nothing.
+    idle: Vec<TransactionChannel>,
+    consumers: HashMap<ConsumerId, mpsc::UnboundedSender<Order>>,
+    /// Bounds those that wait for a ledger that is perhaps lost.
+    waits: Arc<Semaphore>,
+    removals: Arc<Semaphore>,
+    events: mpsc::UnboundedSender<Event>,
+    received: mpsc::UnboundedReceiver<Event>,
 }
 
-/// A worker, seen from outside.
-struct Lane {
-    commands: mpsc::UnboundedSender<worker::Command>,
-    /// Closes when its task has ended.
-    running: oneshot::Receiver<()>,
-    buckets: HashSet<BucketId>,
+/// An effect that was carried out.
+pub(crate) struct Done {
+    event: Event,
+    /// The channel that a batch used, unless it is gone.
+    channel: Option<TransactionChannel>,
 }
 
-impl Lane {
-    async fn ended(self) {
-        let _ = self.running.await;
+impl From<Event> for Done {
+    fn from(event: Event) -> Self {
+        let channel = None;
+        Self { event, channel }
     }
 }
 
 impl Session {
-    pub(super) async fn start(
-        broker: Broker,
-        options: Options,
-        board: Arc<Board>,
-    ) -> Result<Self, BrokerError> {
-        let broker = Arc::new(broker);
-        let (missed, missing) = mpsc::unbounded_channel();
-        let (scheduler, scheduling) = Scheduler::new(
-            broker.publisher().await?,
-            options.permit.clone(),
-            board.clone(),
-            Clock::system(),
-        );
-        let (observer, observing) = Observer::new(
-            broker.clone(),
-            board.clone(),
-            options.status_interval,
-            missed,
-        );
-        let mut tasks = JoinSet::new();
-        tasks.spawn(scheduling.map(Err));
-        tasks.spawn(observing.map(Err));
-        let watched = broker.clone();
-        tasks.spawn(async move { Err(watched.lost().await) });
-        Ok(Self {
-            broker,
-            options,
-            board,
-            scheduler,
-            observer,
-            workers: HashMap::new(),
-            places: HashMap::new(),
-            removals: Removals::default(),
-            missing,
-            stop: CancellationToken::new(),
-            tasks,
-        })
+    pub(crate) fn new(broker: Broker, refill_queue_type: QueueType) -> Self {
+        let (events, received) = mpsc::unbounded_channel();
+        Self {
+            broker: Arc::new(broker),
+            refill_queue_type,
+            publisher: Arc::default(),
+            work: JoinSet::new(),
+            held: HashMap::new(),
+            idle: Vec::new(),
+            consumers: HashMap::new(),
+            waits: Arc::new(Semaphore::new(MOST_WAITS)),
+            removals: Arc::new(Semaphore::new(MOST_REMOVALS)),
+            events,
+            received,
+        }
     }
 
     /// Runs until the connection is lost (the reason is the answer) or `stop` is given (None).
-    pub(super) async fn run(
+    pub(crate) async fn run(
         mut self,
-        desired: &mut Desired,
+        shell: &mut Shell,
         commands: &mut mpsc::UnboundedReceiver<Command>,
         stop: &CancellationToken,
     ) -> Option<BrokerError> {
-        for (bucket, revision) in desired.values() {
-            self.apply(bucket.clone(), *revision).await;
+        let end = self.go_on(shell, commands, stop).await;
+        // Consumers give their queues back before the connection goes.
+        self.consumers.clear();
+        if end.is_none() {
+            let released = async { while self.work.join_next().await.is_some() {} };
+            let _ = tokio::time::timeout(LAST_WORK, released).await;
         }
-        let end = loop {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => break None,
-                Some(ended) = self.tasks.join_next() => match ended {
-                    // A worker whose refill queue is not needed any more.
-                    Ok(Ok(())) => {}
-                    Ok(Err(lost)) => break Some(lost),
-                    Err(panic) => break Some(BrokerError::ConnectionLost {
-                        reason: format!("the operator gave it up, a task of its own failed: {panic}"),
-                    }),
-                },
-                Some(id) = self.missing.recv() => {
-                    self.board.tell(Outcome::QueueMissing);
-                    self.look(&id);
-                }
-                removed = self.removals.next() => self.removed(removed, desired).await,
-                command = commands.recv() => match command {
-                    None => break None,
-                    Some(Command::Apply(bucket, revision)) => {
-                        let known = desired.insert(bucket.id.clone(), (bucket.clone(), revision));
-                        if known.is_none_or(|known| known != (bucket.clone(), revision)) {
-                            self.board.enter(&bucket);
-                            self.apply(bucket, revision).await;
-                        }
-                    }
-                    Some(Command::Release(id)) => {
-                        desired.remove(&id);
-                        self.release(&id).await;
-                        self.board.leave(&id);
-                    }
-                    Some(Command::Remove(removal, done)) => {
-                        desired.remove(&removal.id);
-                        self.remove(removal, done).await;
-                    }
-                },
-            }
-        };
-        // Workers finish the transaction that is under way and give their consumer back before the connection goes.
-        self.stop.cancel();
-        for (_, lane) in self.workers.drain() {
-            lane.ended().await;
-        }
+        self.work.shutdown().await;
         self.broker.close().await;
         end
     }
 
-    async fn apply(&mut self, bucket: Arc<Bucket>, revision: u64) {
-        let id = bucket.id.clone();
-        if self.removals.hold_up(&bucket.name, &id) {
-            return;
-        }
-        if let Some(old) = self
-            .places
-            .get(&id)
-            .cloned()
-            .filter(|old| old.refill_queue != bucket.refill_queue)
-        {
-            debug!(bucket = %id, to = %bucket.refill_queue, "moves to another refill queue");
-            self.release(&id).await;
-            if let Err(error) = self.delete_refill_queue(&old.refill_queue).await {
-                warn!(refill_queue = old.refill_queue, %error, "unused refill queue not deleted");
-            }
-        }
-        let lane = self.lane(&bucket.refill_queue);
-        lane.buckets.insert(id.clone());
-        let _ = lane
-            .commands
-            .send(worker::Command::Adopt(bucket.clone(), revision));
-        self.places.insert(id, bucket);
-    }
-
-    fn lane(&mut self, queue: &str) -> &mut Lane {
-        self.workers.entry(queue.to_owned()).or_insert_with(|| {
-            let (commands, receiver) = mpsc::unbounded_channel();
-            let context = Context {
-                broker: self.broker.clone(),
-                queue_type: self.options.refill_queue_type,
-                writer: Writer {
-                    operator: self.options.operator.as_str().into(),
-                    refill_queue: queue.into(),
+    async fn go_on(
+        &mut self,
+        shell: &mut Shell,
+        commands: &mut mpsc::UnboundedReceiver<Command>,
+        stop: &CancellationToken,
+    ) -> Option<BrokerError> {
+        let broker = self.broker.clone();
+        let mut permit = shell.permit.clone();
+        let mut blocked = false;
+        let mut stopping: Option<Instant> = None;
+        let mut next = Some(Event::Connected);
+        loop {
+            let event = match next.take() {
+                Some(event) => event,
+                None => tokio::select! {
+                    biased;
+                    () = stop.cancelled(), if stopping.is_none() => {
+                        stopping = Some(Instant::now() + LAST_WORK);
+                        Event::Stop
+                    }
+                    lost = broker.lost() => return Some(lost),
+                    () = broker.blocked_is(!blocked) => {
+                        blocked = !blocked;
+                        Event::Blocked(blocked)
+                    }
+                    Some(event) = self.received.recv() => event,
+                    Some(done) = self.work.join_next() => match done {
+                        Ok(done) => {
+                            self.done(shell, done);
+                            continue;
+                        }
+                        Err(panic) => return Some(given_up(format!(
+                            "the operator gave it up, a task of its own failed: {panic}"
+                        ))),
+                    },
+                    command = commands.recv() => match command {
+                        Some(command) => shell.event(command),
+                        None => return None,
+                    },
+                    () = permit.renewed() => Event::Tick,
+                    () = sleep_until(shell.wakeup()) => Event::Tick,
                 },
-                board: self.board.clone(),
-                scheduler: self.scheduler.clone(),
-                observer: self.observer.clone(),
             };
-            let (runs, running) = oneshot::channel();
-            let working = worker::run(context, receiver, self.stop.clone());
-            self.tasks.spawn(async move {
-                let _runs = runs;
-                working.await
-            });
-            Lane {
-                commands,
-                running,
-                buckets: HashSet::new(),
+            let effects = shell.handle(event);
+            self.carry_out(effects);
+            if stopping.is_some_and(|limit| shell.machine.is_idle() || Instant::now() >= limit) {
+                return None;
             }
-        })
-    }
-
-    fn look(&self, id: &BucketId) {
-        if let Some(lane) = self
-            .places
-            .get(id)
-            .and_then(|bucket| self.workers.get(&bucket.refill_queue))
-        {
-            let _ = lane.commands.send(worker::Command::Look(id.clone()));
         }
     }
 
-    /// Stops working on a bucket, and on its refill queue when no other bucket uses it.
-    async fn release(&mut self, id: &BucketId) {
-        self.scheduler.left(id.clone()).await;
-        let Some(bucket) = self.places.remove(id) else {
-            return;
+    /// Tells the machine what became of an effect. A channel that holds nothing for it is free for the next batch.
+    fn done(&mut self, shell: &mut Shell, Done { event, channel }: Done) {
+        let batch = match &event {
+            Event::Taken { batch, .. } => Some(*batch),
+            _ => None,
         };
-        let Some(lane) = self.workers.get_mut(&bucket.refill_queue) else {
-            return;
-        };
-        let (done, wait) = oneshot::channel();
-        let _ = lane.commands.send(worker::Command::Leave(id.clone(), done));
-        let _ = wait.await;
-        // Only now: a look that ended meanwhile has entered the bucket again.
-        self.observer.forget(id.clone());
-        self.scheduler.leave(id.clone());
-        lane.buckets.remove(id);
-        if lane.buckets.is_empty()
-            && let Some(lane) = self.workers.remove(&bucket.refill_queue)
-        {
-            let _ = lane.commands.send(worker::Command::Retire);
-            lane.ended().await;
-        }
-    }
-
-    async fn remove(&mut self, removal: Removal, answer: Answer) {
-        // The worker counts requests for a bucket that nobody knows as dropped, not as held.
-        self.board.leave(&removal.id);
-        self.release(&removal.id).await;
-        match removal.policy {
-            DeletionPolicy::Retain => {
-                let _ = answer.send(Ok(()));
+        let effects = shell.handle(event);
+        let goes_on = |effect: &Effect| match effect {
+            Effect::Commit { batch: it, .. } | Effect::Replace { batch: it, .. } => {
+                batch == Some(*it)
             }
-            DeletionPolicy::Delete => self.removals.start(self.broker.clone(), removal, answer),
+            _ => false,
+        };
+        match (batch, channel) {
+            (Some(batch), Some(channel)) if effects.iter().any(goes_on) => {
+                self.held.insert(batch, channel);
+            }
+            (_, channel) => self.idle.extend(channel),
+        }
+        self.carry_out(effects);
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            self.begin(effect);
         }
     }
 
-    async fn removed(&mut self, removed: Removed, desired: &Desired) {
-        let Removed {
-            removal,
-            answer,
-            mut result,
-        } = removed;
-        let freed = self.removals.ended(&removal);
-        if result.is_ok() && freed.refill_queue {
-            result = self.delete_refill_queue(&removal.refill_queue).await;
-        }
-        if result.is_ok() {
-            info!(bucket = %removal.id, queue = queue_name(&removal.name), "queues deleted");
-        }
-        // Who asked may have given up meanwhile.
-        let _ = answer.send(result);
-        if let Some((bucket, revision)) = freed.waiting.and_then(|id| desired.get(&id)) {
-            self.apply(bucket.clone(), *revision).await;
+    fn begin(&mut self, effect: Effect) {
+        let broker = self.broker.clone();
+        match effect {
+            Effect::Consume { queue, consumer } => {
+                let (orders, receiver) = mpsc::unbounded_channel();
+                self.consumers.insert(consumer, orders);
+                let (kind, events) = (self.refill_queue_type, self.events.clone());
+                self.work.spawn(async move {
+                    consumer::run(broker, queue, kind, consumer, receiver, events)
+                        .await
+                        .into()
+                });
+            }
+            Effect::Settle {
+                consumer,
+                acks,
+                moves,
+            } => self.order(consumer, Order::Settle { acks, moves }),
+            Effect::Drain { consumer } => self.order(consumer, Order::Drain),
+            Effect::Release { consumer, delete } => {
+                self.order(consumer, Order::Release { delete });
+                self.consumers.remove(&consumer);
+            }
+            Effect::Publish { requests } => {
+                let publisher = self.publisher.clone();
+                self.work
+                    .spawn(async move { publish(broker, publisher, requests).await.into() });
+            }
+            Effect::Inspect { job, bucket } => {
+                self.work.spawn(async move {
+                    let found = broker.inspect(&bucket).await;
+                    let found = found.map_err(|error| error.failure());
+                    Event::Inspected { job, found }.into()
+                });
+            }
+            Effect::WriteLedger {
+                job,
+                bucket,
+                ledger,
+                wait,
+            } => {
+                let permits = self.waits.clone();
+                self.work.spawn(async move {
+                    let _permit = match wait {
+                        Some(_) => permits.acquire_owned().await.ok(),
+                        None => None,
+                    };
+                    let written = broker
+                        .write_ledger(&bucket.name, bucket.queue_type, &ledger, wait)
+                        .await;
+                    let written = written.map_err(|error| error.failure());
+                    Event::LedgerWritten { job, written }.into()
+                });
+            }
+            Effect::Take { batch, wanted } => {
+                let channel = self.idle.pop();
+                self.work.spawn(take(broker, channel, batch, wanted));
+            }
+            Effect::Replace { batch, bucket } => {
+                self.work.spawn(async move {
+                    let tokens = broker
+                        .replace_bucket(&bucket.queue(), bucket.queue_type, bucket.maximum)
+                        .await;
+                    let tokens = tokens.map_err(|error| error.failure());
+                    Event::Replaced { batch, tokens }.into()
+                });
+            }
+            Effect::Commit { batch, transaction } => {
+                let channel = self.held.remove(&batch);
+                self.work.spawn(commit(channel, batch, transaction));
+            }
+            Effect::Count { buckets } => {
+                self.work
+                    .spawn(async move { count(&broker, buckets).await.into() });
+            }
+            Effect::Remove {
+                job,
+                name,
+                uid,
+                policy,
+                refill_queue,
+            } => {
+                let permits = self.removals.clone();
+                self.work.spawn(async move {
+                    let removed = async {
+                        let _permit = permits.acquire_owned().await.ok();
+                        broker.remove_bucket(&name, &uid, policy).await?;
+                        match refill_queue {
+                            Some(queue) => consumer::delete(&broker, &queue).await,
+                            None => Ok(()),
+                        }
+                    };
+                    let result = removed.await.map_err(|error| error.failure());
+                    Event::Removed { job, result }.into()
+                });
+            }
+            // The shell has seen to these.
+            Effect::Answer { .. } | Effect::Tell(_) => {}
         }
     }
 
-    /// Deletes a refill queue that no bucket uses any more. We were its exclusive consumer, so it was ours; what is not
-    /// empty, or consumed by somebody else by now, stays.
-    async fn delete_refill_queue(&self, queue: &str) -> Result<(), RemoveError> {
-        if self.workers.contains_key(queue) {
-            return Ok(());
+    fn order(&self, consumer: ConsumerId, order: Order) {
+        // One that has ended says so itself.
+        if let Some(orders) = self.consumers.get(&consumer) {
+            let _ = orders.send(order);
         }
-        if let Deleted::Kept(reason) = self.delete(queue, DeleteIf::EmptyAndUnused).await? {
-            debug!(refill_queue = queue, reason, "refill queue kept");
-            return Ok(());
-        }
-        // Parked requests are for a person to look at.
-        self.delete(&parked_queue_name(queue), DeleteIf::Empty)
-            .await?;
-        Ok(())
     }
+}
 
-    async fn delete(&self, queue: &str, only_if: DeleteIf) -> Result<Deleted, RemoveError> {
-        Ok(self.broker.delete_queue(queue, only_if).await?)
+async fn take(
+    broker: Arc<Broker>,
+    channel: Option<TransactionChannel>,
+    batch: BatchId,
+    wanted: Vec<Take>,
+) -> Done {
+    let taking = async {
+        let mut channel = match channel {
+            Some(channel) => channel,
+            None => broker.transactions().await?,
+        };
+        let taken = channel.take(&wanted).await?;
+        Ok::<_, BrokerError>((channel, taken))
+    };
+    let (channel, taken) = match taking.await {
+        Ok((channel, taken)) => (Some(channel), Ok(taken)),
+        Err(error) => (None, Err(error.failure())),
+    };
+    let event = Event::Taken { batch, taken };
+    Done { event, channel }
+}
+
+async fn commit(
+    channel: Option<TransactionChannel>,
+    batch: BatchId,
+    transaction: Transaction,
+) -> Done {
+    let committing = async {
+        let mut channel = channel.ok_or_else(|| given_up("a channel is missing"))?;
+        let returned = channel.commit(transaction).await?;
+        Ok::<_, BrokerError>((channel, returned))
+    };
+    let (channel, returned) = match committing.await {
+        Ok((channel, returned)) => (Some(channel), Ok(returned)),
+        Err(error) => (None, Err(error.failure())),
+    };
+    let event = Event::Committed { batch, returned };
+    Done { event, channel }
+}
+
+async fn publish(
+    broker: Arc<Broker>,
+    publisher: Arc<OnceCell<RequestPublisher>>,
+    requests: Vec<(Arc<str>, RefillRequest)>,
+) -> Event {
+    let results = match publisher.get_or_try_init(|| broker.publisher()).await {
+        Ok(publisher) => publisher.publish(&requests).await,
+        Err(error) => requests.iter().map(|_| Err(error.clone())).collect(),
+    };
+    let failed = results.iter().filter_map(|result| result.as_ref().err());
+    if let Some(error) = failed.clone().next() {
+        let requests = failed.count();
+        tracing::warn!(requests, %error, "refill requests not accepted by the broker; they are tried again");
     }
+    let results = results
+        .into_iter()
+        .map(|result| result.map_err(|error| error.failure()));
+    Event::Published(results.collect())
+}
+
+async fn count(broker: &Broker, buckets: Vec<(BucketId, Arc<str>)>) -> Event {
+    let queues: Vec<_> = buckets.iter().map(|(_, name)| queue_name(name)).collect();
+    let counts: Vec<_> = broker.counts(&queues).collect().await;
+    let counts = buckets.into_iter().zip(counts).map(|((id, _), count)| {
+        let count = count.map_err(|error| error.failure());
+        (id, count)
+    });
+    Event::Counted(counts.collect())
 }

@@ -14,7 +14,7 @@ use super::pace::{Class, Times, due, is_unsettled};
 use super::{Judgement, Pass};
 use amqp::Endpoint;
 use api::TokenBucketStatus;
-use bucket::BucketId;
+use bucket::{BucketId, backoff};
 use engine::{BucketState, Connection};
 
 /// The pause after a failed write doubles from this…
@@ -123,6 +123,12 @@ impl Book {
         true
     }
 
+    /// UID of a resource whose bucket is at that broker.
+    pub(super) fn uid(&self, broker: &Endpoint, id: &BucketId) -> Option<&str> {
+        let entry = self.entries.get(id)?;
+        (entry.pass.judgement.broker() == Some(broker)).then_some(&*entry.pass.uid)
+    }
+
     /// The connection to a broker changed; None when the broker is not used any more.
     pub(super) fn connection(
         &mut self,
@@ -197,8 +203,7 @@ impl Book {
     /// A status could not be written; `jitter` from 0 to 1 spreads the next attempts. The newest is written then.
     pub(super) fn failed(&mut self, job: &Job, jitter: f64, now: Moment) {
         if let Some(entry) = self.finished(job) {
-            let pause =
-                LONGEST_PAUSE.min(FIRST_PAUSE * 2_u32.saturating_pow(entry.failures.min(16)));
+            let pause = backoff(FIRST_PAUSE, entry.failures, LONGEST_PAUSE);
             entry.failures = entry.failures.saturating_add(1);
             entry.times.not_before = Some(now.instant + pause.mul_f64(0.5 + jitter / 2.0));
             self.schedule(&job.id, now);

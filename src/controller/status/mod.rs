@@ -24,7 +24,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
-use super::events::Events;
+use super::events::{Events, Notice};
 use super::pokes::Pokes;
 use crate::ops::api_error::words;
 use crate::ops::{Metrics, Reading};
@@ -181,7 +181,9 @@ impl Writer {
                     bucket: _,
                     trigger,
                     added,
+                    tick: _,
                     lag,
+                    owed: _,
                 },
             ) => {
                 self.metrics.refilled(trigger, added, lag);
@@ -189,15 +191,37 @@ impl Writer {
             Report::Outcome(_, Outcome::LeftOut { policy, ticks }) => {
                 self.metrics.left_out(policy, ticks);
             }
-            Report::Outcome(_, Outcome::QueueMissing) => self.metrics.repaired(),
+            Report::Outcome(_, Outcome::Completed { .. }) => {}
+            Report::Outcome(_, Outcome::QueueMissing(_)) => self.metrics.repaired(),
+            Report::Outcome(broker, Outcome::LedgerLost(id)) => {
+                self.metrics.ledger_lost();
+                let note = "The ledger of the bucket was lost: its queue was deleted or purged, or a policy took the message away. \
+                    It is written anew; no tick is carried out twice, and those up to the loss are not made up for.";
+                self.warn(book, &broker, &id, Notice::warning("LedgerLost", note));
+            }
+            Report::Outcome(broker, Outcome::Contested { bucket: id, rival }) => {
+                let note = format!(
+                    "The bucket is refilled for {rival} too. This resource comes first and keeps it: give the other one \
+                     another spec.name, or delete it."
+                );
+                self.warn(book, &broker, &id, Notice::warning("NameConflict", &note));
+            }
             Report::Outcome(
                 _,
                 Outcome::Dropped {
                     bucket: _,
                     reason,
                     parked,
+                    message: _,
                 },
             ) => self.metrics.dropped(reason, parked),
+        }
+    }
+
+    /// Something that no condition says.
+    fn warn(&self, book: &Book, broker: &Endpoint, id: &BucketId, notice: Notice) {
+        if let Some(uid) = book.uid(broker, id) {
+            self.events.publish(id, uid, notice);
         }
     }
 

@@ -80,6 +80,7 @@ pub struct Metrics {
     requests: Family<OfRequest, Counter>,
     readings: Readings,
     repairs: Counter,
+    ledgers_lost: Counter,
     connections: Family<OfBroker, Counter>,
     passes: Histogram,
     dropped: Family<ByReason, Counter>,
@@ -104,6 +105,7 @@ impl Metrics {
             requests: Family::default(),
             readings,
             repairs: Counter::default(),
+            ledgers_lost: Counter::default(),
             connections: Family::default(),
             passes: Histogram::new(PASS_BUCKETS),
             dropped: Family::default(),
@@ -136,6 +138,11 @@ impl Metrics {
                 "queue_repairs",
                 "Queues of buckets that somebody had deleted, declared again",
                 &self.repairs,
+            ),
+            (
+                "ledgers_lost",
+                "Ledgers of buckets that were lost and written anew",
+                &self.ledgers_lost,
             ),
         ] {
             ours.register(name, help, counter.clone());
@@ -233,6 +240,11 @@ impl Metrics {
     /// The queue of a bucket was missing.
     pub fn repaired(&self) {
         self.repairs.inc();
+    }
+
+    /// The ledger of a bucket was lost.
+    pub fn ledger_lost(&self) {
+        self.ledgers_lost.inc();
     }
 
     /// Something is known anew about a bucket.

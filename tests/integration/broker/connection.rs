@@ -5,13 +5,14 @@ use futures::FutureExt;
 use futures::future::join_all;
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
-use token_bucket_operator::amqp::{Broker, BrokerError, Endpoint, Transaction, Version};
+use token_bucket_operator::amqp::{Broker, BrokerError, Endpoint, Version};
 use token_bucket_operator::api::QueueType;
+use token_bucket_operator::bucket::machine::Transaction;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 
 use super::link::Link;
-use super::{REFILL, connect, consume, request};
+use super::{BUCKET, LEDGER, REFILL, bucket, connect, consume, request, send, tokens, want};
 use crate::support::{Vhost, eventually, testbed};
 
 /// Calls the management API with all rights.
@@ -251,15 +252,9 @@ async fn a_missing_permission_is_named() {
         connect(&vhost).await
     };
     let broker = permit(".*", ".*", ".*").await;
-    broker
-        .declare_bucket("b", QueueType::Classic, 9)
-        .await
-        .unwrap();
-    broker
-        .declare_ledger("l", QueueType::Classic)
-        .await
-        .unwrap();
+    bucket(&broker, QueueType::Classic, 9).await;
     consume(&broker).await.release().await;
+    send(&broker, "b").await;
 
     let refused = |error: BrokerError, permission: &str, object: &str| {
         let text = error.to_string();
@@ -272,24 +267,22 @@ async fn a_missing_permission_is_named() {
     let broker = permit("^$", ".*", ".*").await;
     refused(
         broker
-            .declare_bucket("b", QueueType::Classic, 9)
+            .declare_bucket("new", QueueType::Classic, 9)
             .await
             .unwrap_err(),
         "configure",
-        "'b'",
+        "'new'",
     );
     let broker = permit(".*", ".*", "^$").await;
+    let mut channel = broker.transactions().await.unwrap();
+    let wanted = [want("b", QueueType::Classic, 0)];
+    refused(channel.take(&wanted).await.unwrap_err(), "read", LEDGER);
+    let written = super::write(&broker, "b", QueueType::Classic, 1).await;
+    refused(written.unwrap_err(), "read", LEDGER);
+    assert_eq!(vhost.depth(&format!("{LEDGER}.lock")).await, None);
     refused(
         broker
-            .read_ledger("l", QueueType::Classic)
-            .await
-            .unwrap_err(),
-        "read",
-        "'l'",
-    );
-    refused(
-        broker
-            .consume_requests(REFILL, QueueType::Classic, 1)
+            .consume(REFILL, QueueType::Classic, 1)
             .await
             .unwrap_err(),
         "read",
@@ -303,22 +296,24 @@ async fn a_missing_permission_is_named() {
         "write",
         "exchange",
     );
-    let mut channel = consume(&broker).await;
+    let mut channel = broker.transactions().await.unwrap();
     // The broker refuses the first of them while the last are still on their way.
-    let tokens = vec![("b".to_owned(), 100_000)];
     refused(
-        channel
-            .commit(Transaction {
-                tokens,
-                ..Default::default()
-            })
-            .await
-            .unwrap_err(),
+        channel.commit(tokens(100_000)).await.unwrap_err(),
+        "write",
+        "exchange",
+    );
+    let mut consumer = consume(&broker).await;
+    let delivery = consumer.next(1).await.unwrap().remove(0);
+    let acks = vec![delivery.tag];
+    let forwards = vec![delivery.forward("elsewhere", None)];
+    refused(
+        consumer.settle(acks, forwards).await.unwrap_err(),
         "write",
         "exchange",
     );
     // Nothing of that has harmed the connection, nor the publisher once it may.
-    assert_eq!(broker.count("b").await, Ok(Some(0)));
+    assert_eq!(broker.count(BUCKET).await, Ok(Some(0)));
     drop(permit(".*", ".*", ".*").await);
     assert_eq!(publisher.publish(&requests).await, [Ok(())]);
 }
@@ -327,12 +322,13 @@ async fn a_missing_permission_is_named() {
 async fn everybody_learns_that_the_broker_has_closed_the_connection() {
     let vhost = testbed().await.vhost().await;
     let broker = connect(&vhost).await;
-    let mut channel = consume(&broker).await;
+    let mut consumer = consume(&broker).await;
+    let mut channel = broker.transactions().await.unwrap();
     the_connection(&vhost).await;
     let (first, second, next, ()) = tokio::join!(
         broker.lost(),
         broker.lost(),
-        channel.next(1),
+        consumer.next(1),
         vhost.close_all_connections()
     );
     assert!(first.is_connection_lost());
@@ -340,16 +336,18 @@ async fn everybody_learns_that_the_broker_has_closed_the_connection() {
     assert_eq!(broker.lost().await, first);
     assert!(next.unwrap_err().is_connection_lost());
     assert!(broker.count("b").await.unwrap_err().is_connection_lost());
-    assert!(
-        channel
-            .commit(Transaction {
-                acks: vec![1],
-                ..Default::default()
-            })
-            .await
-            .unwrap_err()
-            .is_connection_lost()
-    );
+    let acks = vec![1];
+    let settled = consumer.settle(acks.clone(), vec![]).await;
+    assert!(settled.unwrap_err().is_connection_lost());
+    let transaction = Transaction {
+        acks,
+        ..Transaction::default()
+    };
+    let committed = channel.commit(transaction).await;
+    assert!(committed.unwrap_err().is_connection_lost());
+    let wanted = [want("b", QueueType::Classic, 0)];
+    let taken = channel.take(&wanted).await;
+    assert!(taken.unwrap_err().is_connection_lost());
 }
 
 #[tokio::test]
@@ -372,11 +370,8 @@ async fn a_resource_alarm_is_told_and_a_transaction_waits_for_its_end() {
     let vhost = testbed().await.vhost().await;
     let link = Link::to(&vhost.amqp_url()).await;
     let broker = Arc::new(connect_to(&link.uri).await.unwrap());
-    broker
-        .declare_bucket("b", QueueType::Classic, 9)
-        .await
-        .unwrap();
-    let mut channel = consume(&broker).await;
+    bucket(&broker, QueueType::Classic, 9).await;
+    let mut channel = broker.transactions().await.unwrap();
     link.block().await;
     eventually(
         "the alarm",
@@ -387,14 +382,10 @@ async fn a_resource_alarm_is_told_and_a_transaction_waits_for_its_end() {
         },
     )
     .await;
-    assert_eq!(broker.count("b").await, Err(BrokerError::Blocked));
+    assert_eq!(broker.count(BUCKET).await, Err(BrokerError::Blocked));
     let publisher = broker.publisher().await;
     assert!(matches!(publisher, Err(BrokerError::Blocked)));
-    let tokens = vec![("b".to_owned(), 3)];
-    let commit = channel.commit(Transaction {
-        tokens,
-        ..Default::default()
-    });
+    let commit = channel.commit(tokens(3));
     let mut commit = std::pin::pin!(commit);
     assert!(
         tokio::time::timeout(Duration::from_millis(200), &mut commit)
@@ -402,7 +393,7 @@ async fn a_resource_alarm_is_told_and_a_transaction_waits_for_its_end() {
             .is_err()
     );
     link.unblock().await;
-    assert_eq!(commit.await, Ok(()));
+    assert_eq!(commit.await, Ok(vec![]));
     assert!(!broker.blocked());
-    assert_eq!(broker.count("b").await, Ok(Some(3)));
+    assert_eq!(broker.count(BUCKET).await, Ok(Some(3)));
 }

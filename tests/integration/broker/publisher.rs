@@ -24,8 +24,8 @@ fn tick(bucket: &str, seconds: i64) -> RefillRequest {
 async fn requests_arrive_as_they_were_sent() {
     let vhost = testbed().await.vhost().await;
     let broker = connect(&vhost).await;
-    let mut channel = broker
-        .consume_requests(REFILL, QueueType::Classic, 2_000)
+    let mut consumer = broker
+        .consume(REFILL, QueueType::Classic, 2_000)
         .await
         .unwrap();
     let requests: Vec<_> = (1..=1_000)
@@ -35,7 +35,7 @@ async fn requests_arrive_as_they_were_sent() {
     assert_eq!(results, vec![Ok(()); 1_000]);
     let mut received = Vec::new();
     while received.len() < 1_000 {
-        let deliveries = channel.next(1_000).await.unwrap();
+        let deliveries = consumer.next(1_000).await.unwrap();
         received.extend(
             deliveries
                 .into_iter()

@@ -5,10 +5,11 @@ use lapin::options::BasicGetOptions;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection};
 use serde_json::json;
-use token_bucket_operator::amqp::{Declared, DeleteIf, Deleted, Transaction};
+use token_bucket_operator::amqp::{Declared, DeleteIf, Deleted};
 use token_bucket_operator::api::QueueType;
+use token_bucket_operator::bucket::machine::Transaction;
 
-use super::{KINDS, REFILL, connect, consume};
+use super::{BUCKET, KINDS, REFILL, connect, consume, kinds};
 use crate::support::{Vhost, testbed};
 
 fn arguments<const N: usize>(arguments: [(&str, AMQPValue); N]) -> FieldTable {
@@ -38,19 +39,24 @@ async fn queues_are_declared_by_the_wire_contract() {
         new
     );
     broker
-        .consume_requests("c.refill", QueueType::Classic, 1)
+        .consume("c.refill", QueueType::Classic, 1)
         .await
         .unwrap()
         .release()
         .await;
-    broker
-        .consume_requests("q.refill", QueueType::Quorum, 1)
-        .await
-        .unwrap()
-        .release()
-        .await;
-
+    // As an operator on a newer broker would.
     let quorum = "quorum";
+    if kinds(&broker).contains(&QueueType::Quorum) {
+        let consumer = broker.consume("q.refill", QueueType::Quorum, 1).await;
+        consumer.unwrap().release().await;
+    } else {
+        let kind = ("x-queue-type", AMQPValue::LongString(quorum.into()));
+        let single = ("x-single-active-consumer", AMQPValue::Boolean(true));
+        vhost.declare("q.refill", arguments([kind, single])).await;
+        let parked = [("x-max-length", AMQPValue::LongInt(10_000))];
+        vhost.declare("q.refill.rejected", arguments(parked)).await;
+    }
+
     for (queue, kind, arguments) in [
         ("c", "classic", json!({"x-max-length": 25})),
         (
@@ -272,16 +278,16 @@ async fn worker_channel(vhost: &Vhost<'_>) -> (Connection, Channel) {
 async fn replacing_a_queue_under_workers_loses_no_count() {
     let vhost = testbed().await.vhost().await;
     let broker = connect(&vhost).await;
-    let mut refill = consume(&broker).await;
+    let mut refill = broker.transactions().await.unwrap();
     for kind in KINDS {
-        broker.declare_bucket("b", kind, 1_000).await.unwrap();
+        broker.declare_bucket(BUCKET, kind, 1_000).await.unwrap();
         let stop = AtomicBool::new(false);
         let worker = async || {
             let (mut own, mut taken) = (worker_channel(&vhost).await, 0);
             while !stop.load(Ordering::SeqCst) {
                 let get = own
                     .1
-                    .basic_get("b".into(), BasicGetOptions { no_ack: true });
+                    .basic_get(BUCKET.into(), BasicGetOptions { no_ack: true });
                 match get.await {
                     Ok(message) => taken += u64::from(message.is_some()),
                     Err(_) => own = worker_channel(&vhost).await,
@@ -292,16 +298,14 @@ async fn replacing_a_queue_under_workers_loses_no_count() {
         let replacements = async {
             let mut carried = 0;
             for round in 1..=10 {
-                let tokens = vec![("b".to_owned(), 1_000)];
-                refill
-                    .commit(Transaction {
-                        tokens,
-                        ..Default::default()
-                    })
-                    .await
-                    .unwrap();
+                let tokens = vec![("b".into(), 1_000)];
+                let transaction = Transaction {
+                    tokens,
+                    ..Transaction::default()
+                };
+                refill.commit(transaction).await.unwrap();
                 carried += broker
-                    .replace_bucket("b", kind, 1_000 + round)
+                    .replace_bucket(BUCKET, kind, 1_000 + round)
                     .await
                     .unwrap();
             }
@@ -309,20 +313,20 @@ async fn replacing_a_queue_under_workers_loses_no_count() {
             carried
         };
         let (carried, one, two, three) = tokio::join!(replacements, worker(), worker(), worker());
-        let left = broker.count("b").await.unwrap().unwrap();
+        let left = broker.count(BUCKET).await.unwrap().unwrap();
         let all = carried + one + two + three + left;
         match kind {
             QueueType::Classic => assert_eq!(all, 10_000),
             QueueType::Quorum => assert!(all >= 10_000, "{all}"),
         }
         assert!(carried > 0 && one > 0 && two > 0 && three > 0, "{kind:?}");
-        let limit = broker.declare_bucket("b", kind, 1).await.unwrap();
+        let limit = broker.declare_bucket(BUCKET, kind, 1).await.unwrap();
         assert_eq!(
             limit,
             Declared::OtherLimit {
                 current: Some(1_010)
             }
         );
-        broker.delete_queue("b", DeleteIf::Always).await.unwrap();
+        broker.delete_queue(BUCKET, DeleteIf::Always).await.unwrap();
     }
 }

@@ -3,18 +3,21 @@ use std::time::Duration;
 use lapin::options::BasicGetOptions;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Connection};
-use token_bucket_operator::amqp::{BrokerError, REJECTED_REASON, Transaction};
+use token_bucket_operator::amqp::{BrokerError, REJECTED_REASON};
 use token_bucket_operator::bucket::Rejection;
 
 use super::link::{Link, MARK};
 use super::{REFILL, connect, consume, request, send};
 use crate::support::{eventually, testbed};
 
+/// The queue of rejected requests.
+const PARKED: &str = "token_buckets.refill.rejected";
+
 #[tokio::test]
 async fn a_rejected_request_is_kept_as_it_came_with_the_reason() {
     let vhost = testbed().await.vhost().await;
     let broker = connect(&vhost).await;
-    let mut channel = consume(&broker).await;
+    let mut consumer = consume(&broker).await;
     let mut headers = FieldTable::default();
     headers.insert("task".into(), AMQPValue::LongString("another.task".into()));
     // The broker would send copies there.
@@ -38,30 +41,21 @@ async fn a_rejected_request_is_kept_as_it_came_with_the_reason() {
     vhost
         .channel()
         .await
-        .queue_delete(channel.rejected_queue().as_str().into(), Default::default())
+        .queue_delete(PARKED.into(), Default::default())
         .await
         .unwrap();
 
-    let delivery = channel.next(1).await.unwrap().remove(0);
+    let delivery = consumer.next(1).await.unwrap().remove(0);
     let rejection = delivery.request.clone().unwrap_err();
     assert_eq!(rejection, Rejection::OtherTask("another.task".into()));
     let acks = vec![delivery.tag];
-    let forwards = vec![delivery.forward(&channel.rejected_queue(), Some(&rejection.to_string()))];
-    channel
-        .commit(Transaction {
-            forwards,
-            acks,
-            ..Default::default()
-        })
-        .await
-        .unwrap();
+    let forwards = vec![delivery.forward(PARKED, Some(&rejection.to_string()))];
+    consumer.settle(acks, forwards).await.unwrap();
 
-    let rejected = format!("{REFILL}.rejected");
-    assert_eq!(channel.rejected_queue(), rejected);
-    assert_eq!(vhost.depth(&rejected).await, Some(1));
+    assert_eq!(vhost.depth(PARKED).await, Some(1));
     let reader = vhost.channel().await;
     let kept = reader
-        .basic_get(rejected.as_str().into(), BasicGetOptions::default())
+        .basic_get(PARKED.into(), BasicGetOptions::default())
         .await
         .unwrap()
         .unwrap();
@@ -83,7 +77,7 @@ async fn a_rejected_request_is_kept_as_it_came_with_the_reason() {
         headers[REJECTED_REASON],
         AMQPValue::LongString(rejection.to_string().into())
     );
-    channel.release().await;
+    consumer.release().await;
     assert_eq!(vhost.depth(REFILL).await, Some(0));
 }
 
@@ -94,7 +88,7 @@ async fn a_request_moves_to_another_refill_queue() {
     let (mut from, mut to) = (
         consume(&broker).await,
         broker
-            .consume_requests("other", Default::default(), 10)
+            .consume("other", Default::default(), 10)
             .await
             .unwrap(),
     );
@@ -102,13 +96,7 @@ async fn a_request_moves_to_another_refill_queue() {
     let delivery = from.next(1).await.unwrap().remove(0);
     let acks = vec![delivery.tag];
     let forwards = vec![delivery.forward("other", None)];
-    from.commit(Transaction {
-        forwards,
-        acks,
-        ..Default::default()
-    })
-    .await
-    .unwrap();
+    from.settle(acks, forwards).await.unwrap();
     let moved = to.next(1).await.unwrap().remove(0);
     assert_eq!(moved.request.unwrap().bucket, request("b").bucket);
     assert!(!moved.redelivered);
@@ -126,7 +114,7 @@ async fn messages_that_cannot_be_parsed_do_not_block_a_refill_queue() {
     link.corrupt();
     let mut broker = connect(&vhost).await;
     broker
-        .consume_requests(REFILL, Default::default(), 10)
+        .consume(REFILL, Default::default(), 10)
         .await
         .unwrap()
         .release()
@@ -155,13 +143,10 @@ async fn messages_that_cannot_be_parsed_do_not_block_a_refill_queue() {
     .await;
 
     for _ in 0..2 {
-        let error = match broker
-            .consume_requests(REFILL, Default::default(), 10)
-            .await
-        {
+        let error = match broker.consume(REFILL, Default::default(), 10).await {
             Err(error) => error,
-            Ok(mut channel) => loop {
-                if let Err(error) = channel.next(1).await {
+            Ok(mut consumer) => loop {
+                if let Err(error) = consumer.next(1).await {
                     break error;
                 }
             },
@@ -171,11 +156,11 @@ async fn messages_that_cannot_be_parsed_do_not_block_a_refill_queue() {
         broker.close().await;
         broker = connect(&vhost).await;
     }
-    let mut channel = consume(&broker).await;
+    let mut consumer = consume(&broker).await;
     let mut left = Vec::new();
     while left.len() < 3 {
-        left.extend(channel.next(1).await.unwrap());
+        left.extend(consumer.next(1).await.unwrap());
     }
-    channel.release().await;
+    consumer.release().await;
     assert_eq!(vhost.depth(REFILL).await, Some(3));
 }

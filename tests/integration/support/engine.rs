@@ -103,6 +103,13 @@ impl Running {
         }
     }
 
+    /// Ends it as a crash does, but for its connections.
+    pub async fn abort(self) {
+        self.task.abort();
+        let ended = self.task.await;
+        assert!(ended.is_err_and(|error| error.is_cancelled()), "it ran");
+    }
+
     pub async fn stop(self) {
         self.stop.cancel();
         self.task.await.expect("the engine ends by itself");
@@ -143,13 +150,15 @@ pub fn removal(bucket: &Bucket) -> Removal {
     let Bucket {
         id,
         name,
+        uid,
         refill_queue,
         ..
     } = bucket.clone();
     Removal {
         id,
-        name: name.to_string(),
-        refill_queue,
+        uid,
+        name,
+        refill_queue: refill_queue.into(),
         policy: DeletionPolicy::Delete,
     }
 }

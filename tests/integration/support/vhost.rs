@@ -50,6 +50,32 @@ impl<'t> Vhost<'t> {
         self.api(Method::PUT, &path, Some(rights)).await;
     }
 
+    /// A policy for the queues that a regular expression matches, as an administrator sets it. Waits until `queue`, if it
+    /// is there, has it.
+    pub async fn set_policy(&self, pattern: &str, queue: &str, definition: Value) {
+        let policy = json!({"pattern": pattern, "apply-to": "queues", "definition": definition});
+        let path = format!("{}/test", self.path("policies"));
+        self.api(Method::PUT, &path, Some(policy)).await;
+        self.policy_becomes(queue, "test").await;
+    }
+
+    /// Deletes the policy, and waits as long as that takes.
+    pub async fn delete_policy(&self, queue: &str) {
+        let path = format!("{}/test", self.path("policies"));
+        self.api(Method::DELETE, &path, None).await;
+        self.policy_becomes(queue, "").await;
+    }
+
+    async fn policy_becomes(&self, queue: &str, name: &str) {
+        eventually("the policy", SOON, async || match self.queue(queue).await {
+            Some(queue) if queue["policy"].as_str().unwrap_or_default() != name => {
+                Err(format!("{queue}"))
+            }
+            _ => Ok(()),
+        })
+        .await;
+    }
+
     /// What the operator connects to.
     pub fn amqp_url(&self) -> String {
         let (_, server) = self

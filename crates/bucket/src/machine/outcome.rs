@@ -1,11 +1,12 @@
-//! What the engine tells: one direction, on a channel, to whoever writes statuses and counts metrics.
+//! What the engine tells: one direction, to whoever writes statuses and counts metrics.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use bucket::{BucketId, Ledger, MissedRefills, Refill, Trigger};
+use super::failure::{Class, Failure};
+use crate::{BucketId, Ledger, MissedRefills, Refill, Trigger};
 
 /// Something that happened at the broker.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,8 +23,19 @@ pub enum Outcome {
         trigger: Trigger,
         /// Tokens added; 0 when the bucket was full.
         added: u64,
+        /// The tick, for scheduled refills.
+        tick: Option<DateTime<Utc>>,
         /// From due to committed, for scheduled refills.
         lag: Option<Duration>,
+        /// Tokens that are to come with the next transactions.
+        owed: u64,
+    },
+    /// A refill that takes several transactions is complete.
+    Completed {
+        /// The bucket.
+        bucket: BucketId,
+        /// Tokens that it added.
+        added: u64,
     },
     /// Ticks that were missed are not carried out.
     LeftOut {
@@ -33,7 +45,16 @@ pub enum Outcome {
         ticks: u64,
     },
     /// Somebody had deleted a bucket's queue; it is declared again.
-    QueueMissing,
+    QueueMissing(BucketId),
+    /// The ledger of a bucket was lost and is written anew.
+    LedgerLost(BucketId),
+    /// Another resource writes the ledger of a bucket too; ours, which is older, keeps it.
+    Contested {
+        /// The bucket.
+        bucket: BucketId,
+        /// Who the other one is, in words.
+        rival: String,
+    },
     /// A request was not carried out; `reason` is one of a fixed set of words.
     Dropped {
         /// The bucket, when the request named one that is known.
@@ -42,6 +63,8 @@ pub enum Outcome {
         reason: &'static str,
         /// Whether it was moved to the queue of parked requests.
         parked: bool,
+        /// More about it, for the log.
+        message: Option<String>,
     },
 }
 
@@ -62,8 +85,7 @@ pub enum Connection {
 /// Everything that the status says about a bucket, as last seen.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BucketState {
-    /// UID and generation-independent identity of the specification that this is about: a caller compares it with what
-    /// it applied last, so that an outcome of an earlier specification is not taken for one of the newest.
+    /// The caller's number of the specification that this is about.
     pub revision: u64,
     /// Whether refills run.
     pub phase: Phase,
@@ -111,7 +133,48 @@ pub enum Phase {
     },
 }
 
+impl Phase {
+    pub(super) fn progressing(reason: &'static str, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self::Progressing { reason, message }
+    }
+
+    pub(super) fn stalled(reason: &'static str, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self::Stalled { reason, message }
+    }
+
+    /// What a bucket is in while this is in its way.
+    pub(super) fn of(failure: &Failure) -> Self {
+        let Failure {
+            reason,
+            message,
+            class,
+        } = failure;
+        match class {
+            Class::Person | Class::InUse => Self::stalled(reason, message),
+            Class::Transient | Class::Blocked | Class::NoQueue | Class::ConnectionLost => {
+                Self::progressing(reason, message)
+            }
+        }
+    }
+}
+
 impl BucketState {
+    /// Of a bucket that nothing is known of yet.
+    pub(super) fn unknown() -> Self {
+        Self {
+            revision: 0,
+            phase: Phase::progressing("Declaring", "The queues are being declared."),
+            observed: None,
+            limit: None,
+            last_refill: None,
+            next_refill: None,
+            issued: 0,
+            refill_request: None,
+        }
+    }
+
     /// Shows what the ledger says. A refill counts as carried out when all of its tokens are in the queue.
     pub(super) fn show(&mut self, ledger: &Ledger) {
         self.issued = ledger.issued;

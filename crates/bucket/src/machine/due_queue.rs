@@ -1,39 +1,38 @@
 //! Which buckets are due when: the scheduler's memory, without clock and without I/O.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
-
-use super::clock::MOST_LAG;
-use bucket::{Bucket, BucketId, Due, Passed, due, overdue};
 use schedule::Timetable;
 
+use crate::{Bucket, BucketId, Due, Passed, due, overdue};
+
+/// A busy machine may keep us from looking for so long. Ticks of a longer absence passed while nobody could refill.
+pub(super) const MOST_LAG: TimeDelta = TimeDelta::seconds(10);
 /// Ticks of one bucket that count as lag when they are found together; more than these go by its policy.
 const MOST_LATE_TICKS: usize = 100;
 /// When to ask again for a refill whose request was not accepted.
 const ASK_AGAIN: TimeDelta = TimeDelta::seconds(1);
 
 /// All buckets with their next due times.
-#[derive(Debug, Default)]
-pub(super) struct Agenda {
+#[derive(Clone, Debug, Default)]
+pub(super) struct DueQueue {
     entries: HashMap<BucketId, Entry>,
-    /// Entries are not removed from the heap when a bucket changes: the stale ones are known by their `turn`.
-    heap: BinaryHeap<Reverse<(DateTime<Utc>, u64, BucketId)>>,
-    turn: u64,
-    left_out: Vec<LeftOut>,
+    /// When each of them is due next; a bucket that is never due is not in it.
+    order: BTreeSet<(DateTime<Utc>, BucketId)>,
+    skipped: Vec<Skipped>,
 }
 
 /// Ticks after `reference` that are not carried out.
-#[derive(Debug, PartialEq)]
-pub(super) struct LeftOut {
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Skipped {
     pub(super) bucket: Arc<Bucket>,
     pub(super) reference: DateTime<Utc>,
     pub(super) ticks: u64,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Entry {
     bucket: Arc<Bucket>,
     timetable: Timetable,
@@ -41,19 +40,19 @@ struct Entry {
     last: DateTime<Utc>,
     /// The request for the ticks after it was not accepted.
     refused: bool,
-    turn: u64,
+    at: Option<DateTime<Utc>>,
 }
 
 /// A request to publish.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Request {
     pub(super) bucket: Arc<Bucket>,
     pub(super) due: Due,
 }
 
-impl Agenda {
-    /// Puts a bucket on the agenda. Ticks in `(reference, now]` passed while nobody could refill: the request that its
-    /// policy wants for them is the answer.
+impl DueQueue {
+    /// Puts a bucket in line. Ticks in `(reference, now]` passed while nobody could refill: the request that its policy
+    /// wants for them is the answer.
     pub(super) fn enter(
         &mut self,
         bucket: Arc<Bucket>,
@@ -61,44 +60,39 @@ impl Agenda {
         reference: DateTime<Utc>,
         now: DateTime<Utc>,
     ) -> Option<Request> {
+        self.leave(&bucket.id);
         let timetable = bucket.timetable.clone().anchored(since);
         let Passed { due, left_out } = overdue(&bucket, &timetable, reference, now);
-        // After a clock that was set back, ticks up to the reference have run already.
-        let last = reference.max(now);
-        let id = bucket.id.clone();
-        self.entries.insert(
-            id.clone(),
-            Entry {
-                bucket: bucket.clone(),
-                timetable,
-                last,
-                refused: false,
-                turn: 0,
-            },
-        );
-        self.line_up(&id);
-        self.leave_out(&bucket, reference, left_out);
+        let entry = Entry {
+            bucket: bucket.clone(),
+            timetable,
+            // After a clock that was set back, ticks up to the reference have run already.
+            last: reference.max(now),
+            refused: false,
+            at: None,
+        };
+        self.entries.insert(bucket.id.clone(), entry);
+        self.line_up(&bucket.id, DateTime::<Utc>::MIN_UTC);
+        self.skip(&bucket, reference, left_out);
         due.into_iter().next().map(|due| Request { bucket, due })
     }
 
-    /// Takes a bucket off.
+    /// Takes a bucket out.
     pub(super) fn leave(&mut self, id: &BucketId) {
-        self.entries.remove(id);
+        if let Some(at) = self.entries.remove(id).and_then(|entry| entry.at) {
+            self.order.remove(&(at, id.clone()));
+        }
+    }
+
+    /// Takes all buckets out.
+    pub(super) fn clear(&mut self) {
+        self.entries.clear();
+        self.order.clear();
     }
 
     /// The next instant at which something is due.
-    pub(super) fn next(&mut self) -> Option<DateTime<Utc>> {
-        while let Some(Reverse((at, turn, id))) = self.heap.peek() {
-            if self
-                .entries
-                .get(id)
-                .is_some_and(|entry| entry.turn == *turn)
-            {
-                return Some(*at);
-            }
-            self.heap.pop();
-        }
-        None
+    pub(super) fn next(&self) -> Option<DateTime<Utc>> {
+        self.order.first().map(|(at, _)| *at)
     }
 
     /// The next tick of a bucket, for its status.
@@ -107,17 +101,16 @@ impl Agenda {
         entry.timetable.next(entry.last)
     }
 
-    /// Everything that is due at `now`. `awake` says that the scheduler has been watching the clock all the time; if not
-    /// (the machine slept, the clock was set forward), ticks before the newest are missed and go by the policy.
+    /// Everything that is due at `now`. `awake` says that the clock has been watched all the time; if not (the machine
+    /// slept, the clock was set forward), ticks before the newest are missed and go by the policy.
     pub(super) fn take_due(&mut self, now: DateTime<Utc>, awake: bool) -> Vec<Request> {
         let mut requests = Vec::new();
-        while self.next().is_some_and(|at| at <= now) {
-            let Some(Reverse((_, _, id))) = self.heap.pop() else {
-                break;
-            };
+        while let Some((_, id)) = self.order.first().filter(|(at, _)| *at <= now).cloned() {
+            self.order.pop_first();
             let Some(entry) = self.entries.get_mut(&id) else {
                 continue;
             };
+            entry.at = None;
             let late = |tick: DateTime<Utc>| now - tick > MOST_LAG;
             let stuck = std::mem::take(&mut entry.refused)
                 && entry.timetable.next(entry.last).is_some_and(late);
@@ -130,8 +123,8 @@ impl Agenda {
             // The ledger will name that tick, so what is left out after it is known again by the next connection.
             let newest = due.last().map_or(now, |due| due.tick);
             let reference = std::mem::replace(&mut entry.last, newest);
-            self.line_up(&id);
-            self.leave_out(&bucket, reference, left_out);
+            self.line_up(&id, DateTime::<Utc>::MIN_UTC);
+            self.skip(&bucket, reference, left_out);
             let of_bucket = |due| Request {
                 bucket: bucket.clone(),
                 due,
@@ -141,9 +134,9 @@ impl Agenda {
         requests
     }
 
-    fn leave_out(&mut self, bucket: &Arc<Bucket>, reference: DateTime<Utc>, ticks: u64) {
+    fn skip(&mut self, bucket: &Arc<Bucket>, reference: DateTime<Utc>, ticks: u64) {
         if ticks > 0 {
-            self.left_out.push(LeftOut {
+            self.skipped.push(Skipped {
                 bucket: bucket.clone(),
                 reference,
                 ticks,
@@ -152,8 +145,8 @@ impl Agenda {
     }
 
     /// What was left out since the last call.
-    pub(super) fn take_left_out(&mut self) -> Vec<LeftOut> {
-        std::mem::take(&mut self.left_out)
+    pub(super) fn take_skipped(&mut self) -> Vec<Skipped> {
+        std::mem::take(&mut self.skipped)
     }
 
     /// The request for the ticks after `since` was not accepted: they are due again, in a while.
@@ -161,35 +154,30 @@ impl Agenda {
         if let Some(entry) = self.entries.get_mut(id) {
             entry.last = entry.last.min(since);
             entry.refused = true;
-            self.line_up_after(id, now + ASK_AGAIN);
+            self.line_up(id, now + ASK_AGAIN);
         }
-    }
-
-    fn line_up(&mut self, id: &BucketId) {
-        self.line_up_after(id, DateTime::<Utc>::MIN_UTC);
     }
 
     /// The bucket is due at its next tick, but not before `earliest`.
-    fn line_up_after(&mut self, id: &BucketId, earliest: DateTime<Utc>) {
-        self.turn += 1;
-        if let Some(entry) = self.entries.get_mut(id) {
-            entry.turn = self.turn;
-            if let Some(at) = entry
-                .timetable
-                .next(entry.last)
-                .filter(|_| !entry.bucket.suspend)
-            {
-                let at = at.max(earliest);
-                self.heap.push(Reverse((at, self.turn, id.clone())));
-            }
+    fn line_up(&mut self, id: &BucketId, earliest: DateTime<Utc>) {
+        let Some(entry) = self.entries.get_mut(id) else {
+            return;
+        };
+        if let Some(at) = entry.at.take() {
+            self.order.remove(&(at, id.clone()));
         }
+        let next = entry.timetable.next(entry.last);
+        entry.at = next
+            .filter(|_| !entry.bucket.suspend)
+            .map(|at| at.max(earliest));
+        self.order.extend(entry.at.map(|at| (at, id.clone())));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bucket::fixture::{at, bucket};
+    use crate::fixture::{at, bucket};
 
     fn named(name: &str) -> Arc<Bucket> {
         let id = BucketId::new("shop", name);
@@ -210,36 +198,36 @@ mod tests {
 
     #[test]
     fn a_bucket_is_due_at_each_of_its_ticks() {
-        let mut agenda = Agenda::default();
-        assert_eq!(agenda.enter(named("a"), at(0), at(0), at(10)), None);
-        assert_eq!(agenda.next(), Some(at(60)));
-        assert_eq!(seconds(&agenda.take_due(at(59), true)), []);
-        assert_eq!(seconds(&agenda.take_due(at(60), true)), [("a", 60)]);
-        assert_eq!(agenda.next(), Some(at(120)));
-        assert_eq!(agenda.next_of(&named("a").id), Some(at(120)));
+        let mut queue = DueQueue::default();
+        assert_eq!(queue.enter(named("a"), at(0), at(0), at(10)), None);
+        assert_eq!(queue.next(), Some(at(60)));
+        assert_eq!(seconds(&queue.take_due(at(59), true)), []);
+        assert_eq!(seconds(&queue.take_due(at(60), true)), [("a", 60)]);
+        assert_eq!(queue.next(), Some(at(120)));
+        assert_eq!(queue.next_of(&named("a").id), Some(at(120)));
     }
 
     #[test]
     fn a_bucket_that_enters_late_gets_what_its_policy_wants() {
-        let mut agenda = Agenda::default();
-        let overdue = agenda.enter(named("a"), at(0), at(0), at(190));
+        let mut queue = DueQueue::default();
+        let overdue = queue.enter(named("a"), at(0), at(0), at(190));
         assert_eq!(seconds(overdue.as_slice()), [("a", 180)]);
-        let left_out = LeftOut {
+        let left_out = Skipped {
             bucket: named("a"),
             reference: at(0),
             ticks: 2,
         };
-        assert_eq!(agenda.take_left_out(), [left_out]);
-        assert_eq!(agenda.next(), Some(at(240)));
+        assert_eq!(queue.take_skipped(), [left_out]);
+        assert_eq!(queue.next(), Some(at(240)));
     }
 
     #[test]
     fn entering_again_replaces_the_earlier_entry() {
-        let mut agenda = Agenda::default();
-        agenda.enter(named("a"), at(0), at(0), at(10));
+        let mut queue = DueQueue::default();
+        queue.enter(named("a"), at(0), at(0), at(10));
         let zone = schedule::parse_zone("Etc/UTC").unwrap();
         let timetable = Timetable::new("*/30 * * * * *".parse().unwrap(), zone, at(0));
-        agenda.enter(
+        queue.enter(
             Arc::new(Bucket {
                 timetable,
                 ..(*named("a")).clone()
@@ -249,48 +237,48 @@ mod tests {
             at(10),
         );
         assert_eq!(
-            seconds(&agenda.take_due(at(61), true)),
+            seconds(&queue.take_due(at(61), true)),
             [("a", 30), ("a", 60)]
         );
-        assert_eq!(agenda.take_due(at(61), true), []);
+        assert_eq!(queue.take_due(at(61), true), []);
     }
 
     #[test]
     fn a_bucket_that_left_is_due_no_more() {
-        let mut agenda = Agenda::default();
-        agenda.enter(named("a"), at(0), at(0), at(10));
-        agenda.leave(&named("a").id);
-        assert_eq!(agenda.next(), None);
-        assert_eq!(agenda.take_due(at(600), true), []);
+        let mut queue = DueQueue::default();
+        queue.enter(named("a"), at(0), at(0), at(10));
+        queue.leave(&named("a").id);
+        assert_eq!(queue.next(), None);
+        assert_eq!(queue.take_due(at(600), true), []);
     }
 
     #[test]
     fn lag_loses_no_tick_but_sleep_goes_by_the_policy() {
-        let mut agenda = Agenda::default();
-        agenda.enter(named("a"), at(0), at(0), at(10));
+        let mut queue = DueQueue::default();
+        queue.enter(named("a"), at(0), at(0), at(10));
         assert_eq!(
-            seconds(&agenda.take_due(at(130), true)),
+            seconds(&queue.take_due(at(130), true)),
             [("a", 60), ("a", 120)]
         );
-        assert_eq!(agenda.take_left_out(), []);
-        assert_eq!(seconds(&agenda.take_due(at(400), false)), [("a", 360)]);
-        assert_eq!(agenda.take_left_out().len(), 1);
+        assert_eq!(queue.take_skipped(), []);
+        assert_eq!(seconds(&queue.take_due(at(400), false)), [("a", 360)]);
+        assert_eq!(queue.take_skipped().len(), 1);
     }
 
     #[test]
     fn a_clock_set_back_fires_no_tick_again() {
-        let mut agenda = Agenda::default();
-        agenda.enter(named("a"), at(0), at(600), at(10));
-        assert_eq!(agenda.next(), Some(at(660)));
-        agenda.take_due(at(660), true);
-        assert_eq!(agenda.take_due(at(60), true), []);
-        assert_eq!(agenda.next(), Some(at(720)));
+        let mut queue = DueQueue::default();
+        queue.enter(named("a"), at(0), at(600), at(10));
+        assert_eq!(queue.next(), Some(at(660)));
+        queue.take_due(at(660), true);
+        assert_eq!(queue.take_due(at(60), true), []);
+        assert_eq!(queue.next(), Some(at(720)));
     }
 
     #[test]
     fn a_suspended_bucket_is_never_due() {
-        let mut agenda = Agenda::default();
-        agenda.enter(
+        let mut queue = DueQueue::default();
+        queue.enter(
             Arc::new(Bucket {
                 suspend: true,
                 ..bucket()
@@ -299,6 +287,6 @@ mod tests {
             at(0),
             at(100),
         );
-        assert_eq!((agenda.next(), agenda.next_of(&bucket().id)), (None, None));
+        assert_eq!((queue.next(), queue.next_of(&bucket().id)), (None, None));
     }
 }

@@ -1,47 +1,16 @@
-//! What goes into a transaction on the refill channel, and the deliveries that it settles.
+//! Messages of refill queues, and how they move to other queues.
 
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 
 use super::celery;
-use bucket::{Ledger, RefillRequest, Rejection};
+use bucket::{RefillRequest, Rejection};
 
 /// Header that says why a request is in the queue for rejected ones.
 pub const REJECTED_REASON: &str = "x-rejected-reason";
 
 /// Headers that say something about a message's way through one queue, or that make the broker send copies elsewhere.
 const NOT_FORWARDED: [&str; 4] = ["x-delivery-count", "x-acquired-count", "CC", "BCC"];
-
-/// Everything that happens together: all of it, or nothing.
-#[derive(Debug, Default)]
-pub struct Transaction {
-    /// Tokens to publish: queue and number.
-    pub tokens: Vec<(String, u64)>,
-    /// Ledgers to write: queue and contents.
-    pub ledgers: Vec<(String, Ledger)>,
-    /// Messages that move to other queues.
-    pub forwards: Vec<Forward>,
-    /// Tags of deliveries to acknowledge.
-    pub acks: Vec<u64>,
-}
-
-impl Transaction {
-    /// Number of messages that it publishes and acknowledges.
-    #[must_use]
-    pub fn len(&self) -> u64 {
-        let tokens = self
-            .tokens
-            .iter()
-            .fold(0, |sum: u64, (_, count)| sum.saturating_add(*count));
-        tokens.saturating_add((self.ledgers.len() + self.forwards.len() + self.acks.len()) as u64)
-    }
-
-    /// There is nothing in it.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
 
 /// A message of the refill queue.
 #[derive(Debug)]
@@ -147,16 +116,5 @@ mod tests {
             (it.content_type(), it.message_id()),
             (original.content_type(), original.message_id())
         );
-    }
-
-    #[test]
-    fn the_length_of_a_transaction_counts_every_message() {
-        let mut transaction = Transaction::default();
-        assert!(transaction.is_empty());
-        transaction.tokens = vec![("a".into(), 5), ("b".into(), 2)];
-        transaction.acks = vec![1, 2, 3];
-        assert_eq!(transaction.len(), 10);
-        transaction.tokens.push(("c".into(), u64::MAX));
-        assert_eq!(transaction.len(), u64::MAX);
     }
 }

@@ -1,0 +1,67 @@
+//! How the queues of a bucket are.
+
+use futures::future::join;
+
+use super::connection::Broker;
+use super::error::BrokerError;
+use super::queues::Declared;
+use bucket::Bucket;
+use bucket::QueueType;
+use bucket::machine::{Inspection, QueueState};
+
+impl Broker {
+    /// Finds out how the queues of a bucket are. Where its ledger has a queue, the bucket's is declared if need be; where
+    /// it has none nothing is declared.
+    ///
+    /// # Errors
+    /// [`BrokerError::UnsupportedVersion`]; or when the broker or the connection does not let it.
+    pub async fn inspect(&self, bucket: &Bucket) -> Result<Inspection, BrokerError> {
+        let (kind, queue, ledger_queue) =
+            (bucket.queue_type, bucket.queue(), bucket.ledger_queue());
+        self.supports(kind, "create the bucket anew with queueType: classic")?;
+        if self.count(&ledger_queue).await?.is_none() {
+            let bucket_exists = self.count(&queue).await?.is_some();
+            return Ok(Inspection::NoLedger { bucket_exists });
+        }
+        let (ledger, tokens) = join(
+            self.declare_ledger(&ledger_queue, kind),
+            self.declare_bucket(&queue, kind, bucket.maximum),
+        )
+        .await;
+        let other = |queue, message| Ok(Inspection::OtherArguments { queue, message });
+        if let Declared::Different { message } = ledger? {
+            return other(ledger_queue, message);
+        }
+        let state = match tokens? {
+            Declared::Ok { tokens } => QueueState {
+                tokens,
+                limit: Some(bucket.maximum),
+            },
+            Declared::OtherLimit { current } => QueueState {
+                tokens: self.count(&queue).await?.unwrap_or(0),
+                limit: current,
+            },
+            Declared::Different { message } => return other(queue, message),
+        };
+        Ok(Inspection::Queues(state))
+    }
+
+    /// Whether transactions on queues of this type are carried out as a whole. A broker that does not tell its version is
+    /// given the benefit of the doubt.
+    pub(super) fn supports(
+        &self,
+        kind: QueueType,
+        instead: &'static str,
+    ) -> Result<(), BrokerError> {
+        match self.version() {
+            Some(version)
+                if kind == QueueType::Quorum
+                    && version.rabbitmq().is_some_and(|series| series < (3, 13)) =>
+            {
+                let broker = version.to_string();
+                Err(BrokerError::UnsupportedVersion { broker, instead })
+            }
+            _ => Ok(()),
+        }
+    }
+}

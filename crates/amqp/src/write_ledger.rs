@@ -1,0 +1,267 @@
+//! A ledger where there is none. Two who miss it must not both write it: whichever comes second would overwrite what was
+//! refilled in between. So it is written under a lock, a queue that belongs to one connection.
+
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
+
+use futures::future::{FutureExt, join};
+use futures::stream::StreamExt;
+use lapin::message::Delivery;
+use lapin::options::{
+    BasicCancelOptions, BasicConsumeOptions, QueueDeclareOptions, QueueDeleteOptions,
+};
+use lapin::types::{FieldTable, ShortString};
+use lapin::{Channel, Consumer};
+use tokio::time::{Duration, sleep};
+use tracing::debug;
+
+use super::connection::{Broker, During};
+use super::error::{Action, BrokerError};
+use super::frames::Frames;
+use super::queues::DeleteIf;
+use super::{ledger, wire};
+use bucket::{Ledger, QueueType, ledger_queue_name};
+
+/// Names of locks that this connection has or wants: it is not locked out by its own queues.
+#[derive(Debug, Default)]
+pub(super) struct Locks(Mutex<HashSet<String>>);
+
+/// A name that nobody else on this connection has.
+struct Claim<'a> {
+    locks: &'a Locks,
+    name: String,
+}
+
+impl Locks {
+    fn claim(&self, name: String) -> Option<Claim<'_>> {
+        let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = names.insert(name.clone());
+        // Only then is there something to drop.
+        new.then(|| Claim { locks: self, name })
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        let mut names = self.locks.0.lock().unwrap_or_else(PoisonError::into_inner);
+        names.remove(&self.name);
+    }
+}
+
+/// What there is of a ledger.
+enum Found {
+    /// There was no queue, and nobody else can make one.
+    NoQueue,
+    /// There is one, or a queue that somebody else is about to fill.
+    Present,
+}
+
+impl Broker {
+    /// Writes a ledger of the bucket `name` where there is none. Answers false when there is one already. Waits while a
+    /// resource alarm is in force.
+    ///
+    /// Without `wait` it is written only if there is no queue for it. Otherwise its queue is declared, and consumed for so
+    /// long before: a ledger that somebody holds is seen as soon as it is given back or written anew. Whoever can still
+    /// come with one after that has not been heard of by the broker for longer than it keeps a connection.
+    ///
+    /// Give it up with the connection only: the lock lasts until this is ready, or the connection ends.
+    ///
+    /// # Errors
+    /// [`BrokerError::InUse`] while somebody else is doing so; [`BrokerError::OtherArguments`] when the ledger's queue is
+    /// of another kind. After any other error it may have been written or not.
+    pub async fn write_ledger(
+        &self,
+        name: &str,
+        kind: QueueType,
+        ledger: &Ledger,
+        wait: Option<Duration>,
+    ) -> Result<bool, BrokerError> {
+        let queue = ledger_queue_name(name);
+        let action = action("write a ledger", "configure", &queue);
+        let Some(limit) = wait else {
+            return self.write_first(name, kind, ledger, action).await;
+        };
+        let lock = lock_queue_name(name);
+        let Some(claim) = self.locks().claim(lock.clone()) else {
+            return Err(BrokerError::InUse { queue: lock });
+        };
+        let lock = claim.name.as_str();
+        let channel = self.transaction_channel(action).await?;
+        let locking = Action {
+            queue: lock,
+            ..action
+        };
+        let declaring = channel.queue_declare(
+            wire::name(lock)?,
+            exclusive(),
+            wire::explicit(FieldTable::default(), self.version()),
+        );
+        self.answer(locking, During::AlarmWait, declaring).await?;
+        let written = self
+            .write_after(limit, &channel, name, kind, ledger, action)
+            .await;
+        if let Err(error) = self.unlock(&channel, lock).await {
+            debug!(%error, lock, "it goes with the connection");
+        }
+        written
+    }
+
+    /// A queue that belongs to this connection can only be declared where there is none, and keeps everybody else from
+    /// declaring one. Then the ledger's takes its place. Should somebody else come in between, a broker may take the second
+    /// declaration for one of the other's queue: the ledger goes with that, and nobody but the other can have got it.
+    async fn write_first(
+        &self,
+        name: &str,
+        kind: QueueType,
+        ledger: &Ledger,
+        action: Action<'_>,
+    ) -> Result<bool, BrokerError> {
+        let Some(_claim) = self.locks().claim(lock_queue_name(name)) else {
+            let queue = lock_queue_name(name);
+            return Err(BrokerError::InUse { queue });
+        };
+        let queue = wire::name(action.queue)?;
+        let channel = self.transaction_channel(action).await?;
+        if let Found::Present = self.reserve(&channel, action).await? {
+            return Ok(false);
+        }
+        let arguments = wire::explicit(wire::queue_arguments(kind, Some(1)), self.version());
+        let durable = QueueDeclareOptions::durable();
+        let replacing = join(
+            channel.queue_delete(queue.clone(), QueueDeleteOptions::default()),
+            channel.queue_declare(queue, durable, arguments),
+        );
+        let replacing = async { Ok(replacing.await) };
+        let (deleted, declared) = self.answer(action, During::AlarmWait, replacing).await?;
+        deleted
+            .map(drop)
+            .and(declared.map(drop))
+            .map_err(|error| self.explain(action, &error))?;
+        // The client library sends what is published before anything else that waits, so this comes afterwards.
+        let mut frames = Frames::new(&channel);
+        ledger::publish(&mut frames, name, ledger, None)?;
+        self.commit(action, During::AlarmWait, &channel, frames)
+            .await?;
+        self.farewell(&channel).await;
+        Ok(true)
+    }
+
+    /// Makes sure that there is no queue for the ledger, and that nobody else makes one.
+    async fn reserve(&self, channel: &Channel, action: Action<'_>) -> Result<Found, BrokerError> {
+        let declaring = channel.queue_declare(
+            wire::name(action.queue)?,
+            exclusive(),
+            wire::explicit(FieldTable::default(), self.version()),
+        );
+        match self.answer(action, During::AlarmWait, declaring).await {
+            Ok(_) => Ok(Found::NoQueue),
+            // A durable queue is none that this connection could have.
+            Err(BrokerError::InUse { .. } | BrokerError::OtherArguments { .. }) => {
+                Ok(Found::Present)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn write_after(
+        &self,
+        limit: Duration,
+        channel: &Channel,
+        name: &str,
+        kind: QueueType,
+        ledger: &Ledger,
+        action: Action<'_>,
+    ) -> Result<bool, BrokerError> {
+        let queue = wire::name(action.queue)?;
+        let arguments = wire::explicit(wire::queue_arguments(kind, Some(1)), self.version());
+        let durable = QueueDeclareOptions::durable();
+        let declaring = channel.queue_declare(queue.clone(), durable, arguments);
+        self.answer(action, During::AlarmWait, declaring).await?;
+        let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
+        let consuming = channel.basic_consume(queue, ShortString::default(), options, none);
+        let reading = Action {
+            verb: "wait for a ledger",
+            needs: "read",
+            ..action
+        };
+        let mut consumer = self.answer(reading, During::AlarmWait, consuming).await?;
+        let mut found = self.next_within(limit, &mut consumer).await?;
+        if found.is_none() {
+            let cancelling = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
+            self.answer(action, During::AlarmWait, cancelling).await?;
+            // What came just before.
+            found = consumer
+                .next()
+                .now_or_never()
+                .flatten()
+                .and_then(Result::ok);
+        }
+        let mut frames = Frames::new(channel);
+        match &found {
+            // Not by closing the channel: that is answered before the message is back, and the next one to have the lock
+            // would miss it.
+            Some(delivery) => frames.give_back(delivery.delivery_tag)?,
+            None => ledger::publish(&mut frames, name, ledger, None)?,
+        }
+        let writing = Action {
+            needs: "write",
+            ..action
+        };
+        let returned = self
+            .commit(writing, During::AlarmWait, channel, frames)
+            .await?;
+        if returned.is_empty() {
+            Ok(found.is_none())
+        } else {
+            let queue = action.queue.to_owned();
+            Err(BrokerError::NoQueue { queue })
+        }
+    }
+
+    /// A delivery within so long without a resource alarm: meanwhile nobody can give anything back.
+    async fn next_within(
+        &self,
+        limit: Duration,
+        consumer: &mut Consumer,
+    ) -> Result<Option<Delivery>, BrokerError> {
+        loop {
+            tokio::select! {
+                delivery = consumer.next() => return match delivery {
+                    Some(Ok(delivery)) => Ok(Some(delivery)),
+                    Some(Err(error)) => Err(BrokerError::ChannelClosed { reason: error.to_string() }),
+                    None => Err(BrokerError::ChannelClosed { reason: "the queue of the ledger was deleted".into() }),
+                },
+                () = sleep(limit) => return Ok(None),
+                () = self.blocked_is(true) => self.blocked_is(false).await,
+                lost = self.lost() => return Err(lost),
+            }
+        }
+    }
+
+    async fn unlock(&self, channel: &Channel, lock: &str) -> Result<(), BrokerError> {
+        if !channel.status().connected() {
+            return self.delete_queue(lock, DeleteIf::Always).await.map(drop);
+        }
+        let deleting = channel.queue_delete(wire::name(lock)?, QueueDeleteOptions::default());
+        let action = action("delete a queue", "configure", lock);
+        self.answer(action, During::AlarmWait, deleting).await?;
+        self.farewell(channel).await;
+        Ok(())
+    }
+}
+
+fn exclusive() -> QueueDeclareOptions {
+    QueueDeclareOptions {
+        exclusive: true,
+        ..Default::default()
+    }
+}
+
+/// The queue that its connection writes the ledger under.
+fn lock_queue_name(name: &str) -> String {
+    format!("{}.lock", ledger_queue_name(name))
+}
+
+fn action<'a>(verb: &'static str, needs: &'static str, queue: &'a str) -> Action<'a> {
+    Action { verb, needs, queue }
+}

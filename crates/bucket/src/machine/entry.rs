@@ -1,0 +1,311 @@
+//! One bucket of the machine: its states, and what is true in each.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::adjustment::Adjustment;
+use super::event::{BatchId, JobId, Now, QueueState};
+use super::outcome::BucketState;
+use super::refill_queue::Ticket;
+use crate::ledger::MOST_REQUEST_IDS;
+use crate::{Bucket, Cause, Known, Owner, backoff};
+
+/// Delays between two tries: they double from the first to the last one.
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+const LAST_RETRY: Duration = Duration::from_secs(15);
+/// A ledger that somebody holds comes back within milliseconds; the pauses between two looks double, from this one.
+const FIRST_LOOK: Duration = Duration::from_millis(4);
+/// One that is absent for longer is perhaps lost.
+const LONGEST_ABSENCE: Duration = Duration::from_secs(1);
+
+/// A bucket and all that is known of it.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) bucket: Arc<Bucket>,
+    /// The caller's number for this specification.
+    pub(super) revision: u64,
+    pub(super) stage: Stage,
+    /// The batch that it takes part in.
+    pub(super) batch: Option<BatchId>,
+    /// The specification or a queue has changed since that began: it is inspected again afterwards.
+    pub(super) outdated: bool,
+    /// It waits for its turn in a batch.
+    pub(super) lined_up: bool,
+    /// It takes part in batches alone: one that it shared has failed.
+    pub(super) alone: bool,
+    /// Requests that wait to be carried out, in order.
+    pub(super) pending: VecDeque<Request>,
+    /// Requests of somebody else have been carried out, and their acknowledgement is under way: only then is it certain
+    /// that the ledger knows all that may come again.
+    pub(super) unsettled: bool,
+    /// What was done for it, as far as it is known without its ledger; None: it never had one.
+    pub(super) known: Option<Known>,
+    /// Its ledger has been written for its resource by this process.
+    pub(super) owned: bool,
+    /// UID of the resource that had its id before.
+    pub(super) gone: Option<Arc<str>>,
+    /// Another resource has its ledger, and comes first.
+    pub(super) yielded: bool,
+    /// Who else writes its ledger, if that was told.
+    pub(super) contested: Option<Box<Owner>>,
+    /// Since when its ledger is absent.
+    pub(super) absent: Option<Absent>,
+    /// Failures in a row.
+    pub(super) failures: u32,
+    /// When it is to be woken.
+    pub(super) wake: Option<Duration>,
+    /// What was told last.
+    pub(super) state: Arc<BucketState>,
+}
+
+/// How far a bucket has come.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Stage {
+    /// Nothing is known of its queues: there is no connection, or its refill queue is not ours.
+    Unknown,
+    /// Its queues are inspected, or its ledger is written.
+    Inspecting(JobId),
+    /// Its queues are there. Its ledger has to be brought up to date, its queue perhaps to be put right.
+    Opening(QueueState),
+    /// Refills run. The limit is the `x-max-length` that is in force.
+    Ready {
+        /// None: there is none.
+        limit: Option<u64>,
+        /// Its ledger says that more tokens are to come.
+        owes: bool,
+    },
+    /// Something is in the way; it is inspected again when it wakes.
+    Waiting,
+    /// A person must act; it is inspected again now and then.
+    Stalled,
+}
+
+/// A ledger that is absent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Absent {
+    since: Duration,
+    looks: u32,
+}
+
+/// A request that waits.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Request {
+    pub(super) cause: Cause,
+    /// The message that asks; None when it did not come through a refill queue.
+    pub(super) ticket: Option<Ticket>,
+}
+
+impl Request {
+    pub(super) fn is_foreign(&self) -> bool {
+        matches!(self.cause, Cause::Request(_))
+    }
+}
+
+impl Entry {
+    /// Boxed: a large value in each empty place of a map would be half of its memory.
+    pub(super) fn new(bucket: Arc<Bucket>, revision: u64, known: Option<Known>) -> Box<Self> {
+        Box::new(Self {
+            bucket,
+            revision,
+            stage: Stage::Unknown,
+            batch: None,
+            outdated: false,
+            lined_up: false,
+            alone: false,
+            pending: VecDeque::new(),
+            unsettled: false,
+            known,
+            owned: false,
+            gone: None,
+            yielded: false,
+            contested: None,
+            absent: None,
+            failures: 0,
+            wake: None,
+            state: Arc::new(BucketState::unknown()),
+        })
+    }
+
+    /// Forgets all that was only true for the connection that is gone.
+    pub(super) fn disconnect(&mut self) {
+        self.stage = Stage::Unknown;
+        self.batch = None;
+        self.outdated = false;
+        self.lined_up = false;
+        self.pending.clear();
+        self.unsettled = false;
+        self.absent = None;
+        self.failures = 0;
+        self.wake = None;
+    }
+
+    /// Whether its refills run.
+    pub(super) fn is_ready(&self) -> bool {
+        matches!(self.stage, Stage::Ready { .. })
+    }
+
+    /// What its queue needs next; None while that is not known.
+    pub(super) fn adjustment(&self) -> Adjustment {
+        match self.stage {
+            Stage::Opening(queue) => Adjustment::of(queue, self.bucket.maximum),
+            _ => Adjustment::None,
+        }
+    }
+
+    /// Whether it has something to do in a batch.
+    pub(super) fn wants_turn(&self) -> bool {
+        self.batch.is_none()
+            && self.wake.is_none()
+            && match self.stage {
+                Stage::Opening(_) => true,
+                Stage::Ready { owes, .. } => {
+                    owes || self
+                        .pending
+                        .iter()
+                        .any(|request| !(self.unsettled && request.is_foreign()))
+                }
+                _ => false,
+            }
+    }
+
+    /// Takes the requests that are carried out next.
+    pub(super) fn take_pending(&mut self) -> Vec<Request> {
+        let mut room = if self.unsettled { 0 } else { MOST_REQUEST_IDS };
+        let mut fits = |request: &mut Request| {
+            let fits = !request.is_foreign() || room > 0;
+            if fits && request.is_foreign() {
+                room -= 1;
+            }
+            fits
+        };
+        let mut taken = Vec::new();
+        let mut left = VecDeque::new();
+        for mut request in self.pending.drain(..) {
+            if fits(&mut request) {
+                taken.push(request);
+            } else {
+                left.push_back(request);
+            }
+        }
+        self.pending = left;
+        taken
+    }
+
+    /// Requests that were not carried out wait again, before those that have come since.
+    pub(super) fn put_back(&mut self, requests: Vec<Request>) {
+        for request in requests.into_iter().rev() {
+            self.pending.push_front(request);
+        }
+    }
+
+    /// The annotation asks for a refill, unless that was carried out or waits already.
+    pub(super) fn ask_by_annotation(&mut self, carried_out: Option<&str>) {
+        let Some(value) = &self.bucket.refill_request else {
+            return;
+        };
+        let cause = Cause::Annotation(value.clone());
+        let waits = self.pending.iter().any(|request| request.cause == cause);
+        if carried_out != Some(value) && !waits {
+            let ticket = None;
+            self.pending.push_back(Request { cause, ticket });
+        }
+    }
+
+    /// The ledger is absent at `now`. Answers when to look again; None when it is for so long that it is perhaps lost.
+    pub(super) fn absent(&mut self, now: Now) -> Option<Duration> {
+        let absent = self.absent.get_or_insert(Absent {
+            since: now.monotonic,
+            looks: 0,
+        });
+        let pause = backoff(FIRST_LOOK, absent.looks, LONGEST_ABSENCE);
+        absent.looks += 1;
+        let longest = absent.since + LONGEST_ABSENCE;
+        (now.monotonic < longest).then(|| longest.min(now.monotonic + pause))
+    }
+
+    /// Another failure: how long to wait.
+    pub(super) fn failed(&mut self) -> Duration {
+        self.failures += 1;
+        backoff(FIRST_RETRY, self.failures - 1, LAST_RETRY)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{at, bucket};
+
+    fn entry() -> Box<Entry> {
+        Entry::new(Arc::new(bucket()), 1, None)
+    }
+
+    fn foreign(id: usize) -> Request {
+        Request {
+            cause: Cause::Request(Some(id.to_string().into())),
+            ticket: None,
+        }
+    }
+
+    fn annotation(value: &str) -> Request {
+        Request {
+            cause: Cause::Annotation(value.into()),
+            ticket: None,
+        }
+    }
+
+    fn now(second: u64) -> Now {
+        Now {
+            utc: at(second.try_into().unwrap()),
+            monotonic: Duration::from_secs(second),
+        }
+    }
+
+    #[test]
+    fn no_more_foreign_requests_are_taken_than_a_ledger_remembers() {
+        let mut entry = entry();
+        entry.pending.extend((0..40).map(foreign));
+        entry.pending.push_back(annotation("now"));
+        assert_eq!(entry.take_pending().len(), MOST_REQUEST_IDS + 1);
+        assert_eq!(entry.pending.front(), Some(&foreign(MOST_REQUEST_IDS)));
+        entry.unsettled = true;
+        assert_eq!(entry.take_pending(), []);
+    }
+
+    #[test]
+    fn requests_that_are_put_back_come_first() {
+        let mut entry = entry();
+        entry.pending.extend((0..2).map(foreign));
+        let taken = entry.take_pending();
+        entry.pending.push_back(foreign(2));
+        entry.put_back(taken);
+        assert_eq!(entry.pending, [0, 1, 2].map(foreign));
+    }
+
+    #[test]
+    fn an_annotation_waits_once_and_not_when_it_is_carried_out() {
+        let mut entry = entry();
+        entry.bucket = Arc::new(Bucket {
+            refill_request: Some("now".into()),
+            ..bucket()
+        });
+        entry.ask_by_annotation(Some("now"));
+        assert_eq!(entry.pending, []);
+        entry.ask_by_annotation(None);
+        entry.ask_by_annotation(Some("before"));
+        assert_eq!(entry.pending, [annotation("now")]);
+    }
+
+    #[test]
+    fn an_absent_ledger_is_looked_for_ever_more_rarely_and_then_perhaps_lost() {
+        let mut entry = entry();
+        let mut at = now(100);
+        let mut looks = 0;
+        while let Some(next) = entry.absent(at) {
+            assert!(next > at.monotonic && next <= Duration::from_secs(101));
+            at.monotonic = next;
+            looks += 1;
+        }
+        assert_eq!((looks, at.monotonic), (8, Duration::from_secs(101)));
+    }
+}

@@ -1,0 +1,334 @@
+//! Finds out how the queues of a bucket are, and mends what needs no ledger, until it can take part in batches.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use super::effect::Effect;
+use super::entry::Stage;
+use super::event::{Inspection, JobId, Now};
+use super::failure::{Class, Failure};
+use super::outcome::{Outcome, Phase};
+use super::{LOOK_AGAIN, Machine};
+use crate::{BucketId, Known, Ledger, Owner};
+
+/// Inspections under way at the same time: enough to keep the broker busy.
+const MOST_INSPECTIONS: usize = 64;
+
+/// Inspections that are under way, and those that wait.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Inspections {
+    waiting: VecDeque<(BucketId, JobId)>,
+    jobs: HashMap<JobId, Job>,
+    /// How many of them wait.
+    waits: usize,
+}
+
+#[derive(Clone, Debug)]
+struct Job {
+    bucket: BucketId,
+    /// The ledger that it writes.
+    ledger: Option<Box<Ledger>>,
+    lost: bool,
+    /// It waits for a ledger that is perhaps lost.
+    waits: bool,
+}
+
+impl Inspections {
+    /// Those that keep the broker busy.
+    fn under_way(&self) -> usize {
+        self.jobs.len() - self.waits
+    }
+
+    pub(super) fn reset(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Whether something is under way that may declare queues of a bucket.
+    pub(super) fn are_under_way_for(&self, id: &BucketId) -> bool {
+        self.jobs.values().any(|job| job.bucket == *id)
+    }
+}
+
+/// What is told of a resource alarm.
+pub(super) fn blocked() -> Phase {
+    Phase::progressing(
+        "BrokerBlocked",
+        "The broker accepts nothing at present because it is short of memory or disk space (resource alarm).",
+    )
+}
+
+impl Machine {
+    /// Inspects a bucket, as soon as that is possible.
+    pub(super) fn inspect(&mut self, id: &BucketId) {
+        let job = JobId(self.next_number());
+        let Some(entry) = self.buckets.get_mut(id) else {
+            return;
+        };
+        if entry.batch.is_some() {
+            entry.outdated = true;
+            return;
+        }
+        entry.stage = Stage::Unknown;
+        if let Some(at) = entry.wake.take() {
+            self.timers.remove(&(at, id.clone()));
+        }
+        let held_up = self.removals.is_under_way(&entry.bucket.name);
+        let queue = self.queues.by_name.get(&*entry.bucket.refill_queue);
+        if !self.connected || held_up || !queue.is_some_and(|queue| queue.is_open()) {
+            return;
+        }
+        if self.blocked {
+            self.show_blocked(id);
+            return;
+        }
+        entry.stage = Stage::Inspecting(job);
+        self.inspections.waiting.push_back((id.clone(), job));
+    }
+
+    /// What waits for the end of a resource alarm says so.
+    pub(super) fn show_blocked(&mut self, id: &BucketId) {
+        let stage = self.buckets.get(id).map(|entry| &entry.stage);
+        if stage.is_some_and(|stage| *stage != Stage::Stalled) {
+            self.show(id, blocked());
+        }
+    }
+
+    pub(super) fn begin_inspections(&mut self) {
+        while self.inspections.under_way() < MOST_INSPECTIONS
+            && let Some((id, job)) = self.inspections.waiting.pop_front()
+        {
+            let Some(entry) = self.buckets.get(&id) else {
+                continue;
+            };
+            if entry.stage != Stage::Inspecting(job) {
+                continue;
+            }
+            let bucket = entry.bucket.clone();
+            let began = Job {
+                bucket: id,
+                ledger: None,
+                lost: false,
+                waits: false,
+            };
+            self.inspections.jobs.insert(job, began);
+            self.effects.push(Effect::Inspect { job, bucket });
+        }
+    }
+
+    /// The bucket that a job is about, if it still waits for that job.
+    fn job_of(&mut self, job: JobId) -> Option<Job> {
+        let ended = self.inspections.jobs.remove(&job)?;
+        self.inspections.waits -= usize::from(ended.waits);
+        let entry = self.buckets.get(&ended.bucket)?;
+        (entry.stage == Stage::Inspecting(job)).then_some(ended)
+    }
+
+    pub(super) fn inspected(&mut self, job: JobId, found: Result<Inspection, Failure>, now: Now) {
+        let Some(Job { bucket: id, .. }) = self.job_of(job) else {
+            return;
+        };
+        match found {
+            Ok(Inspection::Queues(queue)) => {
+                if let Some(entry) = self.buckets.get_mut(&id) {
+                    entry.stage = Stage::Opening(queue);
+                }
+                self.line_up(&id);
+            }
+            Ok(Inspection::NoLedger { bucket_exists }) => self.no_ledger(&id, bucket_exists, now),
+            Ok(Inspection::OtherArguments { queue, message }) => {
+                let message = format!(
+                    "Queue {queue} exists with other arguments: {message}. Delete it, or give the bucket another name or \
+                     queueType."
+                );
+                self.stall(&id, Phase::stalled("QueueArgumentsDiffer", message), now);
+            }
+            Err(failure) => self.failed(&id, failure, now),
+        }
+    }
+
+    /// There is no queue for the ledger. A bucket that never had one gets it, with its initial tokens, unless its own
+    /// queue is there already: then that is somebody's, with the tokens that it holds, and with the ticks until now. Any
+    /// other bucket has lost its ledger; when its own queue is gone too, nobody can be about to refill it.
+    fn no_ledger(&mut self, id: &BucketId, bucket_exists: bool, now: Now) {
+        let Some(entry) = self.buckets.get(id) else {
+            return;
+        };
+        let owner = Owner::of(&entry.bucket, &self.settings.operator);
+        let fingerprint = entry.bucket.timetable.fingerprint();
+        let ledger = match (&entry.known, bucket_exists) {
+            (None, false) => Ledger::new(owner, &fingerprint, entry.bucket.initial_tokens),
+            (Some(known), false) => Ledger::after_loss(owner, &fingerprint, known, now.utc),
+            (None, true) if !entry.yielded => {
+                Ledger::after_loss(owner, &fingerprint, &Known::default(), now.utc)
+            }
+            (_, true) => return self.absent(id, now),
+        };
+        let lost = entry.known.is_some();
+        self.write_ledger(id, Box::new(ledger), lost, None);
+    }
+
+    /// The ledger of a bucket is absent: somebody holds it, or it is lost. In that case nobody knows which of the ticks up
+    /// to now were carried out.
+    pub(super) fn absent(&mut self, id: &BucketId, now: Now) {
+        let limit = self.settings.hold_limit;
+        let Some(entry) = self.buckets.get_mut(id) else {
+            return;
+        };
+        if let Some(at) = entry.absent(now) {
+            self.sleep(id, at);
+            return;
+        }
+        let message = format!(
+            "Queue {} is empty: another operator holds the ledger, or a connection that has ended without the broker's \
+             notice, or it is lost. In that case it is written anew after {} s.",
+            entry.bucket.ledger_queue(),
+            limit.as_secs()
+        );
+        let owner = Owner::of(&entry.bucket, &self.settings.operator);
+        let fingerprint = entry.bucket.timetable.fingerprint();
+        let known = entry.known.clone().unwrap_or_default();
+        let ledger = Ledger::after_loss(owner, &fingerprint, &known, now.utc);
+        self.show(id, Phase::progressing("LedgerHeld", message));
+        self.write_ledger(id, Box::new(ledger), true, Some(limit));
+    }
+
+    /// Writes a ledger where there is none; what was known of the bucket goes on from it.
+    pub(super) fn write_ledger(
+        &mut self,
+        id: &BucketId,
+        ledger: Box<Ledger>,
+        lost: bool,
+        wait: Option<Duration>,
+    ) {
+        let job = JobId(self.next_number());
+        let Some(entry) = self.buckets.get_mut(id) else {
+            return;
+        };
+        entry.stage = Stage::Inspecting(job);
+        let bucket = entry.bucket.clone();
+        let began = Job {
+            bucket: id.clone(),
+            ledger: Some(ledger.clone()),
+            lost,
+            waits: wait.is_some(),
+        };
+        self.inspections.waits += usize::from(wait.is_some());
+        self.inspections.jobs.insert(job, began);
+        self.effects.push(Effect::WriteLedger {
+            job,
+            bucket,
+            ledger,
+            wait,
+        });
+    }
+
+    pub(super) fn ledger_written(&mut self, job: JobId, written: Result<bool, Failure>, now: Now) {
+        let Some(Job {
+            bucket: id,
+            ledger,
+            lost,
+            ..
+        }) = self.job_of(job)
+        else {
+            return;
+        };
+        match written {
+            Ok(written) => {
+                if let Some(entry) = self.buckets.get_mut(&id) {
+                    entry.absent = None;
+                    entry.owned |= written;
+                    if let Some(ledger) = ledger.filter(|_| written) {
+                        entry.known = Some(Known::from(&ledger));
+                    }
+                }
+                if written && lost {
+                    self.tell(Outcome::LedgerLost(id.clone()));
+                }
+                self.inspect(&id);
+            }
+            // Somebody else is about to write it.
+            Err(Failure {
+                class: Class::InUse,
+                ..
+            }) => self.pause(&id, now),
+            Err(failure) => self.failed(&id, failure, now),
+        }
+    }
+
+    /// Something is in the way of a bucket.
+    pub(super) fn failed(&mut self, id: &BucketId, failure: Failure, now: Now) {
+        match failure.class {
+            Class::ConnectionLost => self.reset(id),
+            Class::Blocked => {
+                self.reset(id);
+                if self.blocked {
+                    self.show_blocked(id);
+                } else {
+                    self.pause(id, now);
+                }
+            }
+            Class::Person => self.stall(id, Phase::of(&failure), now),
+            Class::Transient | Class::NoQueue | Class::InUse => {
+                // That a queue was deleted, or that somebody else is making it, is no news for a moment.
+                if self.buckets.get(id).is_some_and(|entry| entry.failures > 1) {
+                    self.show(id, Phase::of(&failure));
+                }
+                self.pause(id, now);
+            }
+        }
+    }
+
+    fn reset(&mut self, id: &BucketId) {
+        if let Some(entry) = self.buckets.get_mut(id) {
+            entry.stage = Stage::Unknown;
+        }
+    }
+
+    /// The bucket is inspected again in a while.
+    pub(super) fn pause(&mut self, id: &BucketId, now: Now) {
+        let Some(entry) = self.buckets.get_mut(id) else {
+            return;
+        };
+        entry.stage = Stage::Waiting;
+        let at = now.monotonic + entry.failed();
+        self.sleep(id, at);
+    }
+
+    /// A person must act. Its tokens stay; requests for it are not kept waiting.
+    pub(super) fn stall(&mut self, id: &BucketId, phase: Phase, now: Now) {
+        let Some(entry) = self.buckets.get_mut(id) else {
+            return;
+        };
+        entry.stage = Stage::Stalled;
+        let pending = std::mem::take(&mut entry.pending);
+        self.scheduler.leave(id);
+        self.show(id, phase);
+        self.disown(id, pending.into(), None, now);
+        self.sleep(id, now.monotonic + LOOK_AGAIN);
+    }
+
+    /// Wakes a bucket at that time.
+    pub(super) fn sleep(&mut self, id: &BucketId, at: Duration) {
+        let Some(entry) = self.buckets.get_mut(id) else {
+            return;
+        };
+        if let Stage::Inspecting(_) = entry.stage {
+            entry.stage = Stage::Waiting;
+        }
+        if let Some(before) = entry.wake.replace(at) {
+            self.timers.remove(&(before, id.clone()));
+        }
+        self.timers.insert((at, id.clone()));
+    }
+
+    pub(super) fn wake(&mut self, id: &BucketId, _: Now) {
+        let Some(entry) = self.buckets.get_mut(id) else {
+            return;
+        };
+        entry.wake = None;
+        match entry.stage {
+            Stage::Waiting | Stage::Stalled => self.inspect(id),
+            _ => self.line_up(id),
+        }
+    }
+}

@@ -1,0 +1,488 @@
+//! Batches: buckets whose ledgers are got together on one channel, and what becomes of them.
+
+use std::sync::Arc;
+
+use super::adjustment::Adjustment;
+use super::batch::{self, Accepted, Batch, Decided, Item, Step, Task};
+use super::effect::Effect;
+use super::entry::Stage;
+use super::event::{BatchId, Now, QueueState, Taken};
+use super::failure::{Class, Failure};
+use super::inspection::blocked;
+use super::outcome::{Observed, Outcome, Phase};
+use super::share::Room;
+use super::{Machine, counter};
+use crate::{BucketId, Known, Owner};
+
+impl Machine {
+    /// A bucket that has something to do waits for its turn.
+    pub(super) fn line_up(&mut self, id: &BucketId) {
+        let Some(entry) = self.buckets.get_mut(id) else {
+            return;
+        };
+        if !entry.lined_up && entry.wants_turn() {
+            entry.lined_up = true;
+            self.turns.push_back(id.clone());
+        }
+    }
+
+    pub(super) fn begin_batches(&mut self) {
+        while self.batches.len() < self.settings.channels {
+            let items = self.take_turns();
+            if items.is_empty() {
+                return;
+            }
+            let batch = BatchId(self.next_number());
+            for item in &items {
+                if let Some(entry) = self.buckets.get_mut(&item.id) {
+                    entry.batch = Some(batch);
+                }
+            }
+            let wanted = items.iter().map(Item::take).collect();
+            self.effects.push(Effect::Take { batch, wanted });
+            let step = Step::Taking;
+            self.batches.insert(batch, Batch { items, step });
+        }
+    }
+
+    /// The buckets whose turn it is. One whose queue has to be put right comes alone.
+    fn take_turns(&mut self) -> Vec<Item> {
+        let mut items = Vec::new();
+        let mut room = Room::default();
+        while room.is_left()
+            && let Some(id) = self.turns.front().cloned()
+        {
+            let Some(entry) = self.buckets.get_mut(&id) else {
+                self.turns.pop_front();
+                continue;
+            };
+            let adjustment = entry.adjustment();
+            let alone = entry.alone || adjustment != Adjustment::None;
+            if alone && !items.is_empty() {
+                break;
+            }
+            self.turns.pop_front();
+            entry.lined_up = false;
+            if !entry.wants_turn() {
+                continue;
+            }
+            let task = match (adjustment, &entry.stage) {
+                (Adjustment::Trim(excess), _) => Task::Trim(excess),
+                (Adjustment::Carry, _) => Task::Carry,
+                (Adjustment::Replace, _) => Task::Replace,
+                (_, Stage::Opening(QueueState { limit, .. }) | Stage::Ready { limit, .. }) => {
+                    Task::Refill { limit: *limit }
+                }
+                _ => continue,
+            };
+            let requests = match task {
+                Task::Refill { .. } => entry.take_pending(),
+                _ => Vec::new(),
+            };
+            let owes = matches!(entry.stage, Stage::Ready { owes: true, .. });
+            room.take(if requests.is_empty() && !owes {
+                1
+            } else {
+                entry.bucket.amount
+            });
+            items.push(Item {
+                id,
+                bucket: entry.bucket.clone(),
+                owner: Owner::of(&entry.bucket, &self.settings.operator),
+                owned: entry.owned,
+                gone: entry.gone.clone(),
+                task,
+                requests,
+            });
+            if alone {
+                break;
+            }
+        }
+        items
+    }
+
+    pub(super) fn taken(&mut self, id: BatchId, taken: Result<Vec<Taken>, Failure>, now: Now) {
+        let Some(mut batch) = self.batches.remove(&id) else {
+            return;
+        };
+        let taken = match taken {
+            Ok(taken) => taken,
+            Err(failure) => return self.batch_failed(batch, &failure, now),
+        };
+        match batch::decide(&batch.items, taken, now.utc) {
+            Ok((transaction, decided)) => {
+                if transaction.is_empty() {
+                    return self.batch_done(batch.items, decided, &[], now);
+                }
+                batch.step = Step::Committing(decided);
+                self.effects.push(Effect::Commit {
+                    batch: id,
+                    transaction,
+                });
+            }
+            Err(held) => {
+                let bucket = batch.items[0].bucket.clone();
+                batch.step = Step::Replacing(held);
+                self.effects.push(Effect::Replace { batch: id, bucket });
+            }
+        }
+        self.batches.insert(id, batch);
+    }
+
+    pub(super) fn replaced(&mut self, id: BatchId, tokens: Result<u64, Failure>, now: Now) {
+        let Some(batch) = self.batches.remove(&id) else {
+            return;
+        };
+        let tokens = match tokens {
+            Ok(tokens) => tokens,
+            Err(failure) => {
+                // Somebody else may have declared it in between: that is no matter for a person.
+                let class = match failure.class {
+                    Class::Person => Class::Transient,
+                    class => class,
+                };
+                return self.batch_failed(batch, &Failure { class, ..failure }, now);
+            }
+        };
+        let Batch {
+            items,
+            step: Step::Replacing(held),
+        } = batch
+        else {
+            return;
+        };
+        let (transaction, decided) = batch::replaced(&items[0], *held, tokens);
+        self.effects.push(Effect::Commit {
+            batch: id,
+            transaction,
+        });
+        let step = Step::Committing(decided);
+        self.batches.insert(id, Batch { items, step });
+    }
+
+    pub(super) fn committed(
+        &mut self,
+        id: BatchId,
+        returned: Result<Vec<Arc<str>>, Failure>,
+        now: Now,
+    ) {
+        let Some(batch) = self.batches.remove(&id) else {
+            return;
+        };
+        let returned = match returned {
+            Ok(returned) => returned,
+            Err(failure) => return self.batch_failed(batch, &failure, now),
+        };
+        if let Step::Committing(decided) = batch.step {
+            self.batch_done(batch.items, decided, &returned, now);
+        }
+    }
+
+    /// Nothing is held any more, and perhaps something was committed: the ledgers tell, when they are held again.
+    fn batch_failed(&mut self, batch: Batch, failure: &Failure, now: Now) {
+        let shared = batch.items.len() > 1;
+        for Item {
+            id,
+            bucket,
+            requests,
+            ..
+        } in batch.items
+        {
+            let Some(entry) = self.buckets.get_mut(&id) else {
+                self.disown(&id, requests, Some(&bucket.name), now);
+                continue;
+            };
+            entry.batch = None;
+            entry.outdated = false;
+            entry.put_back(requests);
+            if failure.class == Class::NoQueue {
+                self.inspect(&id);
+            } else if shared && failure.class != Class::ConnectionLost {
+                // Whose fault it is shows when each is on its own.
+                entry.alone = true;
+                self.inspect(&id);
+            } else {
+                self.failed(&id, failure.clone(), now);
+            }
+        }
+    }
+
+    fn batch_done(
+        &mut self,
+        items: Vec<Item>,
+        decided: Vec<Decided>,
+        returned: &[Arc<str>],
+        now: Now,
+    ) {
+        for (item, decided) in items.into_iter().zip(decided) {
+            let id = item.id.clone();
+            let Some(entry) = self.buckets.get_mut(&id) else {
+                self.settle_gone(item, decided, now);
+                continue;
+            };
+            entry.batch = None;
+            match decided {
+                Decided::Commits(outcome) => {
+                    let is_back = returned.contains(&item.bucket.name);
+                    self.item_committed(item, *outcome, is_back, now);
+                }
+                Decided::Absent => {
+                    entry.put_back(item.requests);
+                    if !entry.outdated {
+                        self.absent(&id, now);
+                    }
+                }
+                Decided::Replace => {
+                    entry.put_back(item.requests);
+                    if let Task::Refill { limit } = item.task {
+                        entry.stage = Stage::Opening(QueueState { tokens: 0, limit });
+                    }
+                }
+                Decided::Unreadable(reason) => {
+                    entry.put_back(item.requests);
+                    let message = format!(
+                        "The ledger in queue {} cannot be read: {reason}. Run the version of the operator that wrote it, or \
+                         purge the queue: refills then go on with the ticks that come.",
+                        item.bucket.ledger_queue()
+                    );
+                    self.stall(&id, Phase::stalled("UnreadableLedger", message), now);
+                }
+                Decided::Yields(owner) => {
+                    entry.put_back(item.requests);
+                    // What it knew is of no use to it any more.
+                    entry.known = None;
+                    entry.yielded = true;
+                    entry.absent = None;
+                    let message = format!(
+                        "Queue {} is refilled for {} too, which comes first: give this one another spec.name, or delete that \
+                         one. If it is gone for good, purge queue {}.",
+                        item.bucket.queue(),
+                        described(&owner),
+                        item.bucket.ledger_queue()
+                    );
+                    self.stall(&id, Phase::stalled("NameConflict", message), now);
+                }
+            }
+            let Some(entry) = self.buckets.get_mut(&id) else {
+                continue;
+            };
+            if std::mem::take(&mut entry.outdated) {
+                self.inspect(&id);
+            } else {
+                self.line_up(&id);
+            }
+        }
+    }
+
+    /// A bucket has left while it took part in a batch.
+    fn settle_gone(&mut self, item: Item, decided: Decided, now: Now) {
+        match decided {
+            Decided::Commits(_) => {
+                let tickets = item.requests.iter().filter_map(|it| it.ticket.as_ref());
+                tickets.for_each(|ticket| self.acknowledge(ticket));
+            }
+            _ => self.disown(&item.id, item.requests, Some(&item.bucket.name), now),
+        }
+    }
+
+    /// What was decided for a bucket is committed.
+    fn item_committed(&mut self, item: Item, outcome: batch::Outcome, is_back: bool, now: Now) {
+        let Item {
+            id,
+            bucket,
+            task,
+            requests,
+            ..
+        } = item;
+        let batch::Outcome {
+            held,
+            tokens,
+            accepted,
+            refused,
+        } = outcome;
+        let Some(entry) = self.buckets.get_mut(&id) else {
+            return;
+        };
+        entry.known = Some(Known::from(&held.ledger));
+        entry.owned = true;
+        entry.yielded = false;
+        entry.absent = None;
+        entry.failures = 0;
+        entry.alone = false;
+        // Somebody else may have given its queue another limit.
+        entry.outdated |= held.was_of_another;
+        entry.outdated &= !is_back;
+        let told = held
+            .contested
+            .clone()
+            .filter(|rival| entry.contested.as_ref() != Some(rival));
+        if let Some(rival) = told {
+            entry.contested = Some(rival.clone());
+            let (bucket, rival) = (id.clone(), described(&rival));
+            self.tell(Outcome::Contested { bucket, rival });
+        }
+        for request in &requests {
+            match &request.ticket {
+                Some(ticket) if request.is_foreign() => self.acknowledge_for(ticket, &id),
+                Some(ticket) => self.acknowledge(ticket),
+                None => {}
+            }
+        }
+        self.tell_accepted(&id, accepted, held.ledger.owed, now);
+        if held.completes() {
+            let added = held.ledger.last_refill.as_ref().map_or(0, |it| it.added);
+            let bucket = id.clone();
+            self.tell(Outcome::Completed { bucket, added });
+        }
+        let ledger = held.ledger;
+        refused
+            .into_iter()
+            .for_each(|refusal| self.refused(&id, refusal));
+        if is_back {
+            // Its queue was deleted while the ledger was held. Nobody else has held it since.
+            self.write_ledger(&id, ledger, true, None);
+            return;
+        }
+        let Some(entry) = self.buckets.get_mut(&id) else {
+            return;
+        };
+        // Tasks that put a queue right are followed by a look at what is still to be done.
+        let queue = match (task, &entry.stage) {
+            (Task::Refill { limit }, _) => QueueState { tokens, limit },
+            (Task::Replace, _) if held.tokens == 0 => QueueState {
+                tokens,
+                limit: Some(bucket.maximum),
+            },
+            (_, Stage::Opening(QueueState { limit, .. })) => QueueState {
+                tokens,
+                limit: *limit,
+            },
+            _ => return,
+        };
+        let at = now.utc;
+        let observed = Some(Observed { tokens, at });
+        let Some(entry) = self.buckets.get_mut(&id) else {
+            return;
+        };
+        let opening = matches!(entry.stage, Stage::Opening(_));
+        if opening && (entry.outdated || !matches!(task, Task::Refill { .. })) {
+            entry.stage = Stage::Opening(queue);
+            self.update(&id, |state| state.observed = observed);
+            return;
+        }
+        let owes = ledger.owed > 0;
+        let was_waiting = matches!(entry.state.phase, Phase::Progressing { .. });
+        entry.stage = Stage::Ready {
+            limit: queue.limit,
+            owes,
+        };
+        entry.ask_by_annotation(ledger.manual.as_deref());
+        let revision = entry.revision;
+        self.counter.soon(id.clone(), now);
+        if opening {
+            self.scheduler
+                .enter(&bucket, ledger.since, ledger.reference(), now);
+        }
+        let phase = (opening || (was_waiting && !owes)).then(|| self.running(owes));
+        let next = self.scheduler.next_of(&id);
+        self.update(&id, |state| {
+            state.observed = observed;
+            state.limit = queue.limit;
+            state.show(&ledger);
+            if let Some(phase) = phase {
+                state.revision = revision;
+                state.phase = phase;
+                state.next_refill = next;
+            }
+        });
+    }
+
+    /// The phase of a bucket whose refills run. Whoever is told that it is ready is told of all tokens that it was owed
+    /// before, too.
+    fn running(&self, owes: bool) -> Phase {
+        if self.blocked {
+            blocked()
+        } else if owes {
+            Phase::progressing(FILLING, "Tokens that the bucket is owed are being added.")
+        } else {
+            Phase::Ready
+        }
+    }
+
+    /// A bucket's refills run.
+    pub(super) fn show_ready(&mut self, id: &BucketId, owes: bool) {
+        let phase = self.running(owes);
+        let next = self.scheduler.next_of(id);
+        self.update(id, |state| {
+            state.phase = phase;
+            state.next_refill = next;
+        });
+    }
+
+    fn tell_accepted(&mut self, id: &BucketId, accepted: Vec<Accepted>, owed: u64, now: Now) {
+        for Accepted {
+            trigger,
+            added,
+            tick,
+        } in accepted
+        {
+            let lag = tick.and_then(|tick| (now.utc - tick).to_std().ok());
+            let bucket = id.clone();
+            self.tell(Outcome::Refilled {
+                bucket,
+                trigger,
+                added,
+                tick,
+                lag,
+                owed,
+            });
+        }
+    }
+
+    pub(super) fn counted(
+        &mut self,
+        counts: Vec<(BucketId, Result<Option<u64>, Failure>)>,
+        now: Now,
+    ) {
+        self.counter.counted();
+        for (id, count) in counts {
+            if !self.buckets.get(&id).is_some_and(|entry| entry.is_ready()) {
+                continue;
+            }
+            match count {
+                Ok(Some(tokens)) => {
+                    let at = now.utc;
+                    let observed = Observed { tokens, at };
+                    self.update(&id, |state| {
+                        let is_news = |before| counter::is_news(before, observed);
+                        if state.observed.is_none_or(is_news) {
+                            state.observed = Some(observed);
+                        }
+                    });
+                }
+                Ok(None) => {
+                    self.tell(Outcome::QueueMissing(id.clone()));
+                    self.inspect(&id);
+                }
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+/// Reason of a bucket that gets what it was owed before it was opened.
+const FILLING: &str = "Filling";
+
+fn described(owner: &Owner) -> String {
+    let Owner {
+        operator,
+        resource,
+        uid,
+        created: _,
+    } = owner;
+    if resource.is_empty() {
+        format!("another resource (UID {uid})")
+    } else {
+        format!("TokenBucket {resource} (UID {uid}, operator {operator})")
+    }
+}

@@ -1,0 +1,148 @@
+//! Removals that are under way. A bucket of the same name waits until its predecessor's queues are gone.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use super::Machine;
+use super::effect::{Effect, RemoveFailure};
+use super::event::{BatchId, JobId, Now, Removal};
+use super::failure::Failure;
+use crate::{BucketId, DeletionPolicy};
+
+/// Who is made anew is so soon.
+const MOST_REMEMBERED: usize = 1_000;
+
+/// Removals by the name of their bucket.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Removals {
+    waiting: BTreeMap<Arc<str>, Vec<Removing>>,
+    jobs: HashMap<JobId, Removing>,
+    /// The newest removals: id of the bucket and UID of the resource. It outlives connections.
+    gone: VecDeque<(BucketId, Arc<str>)>,
+}
+
+#[derive(Clone, Debug)]
+struct Removing {
+    removal: Removal,
+    ticket: u64,
+    /// The batch that holds its ledger still.
+    batch: Option<BatchId>,
+}
+
+impl Removals {
+    pub(super) fn is_under_way(&self, name: &str) -> bool {
+        self.waiting.contains_key(name)
+            || self
+                .jobs
+                .values()
+                .any(|removing| *removing.removal.name == *name)
+    }
+
+    /// UID of the resource that had the id before the one with this UID.
+    pub(super) fn gone(&self, id: &BucketId, uid: &str) -> Option<Arc<str>> {
+        let is_before = |(gone, before): &&(BucketId, Arc<str>)| gone == id && **before != *uid;
+        let newest = self.gone.iter().rev().find(is_before);
+        newest.map(|(_, uid)| uid.clone())
+    }
+
+    fn remember(&mut self, id: BucketId, uid: Arc<str>) {
+        if self.gone.len() >= MOST_REMEMBERED {
+            self.gone.pop_front();
+        }
+        self.gone.push_back((id, uid));
+    }
+
+    /// The connection is gone. Answers who is to be told.
+    pub(super) fn reset(&mut self) -> Vec<u64> {
+        let waiting = std::mem::take(&mut self.waiting).into_values().flatten();
+        let jobs = std::mem::take(&mut self.jobs);
+        let mut tickets: Vec<_> = waiting
+            .chain(jobs.into_values())
+            .map(|removing| removing.ticket)
+            .collect();
+        tickets.sort_unstable();
+        tickets
+    }
+}
+
+impl Machine {
+    pub(super) fn remove(&mut self, removal: Removal, ticket: u64, now: Now) {
+        let delete = removal.policy == DeletionPolicy::Delete;
+        let batch = self.leave(&removal.id, delete, now);
+        self.removals
+            .remember(removal.id.clone(), removal.uid.clone());
+        if !self.connected {
+            self.answer(ticket, Err(RemoveFailure::NotConnected));
+            return;
+        }
+        let name = removal.name.clone();
+        let removing = Removing {
+            removal,
+            ticket,
+            batch,
+        };
+        self.removals
+            .waiting
+            .entry(name)
+            .or_default()
+            .push(removing);
+    }
+
+    /// Begins removals of buckets for which nothing else is under way any more.
+    pub(super) fn begin_removals(&mut self) {
+        if self.removals.waiting.is_empty() {
+            return;
+        }
+        for (name, removals) in std::mem::take(&mut self.removals.waiting) {
+            let is_held = |removing: &Removing| {
+                let holds = |batch| self.batches.contains_key(&batch);
+                removing.batch.is_some_and(holds)
+                    || self.inspections.are_under_way_for(&removing.removal.id)
+            };
+            let (held, free): (Vec<_>, Vec<_>) = removals.into_iter().partition(is_held);
+            if !held.is_empty() {
+                self.removals.waiting.insert(name, held);
+            }
+            for removing in free {
+                let job = JobId(self.next_number());
+                let Removal {
+                    uid, name, policy, ..
+                } = removing.removal.clone();
+                let refill_queue = &removing.removal.refill_queue;
+                // One that we consume is left in order.
+                let unused = policy == DeletionPolicy::Delete
+                    && !self.queues.by_name.contains_key(refill_queue);
+                self.effects.push(Effect::Remove {
+                    job,
+                    name,
+                    uid,
+                    policy,
+                    refill_queue: unused.then(|| refill_queue.clone()),
+                });
+                self.removals.jobs.insert(job, removing);
+            }
+        }
+    }
+
+    pub(super) fn removed(&mut self, job: JobId, result: Result<(), Failure>, _: Now) {
+        let Some(Removing {
+            removal, ticket, ..
+        }) = self.removals.jobs.remove(&job)
+        else {
+            return;
+        };
+        let queue = self.queues.touch(&removal.refill_queue);
+        let later = result.is_ok() && queue.is_some_and(|queue| queue.answer_later(ticket));
+        if !later {
+            self.answer(ticket, result.map_err(RemoveFailure::Broker));
+        }
+        // Whoever waits for the name.
+        if let Some(id) = self.names.get(&removal.name).cloned() {
+            self.inspect(&id);
+        }
+    }
+
+    pub(super) fn answer(&mut self, ticket: u64, result: Result<(), RemoveFailure>) {
+        self.effects.push(Effect::Answer { ticket, result });
+    }
+}

@@ -1,0 +1,322 @@
+//! What comes through refill queues: requests for buckets wait for their turn, all other messages are moved or dropped.
+
+use std::sync::Arc;
+
+use super::Machine;
+use super::entry::{Request, Stage};
+use super::event::{ConsumerId, Delivered, Now};
+use super::failure::{Class, Failure};
+use super::outcome::{Outcome, Phase};
+use super::refill_queue::Ticket;
+use crate::request::{Origin, RefillRequest};
+use crate::{BucketId, Cause, Refusal, parked_queue_name};
+
+impl Machine {
+    pub(super) fn consuming(&mut self, consumer: ConsumerId, now: Now) {
+        let Some(queue) = self.queues.of(consumer) else {
+            return;
+        };
+        queue.opened(now);
+        let users: Vec<_> = queue.users.iter().cloned().collect();
+        users.iter().for_each(|id| self.inspect(id));
+    }
+
+    /// A refill queue is not consumed any more. What came through it and is not acknowledged comes again.
+    pub(super) fn consumer_ended(
+        &mut self,
+        consumer: ConsumerId,
+        failure: Option<Failure>,
+        now: Now,
+    ) {
+        let Some(queue) = self.queues.of(consumer) else {
+            return;
+        };
+        let retry = match &failure {
+            None => now.monotonic,
+            Some(_) => queue.failed(now),
+        };
+        let in_use = failure
+            .as_ref()
+            .is_some_and(|failure| failure.class == Class::InUse);
+        let patient = in_use && !queue.is_refused_for_long(now);
+        let answers = queue.closed(Some(retry));
+        let users: Vec<_> = queue.users.iter().cloned().collect();
+        let (name, done) = (queue.name.clone(), queue.is_done());
+        self.queues.by_consumer.remove(&consumer);
+        if done {
+            self.queues.by_name.remove(&name);
+        }
+        for ticket in answers {
+            self.answer(ticket, Ok(()));
+        }
+        for id in &users {
+            self.scheduler.leave(id);
+            let Some(entry) = self.buckets.get_mut(id) else {
+                continue;
+            };
+            let is_void = |request: &Request| {
+                let ticket = request.ticket.as_ref();
+                ticket.is_some_and(|ticket| ticket.consumer == consumer)
+            };
+            entry.pending.retain(|request| !is_void(request));
+            entry.unsettled = false;
+            self.inspect(id);
+            let Some(failure) = &failure else { continue };
+            let phase = match Phase::of(failure) {
+                Phase::Stalled { reason, message } if patient => {
+                    Phase::progressing(reason, message)
+                }
+                phase => phase,
+            };
+            self.show(id, phase);
+        }
+    }
+
+    /// Gives every message its place.
+    pub(super) fn deliver(&mut self, consumer: ConsumerId, deliveries: Vec<Delivered>, now: Now) {
+        let Some(queue) = self.queues.of(consumer) else {
+            return;
+        };
+        queue.delivered(deliveries.len());
+        for Delivered { tag, request } in deliveries {
+            let ticket = Ticket { consumer, tag };
+            match request {
+                Ok(request) => self.route(ticket, request, now),
+                Err(rejection) => {
+                    self.park(ticket, None, rejection.kind(), rejection.to_string());
+                }
+            }
+        }
+    }
+
+    /// A request goes to its bucket, whichever queue it came through.
+    fn route(&mut self, ticket: Ticket, request: RefillRequest, now: Now) {
+        let Some(id) = self.names.get(&*request.bucket).cloned() else {
+            let RefillRequest { bucket, .. } = &request;
+            let message = format!("no bucket is called {bucket}");
+            let Some(queue) = self.queues.of(ticket.consumer) else {
+                return;
+            };
+            if !queue.keep(ticket.tag, request, now) {
+                self.drop_request(&ticket, None, "UnknownBucket", Some(message));
+            }
+            return;
+        };
+        let cause = match request.origin {
+            Origin::Schedule {
+                uid,
+                since,
+                tick,
+                ticks,
+            } => Cause::Tick {
+                uid,
+                tick,
+                since,
+                ticks,
+            },
+            Origin::Foreign { id } => Cause::Request(id.map(Into::into)),
+        };
+        let Some(entry) = self.buckets.get_mut(&id) else {
+            return;
+        };
+        // Without a turn: a flood of duplicates costs the broker nothing.
+        let done = entry.known.as_ref().and_then(|known| known.tick);
+        if let Cause::Tick { tick, uid, .. } = &cause
+            && **uid == *entry.bucket.uid
+            && done.is_some_and(|done| *tick <= done)
+        {
+            self.refused(&id, Refusal::Duplicate);
+            self.acknowledge(&ticket);
+            return;
+        }
+        let request = Request {
+            cause,
+            ticket: Some(ticket),
+        };
+        if entry.stage == Stage::Stalled {
+            self.disown(&id, vec![request], None, now);
+            return;
+        }
+        entry.pending.push_back(request);
+        self.line_up(&id);
+    }
+
+    /// A bucket has become known: requests that waited for it are its own.
+    pub(super) fn route_unrouted(&mut self, name: &Arc<str>, now: Now) {
+        let queues: Vec<_> = self.queues.by_consumer.iter().collect();
+        let mut claimed = Vec::new();
+        for (consumer, queue) in queues {
+            let Some(queue) = self.queues.by_name.get_mut(queue) else {
+                continue;
+            };
+            let requests = queue.claim(name).into_iter();
+            claimed.extend(requests.map(|(tag, request)| {
+                let consumer = *consumer;
+                (Ticket { consumer, tag }, request)
+            }));
+        }
+        claimed.sort_by_key(|(ticket, _)| (ticket.consumer, ticket.tag));
+        for (ticket, request) in claimed {
+            self.route(ticket, request, now);
+        }
+    }
+
+    /// Requests that their bucket cannot take. Ours are made anew from the ledger when it can; somebody else's are kept
+    /// for a person, or wait for a bucket of the same name when this one, which had it, is `gone`.
+    pub(super) fn disown(
+        &mut self,
+        id: &BucketId,
+        requests: Vec<Request>,
+        gone: Option<&str>,
+        now: Now,
+    ) {
+        for Request { cause, ticket } in requests {
+            let Some(ticket) = ticket else { continue };
+            match cause {
+                Cause::Tick { .. } | Cause::Annotation(_) => self.acknowledge(&ticket),
+                Cause::Request(request) => match gone {
+                    Some(name) => {
+                        let id = request.map(Into::into);
+                        let origin = Origin::Foreign { id };
+                        let bucket = name.to_owned();
+                        self.route(ticket, RefillRequest { bucket, origin }, now);
+                    }
+                    None => {
+                        let message = "its bucket is stalled".to_owned();
+                        self.park(ticket, Some(id.clone()), "BucketStalled", message);
+                    }
+                },
+            }
+        }
+    }
+
+    pub(super) fn acknowledge(&mut self, ticket: &Ticket) {
+        if let Some(queue) = self.queues.of(ticket.consumer) {
+            queue.acknowledge(ticket.tag);
+        }
+    }
+
+    /// Somebody else's request for `id` was carried out.
+    pub(super) fn acknowledge_for(&mut self, ticket: &Ticket, id: &BucketId) {
+        let Some(queue) = self.queues.of(ticket.consumer) else {
+            return;
+        };
+        queue.acknowledge_for(ticket.tag, id.clone());
+        if let Some(entry) = self.buckets.get_mut(id) {
+            entry.unsettled = true;
+        }
+    }
+
+    fn park(
+        &mut self,
+        ticket: Ticket,
+        bucket: Option<BucketId>,
+        reason: &'static str,
+        message: String,
+    ) {
+        let Some(queue) = self.queues.of(ticket.consumer) else {
+            return;
+        };
+        let to: Arc<str> = parked_queue_name(&queue.name).into();
+        queue.forward(ticket.tag, to, Some(message.clone()));
+        self.dropped(bucket, reason, true, Some(message));
+    }
+
+    fn drop_request(
+        &mut self,
+        ticket: &Ticket,
+        bucket: Option<BucketId>,
+        reason: &'static str,
+        message: Option<String>,
+    ) {
+        self.acknowledge(ticket);
+        self.dropped(bucket, reason, false, message);
+    }
+
+    pub(super) fn refused(&mut self, id: &BucketId, refusal: Refusal) {
+        self.tell(Outcome::Dropped {
+            bucket: Some(id.clone()),
+            reason: refusal.kind(),
+            parked: false,
+            message: None,
+        });
+    }
+
+    fn dropped(
+        &mut self,
+        bucket: Option<BucketId>,
+        reason: &'static str,
+        parked: bool,
+        message: Option<String>,
+    ) {
+        let message = message.filter(|_| self.warned.insert(reason));
+        self.tell(Outcome::Dropped {
+            bucket,
+            reason,
+            parked,
+            message,
+        });
+    }
+
+    /// Takes the next step with each refill queue that wants one.
+    pub(super) fn settle(&mut self, now: Now) {
+        for name in self.queues.take_touched() {
+            self.give_up(&name, now);
+            let consumer = ConsumerId(self.next_number());
+            let active = self.is_active();
+            let Some(queue) = self.queues.by_name.get_mut(&name) else {
+                continue;
+            };
+            if queue.is_done() {
+                self.queues.by_name.remove(&name);
+                continue;
+            }
+            // What is carried out already is acknowledged in any case.
+            if !self.connected || !(active || queue.is_open()) {
+                continue;
+            }
+            if let Some(effect) = queue.next(now, consumer) {
+                if let super::Effect::Consume { queue, consumer } = &effect {
+                    self.queues.by_consumer.insert(*consumer, queue.clone());
+                }
+                self.effects.push(effect);
+            }
+        }
+    }
+
+    fn give_up(&mut self, name: &Arc<str>, now: Now) {
+        let Some(queue) = self.queues.by_name.get_mut(name) else {
+            return;
+        };
+        let super::Link::Open(consumer) = queue.link else {
+            return;
+        };
+        for (tag, request) in queue.give_up(now) {
+            let message = Some(format!("no bucket is called {}", request.bucket));
+            let ticket = Ticket { consumer, tag };
+            self.drop_request(&ticket, None, "UnknownBucket", message);
+        }
+    }
+
+    /// The broker has taken acknowledgements: what they are for cannot come again.
+    pub(super) fn settled(&mut self, consumer: ConsumerId) {
+        let Some(queue) = self.queues.of(consumer) else {
+            return;
+        };
+        for id in queue.settled() {
+            if let Some(entry) = self.buckets.get_mut(&id) {
+                entry.unsettled = false;
+            }
+            self.line_up(&id);
+        }
+    }
+
+    pub(super) fn published(&mut self, results: &[Result<(), Failure>], now: Now) {
+        for id in self.scheduler.published(results, now) {
+            let next = self.scheduler.next_of(&id);
+            if self.buckets.get(&id).is_some_and(|entry| entry.is_ready()) {
+                self.update(&id, |state| state.next_refill = next);
+            }
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! The scheduler: at its due time a bucket's refill request goes into its refill queue. It remembers nothing that it could
+//! not lose; after a restart it starts from the ledgers.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::due_queue::{DueQueue, MOST_LAG, Request, Skipped};
+use super::effect::Effect;
+use super::event::Now;
+use super::failure::Failure;
+use super::outcome::Outcome;
+use crate::request::{Origin, RefillRequest};
+use crate::{Bucket, BucketId};
+
+/// When which bucket is due, and what is being asked for.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Scheduler {
+    due: DueQueue,
+    /// Due, and not published yet.
+    waiting: Vec<Request>,
+    /// Being published.
+    published: Option<Vec<Request>>,
+    /// When the clock was looked at last.
+    seen: Option<Now>,
+    /// Ticks that were told to be skipped, and after which one. A ledger says nothing of them, so the next connection
+    /// finds the same ones again.
+    told: HashMap<BucketId, (DateTime<Utc>, u64)>,
+}
+
+impl Scheduler {
+    /// Schedules a bucket from its ledger on: `reference` is the newest tick that needs no request any more.
+    pub(super) fn enter(
+        &mut self,
+        bucket: &Arc<Bucket>,
+        since: DateTime<Utc>,
+        reference: DateTime<Utc>,
+        now: Now,
+    ) {
+        let request = self.due.enter(bucket.clone(), since, reference, now.utc);
+        self.waiting.extend(request);
+    }
+
+    /// Stops scheduling a bucket.
+    pub(super) fn leave(&mut self, id: &BucketId) {
+        self.due.leave(id);
+        self.waiting.retain(|request| request.bucket.id != *id);
+    }
+
+    /// The bucket is not in force any more.
+    pub(super) fn forget(&mut self, id: &BucketId) {
+        self.leave(id);
+        self.told.remove(id);
+    }
+
+    /// The connection is gone: the ledgers say where to go on.
+    pub(super) fn reset(&mut self) {
+        self.due.clear();
+        self.waiting.clear();
+        self.published = None;
+    }
+
+    /// Takes what is due. Not to be called while nobody can refill: what passes then is found to be missed.
+    pub(super) fn look(&mut self, now: Now) {
+        let before = self.seen.replace(now).unwrap_or(now);
+        let monotonic = now.monotonic.saturating_sub(before.monotonic);
+        let monotonic = TimeDelta::from_std(monotonic).unwrap_or(TimeDelta::MAX);
+        // Not awake: the process was stopped (both clocks went on), the machine slept (the monotonic one may stand still)
+        // or the wall clock was set forward.
+        let awake = monotonic <= MOST_LAG && now.utc - before.utc <= MOST_LAG;
+        let due = self.due.take_due(now.utc, awake);
+        self.waiting.extend(due);
+    }
+
+    /// The next instant at which something is due.
+    pub(super) fn next(&self) -> Option<DateTime<Utc>> {
+        self.due.next()
+    }
+
+    /// The next tick of a bucket, for its status.
+    pub(super) fn next_of(&self, id: &BucketId) -> Option<DateTime<Utc>> {
+        self.due.next_of(id)
+    }
+
+    /// Whether the broker is being asked to take requests.
+    pub(super) fn is_publishing(&self) -> bool {
+        self.published.is_some()
+    }
+
+    /// The requests to publish, one flight after the other.
+    pub(super) fn publish(&mut self) -> Option<Effect> {
+        if self.waiting.is_empty() || self.is_publishing() {
+            return None;
+        }
+        let waiting = std::mem::take(&mut self.waiting);
+        let requests = waiting.iter().map(message).collect();
+        self.published = Some(waiting);
+        Some(Effect::Publish { requests })
+    }
+
+    /// What became of them. What was not accepted is due again in a while. The answer are the buckets that it was about.
+    pub(super) fn published(&mut self, results: &[Result<(), Failure>], now: Now) -> Vec<BucketId> {
+        let published = self.published.take().unwrap_or_default();
+        for (Request { bucket, due }, result) in published.iter().zip(results) {
+            if result.is_err() {
+                self.due.put_back(&bucket.id, due.since, now.utc);
+            }
+        }
+        published
+            .into_iter()
+            .map(|request| request.bucket.id.clone())
+            .collect()
+    }
+
+    /// Ticks that are skipped, apart from those that were told before.
+    pub(super) fn skipped(&mut self) -> impl Iterator<Item = Outcome> {
+        let Self { due, told, .. } = self;
+        due.take_skipped().into_iter().filter_map(
+            |Skipped {
+                 bucket,
+                 reference,
+                 ticks,
+             }| {
+                let before = told.insert(bucket.id.clone(), (reference, ticks));
+                let before = before.filter(|(after, _)| *after == reference);
+                let ticks = ticks.saturating_sub(before.map_or(0, |(_, ticks)| ticks));
+                let policy = bucket.missed_refills;
+                (ticks > 0).then_some(Outcome::LeftOut { policy, ticks })
+            },
+        )
+    }
+}
+
+fn message(Request { bucket, due }: &Request) -> (Arc<str>, RefillRequest) {
+    let origin = Origin::Schedule {
+        uid: bucket.uid.to_string(),
+        since: due.since,
+        tick: due.tick,
+        ticks: due.ticks,
+    };
+    let request = RefillRequest {
+        bucket: bucket.name.to_string(),
+        origin,
+    };
+    (bucket.refill_queue.as_str().into(), request)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::fixture::{at, bucket};
+
+    #[test]
+    fn a_tick_that_is_left_out_is_told_once_however_often_it_is_found() {
+        let mut scheduler = Scheduler::default();
+        let bucket = Arc::new(bucket());
+        let mut told = |reference, now| {
+            let now = Now {
+                utc: at(now),
+                monotonic: Duration::ZERO,
+            };
+            scheduler.enter(&bucket, at(0), at(reference), now);
+            match scheduler.skipped().next() {
+                Some(Outcome::LeftOut { ticks, .. }) => ticks,
+                _ => 0,
+            }
+        };
+        assert_eq!(told(0, 240), 3);
+        // The next connection finds the same ones, and two more.
+        assert_eq!(told(0, 240), 0);
+        assert_eq!(told(0, 360), 2);
+        // A refill has moved the reference.
+        assert_eq!(told(600, 780), 2);
+    }
+}

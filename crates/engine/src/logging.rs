@@ -1,0 +1,64 @@
+//! What the log says of outcomes.
+
+use bucket::machine::Outcome;
+use chrono::SecondsFormat;
+use tracing::{debug, info, warn};
+
+pub(crate) fn log(outcome: &Outcome) {
+    match outcome {
+        Outcome::Refilled {
+            bucket,
+            trigger,
+            added,
+            tick,
+            lag: _,
+            owed,
+        } => {
+            let due = tick.map(|tick| tick.to_rfc3339_opts(SecondsFormat::Secs, true));
+            if *added == 0 {
+                debug!(%bucket, ?trigger, due, "full already");
+            } else if *owed > 0 {
+                info!(%bucket, ?trigger, added, due, owed, "refill under way");
+            } else {
+                info!(%bucket, ?trigger, added, due, "refilled");
+            }
+        }
+        Outcome::Completed { bucket, added } => {
+            info!(%bucket, added, "refilled to the last token");
+        }
+        Outcome::Dropped {
+            bucket,
+            reason,
+            parked,
+            message: Some(message),
+        } => {
+            let bucket = bucket.as_ref().map(ToString::to_string);
+            warn!(
+                bucket,
+                reason,
+                parked,
+                message,
+                "a message of a refill queue is not carried out; later ones like it are dealt with without a word"
+            );
+        }
+        Outcome::Dropped {
+            bucket,
+            reason,
+            parked,
+            message: None,
+        } => {
+            let bucket = bucket.as_ref().map(ToString::to_string);
+            debug!(bucket, reason, parked, "refill request adds nothing");
+        }
+        Outcome::LedgerLost(bucket) => {
+            warn!(%bucket, "the ledger was lost and is written anew; ticks up to its loss are not made up for");
+        }
+        Outcome::Contested { bucket, rival } => {
+            warn!(%bucket, rival, "another resource refills the same bucket; this one comes first and keeps it");
+        }
+        Outcome::QueueMissing(bucket) => {
+            warn!(%bucket, "the queue of the bucket is missing and is declared again");
+        }
+        Outcome::Connection(_) | Outcome::Bucket(..) | Outcome::LeftOut { .. } => {}
+    }
+}

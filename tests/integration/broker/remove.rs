@@ -1,0 +1,115 @@
+use std::time::Duration;
+
+use lapin::BasicProperties;
+use token_bucket_operator::amqp::Removed;
+use token_bucket_operator::api::{DeletionPolicy, QueueType};
+use token_bucket_operator::bucket::machine::{Baton, Transaction};
+
+use super::{BUCKET, KINDS, LEDGER, bucket, connect, declare, held, owed, refill, take};
+use crate::support::testbed;
+
+const POLICIES: [DeletionPolicy; 2] = [DeletionPolicy::Delete, DeletionPolicy::Retain];
+
+#[tokio::test]
+async fn a_bucket_is_deleted_with_its_ledger() {
+    for kind in KINDS {
+        let vhost = testbed().await.vhost().await;
+        let broker = connect(&vhost).await;
+        let remove = async || {
+            broker
+                .remove_bucket("b", "uid", DeletionPolicy::Delete)
+                .await
+        };
+        assert_eq!(remove().await, Ok(Removed::Deleted), "not there");
+        bucket(&broker, kind, 9).await;
+        vhost.publish(BUCKET, b"", BasicProperties::default()).await;
+        assert_eq!(remove().await, Ok(Removed::Deleted));
+        assert_eq!(vhost.queues().await.len(), 0);
+        // One of the two, and no ledger, or none that can be read.
+        broker.declare_bucket(BUCKET, kind, 9).await.unwrap();
+        assert_eq!(remove().await, Ok(Removed::Deleted));
+        broker.declare_ledger(LEDGER, kind).await.unwrap();
+        assert_eq!(remove().await, Ok(Removed::Deleted));
+        declare(&broker, "b", kind, 9).await;
+        vhost
+            .publish(LEDGER, b"?", BasicProperties::default())
+            .await;
+        assert_eq!(remove().await, Ok(Removed::Deleted));
+        assert_eq!(vhost.queues().await.len(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_bucket_that_stays_belongs_to_nobody() {
+    for kind in KINDS {
+        let vhost = testbed().await.vhost().await;
+        let broker = connect(&vhost).await;
+        let remove = async |uid| broker.remove_bucket("b", uid, DeletionPolicy::Retain).await;
+        assert_eq!(remove("uid").await, Ok(Removed::Kept), "not there");
+        assert_eq!(vhost.queues().await.len(), 0);
+        bucket(&broker, kind, 9).await;
+        for _ in 0..2 {
+            assert_eq!(remove("uid").await, Ok(Removed::Kept));
+            let mut channel = broker.transactions().await.unwrap();
+            let taken = take(&mut channel, kind, 0).await;
+            let Baton::Held { tag, ledger, .. } = taken.baton else {
+                panic!("it is there")
+            };
+            let ledger = ledger.unwrap();
+            assert_eq!((ledger.owner, &*ledger.schedule), (None, "* * * * *"));
+            let back = Transaction {
+                nacks: vec![tag],
+                ..Transaction::default()
+            };
+            channel.commit(back).await.unwrap();
+        }
+        // Whoever comes next may have it, and delete it.
+        let policy = DeletionPolicy::Delete;
+        let removed = broker.remove_bucket("b", "another", policy).await;
+        assert_eq!(removed, Ok(Removed::Deleted));
+        // One that cannot be read stays as it is.
+        declare(&broker, "b", kind, 9).await;
+        vhost
+            .publish(LEDGER, b"?", BasicProperties::default())
+            .await;
+        assert_eq!(remove("uid").await, Ok(Removed::Kept));
+        vhost.depth_becomes(LEDGER, 1).await;
+    }
+}
+
+#[tokio::test]
+async fn what_belongs_to_another_resource_stays_as_it_is() {
+    for kind in KINDS {
+        let vhost = testbed().await.vhost().await;
+        let broker = connect(&vhost).await;
+        bucket(&broker, kind, 9).await;
+        vhost.publish(BUCKET, b"", BasicProperties::default()).await;
+        for policy in POLICIES {
+            let removed = broker.remove_bucket("b", "another", policy).await;
+            assert_eq!(removed, Ok(Removed::OfAnother));
+            assert_eq!(vhost.depth(BUCKET).await, Some(1));
+            assert_eq!(owed(&broker, kind).await, 0);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_another_resource_refills_at_that_moment_stays_as_well() {
+    let kind = QueueType::Classic;
+    let vhost = testbed().await.vhost().await;
+    let (holder, broker) = (connect(&vhost).await, connect(&vhost).await);
+    bucket(&broker, kind, 9).await;
+    let mut channel = holder.transactions().await.unwrap();
+    for policy in POLICIES {
+        let (tag, _) = held(&take(&mut channel, kind, 0).await).unwrap();
+        let refilling = async {
+            tokio::time::sleep(Duration::from_millis(150)).await;
+            channel.commit(refill(1, 0, tag)).await
+        };
+        let removing = broker.remove_bucket("b", "another", policy);
+        let (refilled, removed) = tokio::join!(refilling, removing);
+        assert_eq!(refilled, Ok(vec![]));
+        assert_eq!(removed, Ok(Removed::OfAnother));
+    }
+    assert_eq!(vhost.depth(BUCKET).await, Some(2));
+}

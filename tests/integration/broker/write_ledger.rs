@@ -1,0 +1,142 @@
+use std::time::Duration;
+
+use lapin::options::QueueDeclareOptions;
+use token_bucket_operator::amqp::{Broker, BrokerError};
+use token_bucket_operator::api::QueueType;
+use token_bucket_operator::bucket::machine::Class;
+
+use super::{KINDS, LEDGER, connect, held, ledger, owed, take, write};
+use crate::support::{SOON, eventually, testbed};
+
+const LOCK: &str = "token_bucket_b.ledger.lock";
+
+/// Tries until nobody else is at it.
+async fn write_first(broker: &Broker, name: &str, kind: QueueType, owed: u64) -> bool {
+    loop {
+        match broker.write_ledger(name, kind, &ledger(owed), None).await {
+            Err(error) if error.failure().class == Class::InUse => {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            written => return written.unwrap(),
+        }
+    }
+}
+
+#[tokio::test]
+async fn of_those_who_write_a_first_ledger_at_once_the_ledger_of_one_remains() {
+    for kind in KINDS {
+        let vhost = testbed().await.vhost().await;
+        let (one, other) = (connect(&vhost).await, connect(&vhost).await);
+        for round in 0..20 {
+            let name = format!("b{round}");
+            // The first two share a connection.
+            let written = tokio::join!(
+                write_first(&one, &name, kind, 1),
+                write_first(&one, &name, kind, 2),
+                write_first(&other, &name, kind, 3),
+            );
+            let written = [written.0, written.1, written.2];
+            assert!(written.contains(&true), "{kind:?} {round}: {written:?}");
+            let mut channel = one.transactions().await.unwrap();
+            one.declare_bucket(&format!("token_bucket_{name}"), kind, 1)
+                .await
+                .unwrap();
+            let wanted = [super::want(&name, kind, 0)];
+            let taken = channel.take(&wanted).await.unwrap().remove(0);
+            let (_, owed) = held(&taken).expect("it is there when they are done");
+            assert!(written[owed as usize - 1], "{owed} of {written:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_ledger_that_is_there_stays_and_no_lock_remains() {
+    for kind in KINDS {
+        let vhost = testbed().await.vhost().await;
+        let broker = connect(&vhost).await;
+        broker.declare_bucket(super::BUCKET, kind, 9).await.unwrap();
+        assert!(write_first(&broker, "b", kind, 1).await);
+        for _ in 0..3 {
+            assert!(!write_first(&broker, "b", kind, 2).await);
+            assert_eq!(write(&broker, "b", kind, 2).await, Ok(false));
+            assert_eq!(owed(&broker, kind).await, 1);
+            assert_eq!(vhost.depth(LOCK).await, None);
+        }
+    }
+}
+
+#[tokio::test]
+async fn somebody_elses_lock_keeps_from_writing_as_long_as_its_connection_lives() {
+    let kind = QueueType::Classic;
+    let vhost = testbed().await.vhost().await;
+    let broker = connect(&vhost).await;
+    let options = QueueDeclareOptions::exclusive();
+    let channel = vhost.channel().await;
+    channel
+        .queue_declare(LOCK.into(), options, Default::default())
+        .await
+        .unwrap();
+    for _ in 0..3 {
+        let error = write(&broker, "b", kind, 1).await.unwrap_err();
+        let queue = LOCK.to_owned();
+        assert_eq!(error, BrokerError::InUse { queue });
+        assert_eq!(broker.count(LEDGER).await, Ok(None));
+    }
+    vhost.close_all_connections().await;
+    let broker = connect(&vhost).await;
+    assert_eq!(write(&broker, "b", kind, 1).await, Ok(true));
+}
+
+#[tokio::test]
+async fn a_ledgers_queue_of_another_kind_is_told_and_no_lock_remains() {
+    let vhost = testbed().await.vhost().await;
+    let broker = connect(&vhost).await;
+    let kind = QueueType::Classic;
+    broker.declare_bucket(LEDGER, kind, 5).await.unwrap();
+    let error = write(&broker, "b", kind, 1).await.unwrap_err();
+    assert_eq!(error.kind(), "QueueArgumentsDiffer");
+    assert!(error.to_string().contains(LEDGER), "{error}");
+    assert_eq!(vhost.queues().await, [LEDGER]);
+    assert_eq!(vhost.depth(LEDGER).await, Some(0));
+}
+
+#[tokio::test]
+async fn a_ledger_that_is_held_is_seen_as_soon_as_another_takes_its_place() {
+    for kind in KINDS {
+        let vhost = testbed().await.vhost().await;
+        let (holder, other) = (connect(&vhost).await, connect(&vhost).await);
+        super::bucket(&other, kind, 9).await;
+        let mut channel = holder.transactions().await.unwrap();
+        let (tag, _) = held(&take(&mut channel, kind, 0).await).unwrap();
+        assert!(!write_first(&other, "b", kind, 9).await);
+        let (nine, wait) = (ledger(9), Some(SOON));
+        let writing = other.write_ledger("b", kind, &nine, wait);
+        let committing = async {
+            eventually("the ledger to be waited for", SOON, async || {
+                let queue = vhost.queue(LEDGER).await.ok_or("no queue")?;
+                match queue["consumer_details"].as_array().map(Vec::len) {
+                    Some(1) => Ok(()),
+                    consumers => Err(format!("{consumers:?}")),
+                }
+            })
+            .await;
+            channel.commit(super::refill(1, 4, tag)).await
+        };
+        let (written, committed) = tokio::join!(writing, committing);
+        assert_eq!((written, committed), (Ok(false), Ok(vec![])));
+        assert_eq!(owed(&other, kind).await, 4);
+        vhost.depth_becomes(LEDGER, 1).await;
+    }
+}
+
+#[tokio::test]
+async fn a_ledger_that_is_lost_is_written_when_nobody_has_come_with_it() {
+    for kind in KINDS {
+        let vhost = testbed().await.vhost().await;
+        let broker = connect(&vhost).await;
+        super::declare(&broker, "b", kind, 9).await;
+        assert!(!write_first(&broker, "b", kind, 1).await);
+        assert_eq!(write(&broker, "b", kind, 2).await, Ok(true));
+        assert_eq!(owed(&broker, kind).await, 2);
+    }
+}
