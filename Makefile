@@ -1,7 +1,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test check crds manifests image tools servers chaos bench release node
+.PHONY: help demo demo-down test check crds manifests image tools servers chaos simulate bench release node
 
 scripts := .ci/run .ci/release charts/render tests/image tests/node demo/up demo/down demo/take tests/testbed/testbed tests/testbed/tools
 
@@ -30,6 +30,10 @@ test: tools ## run all tests, on real servers too
 chaos: servers ## break things at random and count every token: SEED=… DURATION=… (seconds) OPERATORS=… FAULTS=…
 	cargo test --locked --test chaos -- $(if $(SEED),--seed $(SEED)) --seconds $(or $(DURATION),600) \
 		$(foreach number,$(OPERATORS),--operators $(number)) $(foreach fault,$(FAULTS),--fault $(fault))
+
+simulate: ## run simulated schedules, without servers: SEEDS=… (how many) FIRST=… FAILURES=…, or SEED=… (one, and its trace)
+	$(if $(SEED),SEED=$(SEED)) $(if $(FIRST),FIRST=$(FIRST)) $(if $(FAILURES),FAILURES=$(FAILURES)) SEEDS=$(or $(SEEDS),1000000) \
+		cargo run --quiet --locked --release --package token-bucket-simulation --example simulate
 
 bench: servers ## measure against the limits of the broker and of the API server
 	cargo bench --locked --bench operator

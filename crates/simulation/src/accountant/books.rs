@@ -1,0 +1,382 @@
+//! What happened to one bucket, and whether it should have.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bucket::{Ledger, MissedRefills, ledger_queue_name, queue_name};
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::{Doing, Leniency, Violation};
+use crate::broker::{Broker, Entry};
+use crate::fixture::timetable;
+use crate::operator::Body;
+use crate::plan::{SCHEDULES, Spec};
+
+/// The books of one bucket.
+#[derive(Clone, Debug)]
+pub struct Books {
+    pub(super) queue: String,
+    ledger_queue: String,
+    lenient: Leniency,
+    /// The ledger that was written last.
+    pub truth: Option<Arc<Ledger>>,
+    /// Somebody has removed it.
+    pub lost: bool,
+    /// Ticks that have been carried out.
+    done: BTreeSet<DateTime<Utc>>,
+    /// Requests of others that have been carried out.
+    requests: BTreeSet<Box<str>>,
+    /// Annotations that have been carried out, with the resources.
+    manual: BTreeSet<(Box<str>, Box<str>)>,
+    /// The most tokens in the queue since the ledger was got.
+    high: u64,
+    /// Tokens that went with a queue that was replaced.
+    pub(super) in_hand: u64,
+    /// The specifications that were ever in force, with the UID and the creation of their resource.
+    pub(super) specs: Vec<(Box<str>, DateTime<Utc>, Spec)>,
+    /// Where ledgers said that `@every` counts from, for which resource.
+    anchors: BTreeSet<(Box<str>, DateTime<Utc>)>,
+    /// More than the maximum may be there.
+    pub cap: u64,
+    /// How many ticks were carried out, for people who look at figures.
+    pub refills: u64,
+}
+
+/// What one transaction did to one bucket.
+#[derive(Debug, Default)]
+struct Movement {
+    published: u64,
+    taken: u64,
+    ledger: Option<Arc<Ledger>>,
+    /// The ledger's queue was not there.
+    vanished: bool,
+}
+
+impl Books {
+    pub(super) fn new(name: &str, lenient: Leniency) -> Self {
+        Self {
+            queue: queue_name(name),
+            ledger_queue: ledger_queue_name(name),
+            lenient,
+            truth: None,
+            lost: false,
+            done: BTreeSet::new(),
+            requests: BTreeSet::new(),
+            manual: BTreeSet::new(),
+            high: 0,
+            in_hand: 0,
+            specs: Vec::new(),
+            anchors: BTreeSet::new(),
+            cap: 0,
+            refills: 0,
+        }
+    }
+
+    pub(super) fn watch(
+        &mut self,
+        broker: &Broker<Body>,
+        entries: &[Entry<Body>],
+        partial: bool,
+        doing: Doing,
+    ) -> Result<(), Violation> {
+        let mut movement = Movement::default();
+        let mut touched = false;
+        for entry in entries {
+            match entry {
+                Entry::Published(queue, body)
+                | Entry::Unroutable(queue, body)
+                | Entry::Rejected(queue, body) => {
+                    let gone = matches!(entry, Entry::Unroutable(..));
+                    match body {
+                        Body::Token if **queue == *self.queue => movement.published += 1,
+                        Body::Ledger(ledger) if **queue == *self.ledger_queue => {
+                            movement.ledger = Some(ledger.clone());
+                            movement.vanished = gone;
+                        }
+                        _ => continue,
+                    }
+                    touched = true;
+                }
+                Entry::Taken(queue, Body::Token) if **queue == *self.queue => {
+                    movement.taken += 1;
+                    touched = true;
+                }
+                Entry::Got(queue) if **queue == *self.ledger_queue => {
+                    self.high = broker.ready(&self.queue).unwrap_or_default();
+                }
+                Entry::Dropped(queue, Body::Token)
+                    if **queue == *self.queue && !self.lenient.drops && !partial =>
+                {
+                    return Err(format!(
+                        "I1: more tokens than {} can hold were put into it",
+                        self.queue
+                    ));
+                }
+                Entry::Removed(queue, Body::Ledger(ledger))
+                | Entry::Dropped(queue, Body::Ledger(ledger))
+                | Entry::Exhausted(queue, Body::Ledger(ledger))
+                    if **queue == *self.ledger_queue =>
+                {
+                    self.lost |= self.truth.as_ref() == Some(ledger);
+                }
+                Entry::Deleted(queue) if **queue == *self.queue && doing == Doing::Removes => {
+                    self.begin_anew()
+                }
+                // Perhaps somebody holds it.
+                Entry::Deleted(queue) if **queue == *self.ledger_queue => {
+                    self.lost |= self.truth.is_some();
+                    if doing == Doing::Removes {
+                        self.begin_anew();
+                    }
+                }
+                _ => {}
+            }
+        }
+        let ready = broker.ready(&self.queue).unwrap_or_default();
+        self.high = self.high.max(ready);
+        if ready > self.cap {
+            return Err(format!(
+                "I1: {ready} tokens in {}, at most {} are right",
+                self.queue, self.cap
+            ));
+        }
+        let committed = matches!(entries.last(), Some(Entry::Committed(_)));
+        if touched && committed && !partial {
+            self.enter(movement, doing, broker.arguments(&self.queue).is_some())?;
+        } else if committed && let Some(ledger) = movement.ledger {
+            self.lost = movement.vanished;
+            self.truth = Some(ledger);
+        }
+        Ok(())
+    }
+
+    /// What comes next is another bucket of the same name.
+    pub(super) fn begin_anew(&mut self) {
+        self.truth = None;
+        self.lost = false;
+        self.done.clear();
+        self.requests.clear();
+        self.manual.clear();
+    }
+
+    /// Somebody's transaction; `exists`: the bucket has a queue.
+    fn enter(&mut self, movement: Movement, doing: Doing, exists: bool) -> Result<(), Violation> {
+        // Who only takes excess away gives the ledger back as it was.
+        if let Some(ledger) = &movement.ledger
+            && let Some(owner) = &ledger.owner
+        {
+            self.anchors.insert((owner.uid.clone(), ledger.since));
+        }
+        let Some(new) = movement.ledger.clone().or_else(|| self.truth.clone()) else {
+            return Err(format!(
+                "I2: tokens were moved without a ledger: {movement:?}"
+            ));
+        };
+        match (self.truth.clone(), doing) {
+            (None, _) => self.first(&movement, &new, true)?,
+            // One whose queue was deleted while it was held is written again.
+            (Some(old), Doing::WritesLedger) if self.lost && *old == *new => {}
+            (Some(_), Doing::WritesLedger) if self.lost => self.first(&movement, &new, !exists)?,
+            (Some(old), Doing::WritesLedger) => {
+                return Err(format!(
+                    "I2: a second ledger is written beside {old:?}: {new:?}"
+                ));
+            }
+            (Some(old), _) => self.compare(&movement, &old, &new)?,
+        }
+        if self.lost {
+            if self.lenient.clocks {
+                // Nobody knows what was carried out by a clock that was ahead.
+                self.done.clear();
+            }
+            // Nobody can know them any more.
+            self.requests = new.requests.iter().cloned().collect();
+        }
+        self.in_hand = 0;
+        if movement.ledger.is_some() {
+            self.lost = movement.vanished;
+        }
+        self.truth = Some(new);
+        Ok(())
+    }
+
+    fn first(&self, movement: &Movement, new: &Ledger, initial: bool) -> Result<(), Violation> {
+        let initial = self
+            .specs
+            .iter()
+            .map(|(_, _, spec)| spec.initial)
+            .max()
+            .filter(|_| initial);
+        if movement.published > 0 || movement.taken > 0 {
+            return Err(format!(
+                "I2: a ledger from nowhere comes with tokens: {movement:?}"
+            ));
+        }
+        if new.owed > initial.unwrap_or_default() {
+            return Err(format!("I4: a new ledger owes {} tokens", new.owed));
+        }
+        Ok(())
+    }
+
+    fn compare(
+        &mut self,
+        movement: &Movement,
+        old: &Ledger,
+        new: &Ledger,
+    ) -> Result<(), Violation> {
+        let uid = new
+            .owner
+            .as_ref()
+            .map(|owner| owner.uid.clone())
+            .unwrap_or_default();
+        let of_owner = || {
+            self.specs
+                .iter()
+                .filter(|(of, ..)| *of == uid)
+                .map(|(_, _, spec)| spec)
+        };
+        let (Some(amount), Some(least)) = (
+            of_owner().map(|spec| spec.amount).max(),
+            of_owner().map(|spec| spec.maximum).min(),
+        ) else {
+            if new.owner.is_none() && movement.published == 0 && new.issued == old.issued {
+                return Ok(());
+            }
+            return Err(format!("I4: a ledger of nobody that is known: {new:?}"));
+        };
+        let issued = new
+            .issued
+            .checked_sub(old.issued)
+            .ok_or("I4: fewer tokens issued than before")?;
+        let refills = self.carried_out(&uid, old, new)?;
+        let certain = !self.lenient.anonymous && !self.lenient.clocks;
+        if issued > amount.saturating_mul(refills) && certain {
+            return Err(format!(
+                "I2: {issued} tokens issued for {refills} refills of {amount}: {old:?} {new:?}"
+            ));
+        }
+        // What came from somewhere has to be somewhere; only what is above the maximum goes.
+        let (came, stays) = (
+            issued + movement.taken + self.in_hand + old.owed,
+            movement.published + new.owed,
+        );
+        let level = self.high + old.owed + self.in_hand + issued + movement.taken;
+        if stays > came {
+            return Err(format!(
+                "I4: {} tokens minted: {movement:?} after {old:?}",
+                stays - came
+            ));
+        }
+        if came - stays > level.saturating_sub(least) {
+            return Err(format!(
+                "I4: {} tokens lost: {movement:?} after {old:?}",
+                came - stays
+            ));
+        }
+        self.enough(&uid, old, new, issued)
+    }
+
+    /// How many refills the new ledger stands for, beyond the old one.
+    fn carried_out(&mut self, uid: &str, old: &Ledger, new: &Ledger) -> Result<u64, Violation> {
+        let mut refills = 0;
+        if new.tick != old.tick {
+            let tick = new.tick.ok_or("I2: the ledger forgot its tick")?;
+            if old.tick.is_some_and(|before| tick < before) {
+                return Err(format!(
+                    "I2: the tick went back from {:?} to {tick}",
+                    old.tick
+                ));
+            }
+            // An edit moves `since`; a tick of the schedule before it may have been asked for already.
+            let created = self
+                .specs
+                .iter()
+                .filter(|(of, ..)| **of == *uid)
+                .map(|(_, created, _)| *created);
+            let begin = created.min().unwrap_or(old.since);
+            let ticks = self.ticks(uid, old.tick.unwrap_or(begin), tick);
+            if ticks == 0 && !self.lenient.clocks {
+                return Err(format!("I2: no tick was due at {tick}: {old:?} {new:?}"));
+            }
+            if !self.done.insert(tick) {
+                return Err(format!(
+                    "I2: tick {tick} was carried out before: {old:?} {new:?}"
+                ));
+            }
+            self.refills += 1;
+            refills += ticks.max(1);
+        }
+        if new.manual != old.manual
+            && let Some(value) = &new.manual
+        {
+            if !self.manual.insert((uid.into(), value.clone())) {
+                // Values that people set again are asked for again.
+                return Ok(refills + 1);
+            }
+            refills += 1;
+        }
+        for request in &new.requests {
+            if old.requests.contains(request) {
+                continue;
+            }
+            if !self.requests.insert(request.clone()) {
+                return Err(format!("I2: request {request} was carried out before"));
+            }
+            refills += 1;
+        }
+        Ok(refills)
+    }
+
+    /// Ticks in `(after, tick]` of any specification of a resource, if `tick` is one.
+    fn ticks(&self, uid: &str, after: DateTime<Utc>, tick: DateTime<Utc>) -> u64 {
+        let mut ticks = BTreeSet::new();
+        let mut seen = Vec::new();
+        for (_, created, spec) in self.specs.iter().filter(|(of, ..)| **of == *uid) {
+            // Only `@every` has one.
+            let every = SCHEDULES[spec.schedule].starts_with('@');
+            let anchors = self.anchors.iter().filter(|(of, _)| every && **of == *uid);
+            for anchor in anchors.map(|(_, anchor)| *anchor).chain([*created]) {
+                if seen.contains(&(spec.schedule, anchor)) {
+                    continue;
+                }
+                seen.push((spec.schedule, anchor));
+                let timetable = timetable(spec.schedule).anchored(anchor);
+                let first = timetable.next(after.min(tick - TimeDelta::seconds(1)));
+                let all = std::iter::successors(first, |tick| timetable.next(*tick));
+                ticks.extend(all.take_while(|other| *other <= tick));
+            }
+        }
+        if !ticks.contains(&tick) {
+            return 0;
+        }
+        let due = ticks.into_iter().filter(|due| *due > after).count() as u64;
+        due.max(1)
+    }
+
+    /// I3: a tick adds what fits. With `missedRefills: All` those before it that nobody has carried out count too.
+    fn enough(&self, uid: &str, old: &Ledger, new: &Ledger, issued: u64) -> Result<(), Violation> {
+        if new.tick == old.tick || self.lenient.clocks || self.lenient.requests {
+            return Ok(());
+        }
+        let of_owner: Vec<_> = self.specs.iter().filter(|(of, ..)| **of == *uid).collect();
+        // Edits change what is wanted; a ledger that was lost forgets ticks.
+        let ([(_, _, spec)], Some(tick)) = (&of_owner[..], new.tick) else {
+            return Ok(());
+        };
+        if old.owner.as_ref().is_some_and(|owner| *owner.uid != *uid) {
+            return Ok(());
+        }
+        let ticks = match spec.missed {
+            MissedRefills::All => self.ticks(uid, old.reference(), tick),
+            MissedRefills::Latest | MissedRefills::Skip => 1,
+        };
+        let room = spec.maximum.saturating_sub(self.high + old.owed);
+        let due = (spec.amount * ticks).min(room);
+        if issued < due {
+            return Err(format!(
+                "I3: {issued} tokens issued for {ticks} ticks, {due} were due: {old:?} {new:?}"
+            ));
+        }
+        Ok(())
+    }
+}

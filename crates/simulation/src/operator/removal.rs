@@ -1,0 +1,97 @@
+//! The steps of a removal.
+
+use std::sync::Arc;
+
+use bucket::machine::{Event, JobId};
+use bucket::{DeletionPolicy, Ledger, ledger_queue_name, queue_name};
+
+use super::work::{Progress, WAITS, Work};
+use super::{Body, Shell};
+use crate::broker::{Broker, Refused};
+
+/// The step before the last one.
+const LAST: usize = 3;
+
+/// What to remove.
+#[derive(Clone, Debug)]
+pub(super) struct Removing {
+    pub(super) name: Arc<str>,
+    pub(super) uid: Arc<str>,
+    pub(super) policy: DeletionPolicy,
+    pub(super) refill_queue: Option<Arc<str>>,
+}
+
+impl Work {
+    /// The ledger says whose the bucket is, and while it is held nobody changes that.
+    pub(super) fn remove_step(
+        &mut self,
+        shell: &mut Shell,
+        broker: &mut Broker<Body>,
+        job: JobId,
+        removing: &Removing,
+    ) -> Result<Progress, Refused> {
+        let ledger_queue = ledger_queue_name(&removing.name);
+        let channel = match self.channel {
+            Some(channel) => channel,
+            None => *self.channel.insert(broker.open(shell.connection, true)?),
+        };
+        match self.step {
+            0 => match broker.consume(channel, &ledger_queue, false) {
+                // Nothing says that it is somebody else's.
+                Err(Refused::NotFound) => {
+                    self.channel = None;
+                    self.step = if removing.policy == DeletionPolicy::Retain {
+                        LAST
+                    } else {
+                        1
+                    };
+                }
+                Err(refused) => return Err(refused),
+                Ok(()) => {}
+            },
+            // Who holds it gives it back; if nobody does, it is lost.
+            1 => match broker.deliver(channel, &ledger_queue)? {
+                None if self.waits < WAITS => {
+                    self.waits += 1;
+                    return Ok(Progress::Wait);
+                }
+                None => {}
+                Some(got) => {
+                    let Body::Ledger(ledger) = &got.body else {
+                        return Err(Refused::Precondition);
+                    };
+                    let owner = ledger.owner.as_ref();
+                    if owner.is_some_and(|owner| *owner.uid != *removing.uid) {
+                        self.step = LAST;
+                    } else if removing.policy == DeletionPolicy::Retain {
+                        let nobodys = Ledger {
+                            owner: None,
+                            ..(**ledger).clone()
+                        };
+                        let body = Body::Ledger(Arc::new(nobodys));
+                        broker.publish(channel, &ledger_queue, body, true)?;
+                        broker.settle(channel, got.tag, true)?;
+                        broker.commit(channel)?;
+                        self.step = LAST;
+                    }
+                }
+            },
+            2 => {
+                broker.delete(channel, &queue_name(&removing.name), false)?;
+            }
+            3 => {
+                broker.delete(channel, &ledger_queue, false)?;
+            }
+            _ => {
+                if let Some(queue) = &removing.refill_queue {
+                    let _ = broker.delete(channel, queue, true);
+                }
+                return Ok(Progress::Done(Event::Removed {
+                    job,
+                    result: Ok(()),
+                }));
+            }
+        }
+        Ok(Progress::More)
+    }
+}

@@ -1,0 +1,390 @@
+//! What happens in one simulated schedule, as plain data: it is made from a seed, and shrinks by leaving things out.
+
+use bucket::{DeletionPolicy, MissedRefills};
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+
+/// Milliseconds since the beginning.
+pub type Millis = u64;
+
+/// Nobody breaks anything after this.
+pub const FAULTS_END: Millis = 14_000;
+
+/// The schedules that buckets have.
+pub const SCHEDULES: [&str; 5] = [
+    "*/2 * * * * *",
+    "@every 3s",
+    "*/4 * * * * *",
+    "*/5 * * * * *",
+    "1-59/7 * * * * *",
+];
+
+/// One schedule.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Of all that is random while it runs.
+    pub seed: u64,
+    /// The cluster of each operator; those of one cluster are replicas.
+    pub operators: Vec<Operator>,
+    /// All resources that there ever are.
+    pub resources: Vec<Resource>,
+    /// How often somebody takes a token of each bucket, on average.
+    pub takers: Vec<Option<Millis>>,
+    /// A broker that removes what is given back more often than this.
+    pub delivery_limit: Option<u32>,
+    /// Replicas may all consume a refill queue, and one of them is active; else it is exclusive.
+    pub single_active: bool,
+    /// Operators of two clusters want the same refill queues: then one of them waits, for whatever is in its way.
+    pub shared_queues: bool,
+    /// What happens when.
+    pub steps: Vec<(Millis, Step)>,
+}
+
+/// One operator.
+#[derive(Clone, Copy, Debug)]
+pub struct Operator {
+    /// The cluster that it watches.
+    pub cluster: u8,
+    /// Transactions at the same time.
+    pub channels: usize,
+    /// What it does takes so many times as long.
+    pub slowness: u64,
+}
+
+/// One resource.
+#[derive(Clone, Copy, Debug)]
+pub struct Resource {
+    /// Where it is.
+    pub cluster: u8,
+    /// The bucket that it names.
+    pub bucket: u8,
+    /// As it is created.
+    pub spec: Spec,
+}
+
+/// The specification of a resource.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Spec {
+    /// `amount`
+    pub amount: u64,
+    /// `maximum`
+    pub maximum: u64,
+    /// `initialTokens`
+    pub initial: u64,
+    /// `schedule`, one of [`SCHEDULES`].
+    pub schedule: usize,
+    /// `refillQueue`, by number.
+    pub refill_queue: u8,
+    /// `suspend`
+    pub suspend: bool,
+    /// `missedRefills`
+    pub missed: MissedRefills,
+    /// `queueType: quorum`
+    pub quorum: bool,
+    /// Value of the refill annotation.
+    pub annotation: Option<u8>,
+}
+
+/// Something that happens. Operators, resources and buckets are named by their numbers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Step {
+    /// A resource is created.
+    Create(usize),
+    /// A resource is edited.
+    Edit(usize, Edit),
+    /// A resource is deleted.
+    Delete(usize, DeletionPolicy),
+    /// An operator dies and starts again after a while; the broker notices after another.
+    Crash(usize, Millis, Millis),
+    /// An operator stands still; with true its monotonic clock does too.
+    Pause(usize, Millis, bool),
+    /// A connection is cut: when the operator notices, and when the broker does.
+    Cut(usize, Millis, Millis),
+    /// A wall clock is set, by so many milliseconds.
+    SetClock(usize, i64),
+    /// An operator may ask for refills, or may not.
+    Permit(usize, bool),
+    /// A resource alarm that lasts so long.
+    Alarm(Millis),
+    /// The broker starts anew; what it was doing may be done in part.
+    Restart(Millis),
+    /// A request of somebody else: bucket, refill queue, id.
+    Request(u8, u8, Option<u8>),
+    /// Something that is no request.
+    Garbage(u8),
+    /// Somebody deletes the queue of a bucket.
+    DeleteQueue(u8),
+    /// Somebody deletes a ledger.
+    DeleteLedger(u8),
+    /// Somebody empties the queue of a bucket.
+    PurgeQueue(u8),
+    /// A ledger is purged, or expires.
+    PurgeLedger(u8),
+    /// Requests are lost.
+    PurgeRequests(u8),
+    /// Somebody deletes a refill queue.
+    DeleteRequests(u8),
+    /// Somebody puts tokens into a bucket.
+    Put(u8, u64),
+    /// A policy lowers the limit of a bucket for a while.
+    Limit(u8, u64, Millis),
+    /// A policy makes a bucket refuse what does not fit, for a while.
+    Reject(u8, Millis),
+}
+
+/// An edit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Edit {
+    /// `amount`
+    Amount(u64),
+    /// `maximum`
+    Maximum(u64),
+    /// `schedule`
+    Schedule(usize),
+    /// `refillQueue`
+    RefillQueue(u8),
+    /// `suspend`
+    Suspend(bool),
+    /// `missedRefills`
+    Missed(MissedRefills),
+    /// The refill annotation.
+    Annotate(u8),
+}
+
+impl Step {
+    /// The operator that it happens to.
+    #[must_use]
+    pub fn operator(&self) -> Option<usize> {
+        match self {
+            Self::Crash(operator, ..)
+            | Self::Pause(operator, ..)
+            | Self::Cut(operator, ..)
+            | Self::SetClock(operator, _)
+            | Self::Permit(operator, _) => Some(*operator),
+            _ => None,
+        }
+    }
+}
+
+impl Spec {
+    /// The specification after an edit.
+    #[must_use]
+    pub fn edited(mut self, edit: Edit) -> Self {
+        match edit {
+            Edit::Amount(amount) => self.amount = amount,
+            Edit::Maximum(maximum) => self.maximum = maximum,
+            Edit::Schedule(schedule) => self.schedule = schedule,
+            Edit::RefillQueue(queue) => self.refill_queue = queue,
+            Edit::Suspend(suspend) => self.suspend = suspend,
+            Edit::Missed(missed) => self.missed = missed,
+            Edit::Annotate(value) => self.annotation = Some(value),
+        }
+        self
+    }
+}
+
+impl Plan {
+    /// The plan of a seed.
+    #[must_use]
+    pub fn from_seed(seed: u64) -> Self {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        Generator { rng: &mut rng }.plan(seed)
+    }
+
+    /// Whether any step is so.
+    pub fn any(&self, is: impl Fn(&Step) -> bool) -> bool {
+        self.steps.iter().any(|(_, step)| is(step))
+    }
+}
+
+struct Generator<'r> {
+    rng: &'r mut SmallRng,
+}
+
+impl Generator<'_> {
+    fn chance(&mut self, percent: u32) -> bool {
+        self.rng.random_ratio(percent, 100)
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        self.rng.random_range(0..end)
+    }
+
+    fn index(&mut self, len: usize) -> usize {
+        self.rng.random_range(0..len)
+    }
+
+    fn plan(&mut self, seed: u64) -> Plan {
+        let buckets = [1, 1, 1, 2, 3][self.index(5)];
+        let rivals = self.chance(25);
+        let count = [1, 1, 2, 2, 3][self.index(5)].max(1 + usize::from(rivals));
+        let operators: Vec<_> = (0..count)
+            .map(|number| Operator {
+                cluster: u8::from(rivals && number % 2 == 1),
+                channels: 1 + self.index(3),
+                slowness: if self.chance(10) { 10 } else { 1 },
+            })
+            .collect();
+        let mut plan = Plan {
+            seed,
+            operators,
+            resources: Vec::new(),
+            takers: Vec::new(),
+            delivery_limit: [None, None, Some(20), Some(3)][self.index(4)],
+            single_active: self.chance(40),
+            shared_queues: rivals && self.chance(15),
+            steps: Vec::new(),
+        };
+        for bucket in 0..buckets {
+            let spec = self.spec();
+            self.create(&mut plan, 0, bucket, spec);
+            if rivals && self.chance(70) {
+                let rival = Spec {
+                    quorum: spec.quorum,
+                    ..self.spec()
+                };
+                self.create(&mut plan, 1, bucket, rival);
+            }
+            let taker = [None, Some(80), Some(400), Some(1_500)][self.index(4)];
+            plan.takers.push(taker);
+        }
+        // Most schedules have few kinds of faults, so that one does not hide what another shows.
+        let kinds: Vec<u64> = (0..=self.index(4)).map(|_| self.below(20)).collect();
+        for _ in 0..self.below(14) {
+            let kind = kinds[self.index(kinds.len())];
+            let at = 300 + self.below(FAULTS_END - 300);
+            let step = self.fault(&plan, kind, buckets);
+            plan.steps.extend(step.map(|step| (at, step)));
+        }
+        self.deletions(&mut plan);
+        plan.steps.sort_by_key(|(at, _)| *at);
+        plan
+    }
+
+    fn spec(&mut self) -> Spec {
+        let maximum = 1 + self.below(12);
+        Spec {
+            amount: 1 + self.below(6),
+            maximum,
+            initial: if self.chance(30) {
+                self.below(maximum + 1)
+            } else {
+                0
+            },
+            schedule: self.index(SCHEDULES.len()),
+            refill_queue: u8::from(self.chance(20)),
+            suspend: self.chance(5),
+            missed: self.missed(),
+            quorum: self.chance(30),
+            annotation: None,
+        }
+    }
+
+    fn missed(&mut self) -> MissedRefills {
+        use MissedRefills::{All, Latest, Skip};
+        [Latest, All, All, Skip][self.index(4)]
+    }
+
+    fn create(&mut self, plan: &mut Plan, cluster: u8, bucket: u8, spec: Spec) {
+        let at = if self.chance(80) {
+            self.below(50)
+        } else {
+            self.below(6_000)
+        };
+        plan.steps.push((at, Step::Create(plan.resources.len())));
+        plan.resources.push(Resource {
+            cluster,
+            bucket,
+            spec,
+        });
+    }
+
+    fn edit(&mut self) -> Edit {
+        match self.below(8) {
+            0 => Edit::Amount(1 + self.below(6)),
+            1 | 2 => Edit::Maximum(1 + self.below(14)),
+            3 => Edit::Schedule(self.index(SCHEDULES.len())),
+            4 => Edit::RefillQueue(u8::from(self.chance(50))),
+            5 => Edit::Suspend(self.chance(50)),
+            6 => Edit::Missed(self.missed()),
+            _ => Edit::Annotate(u8::try_from(self.below(4)).unwrap_or_default()),
+        }
+    }
+
+    /// How long a broker takes to notice that a connection is dead: at once, or when heartbeats fail to come.
+    fn notice(&mut self) -> Millis {
+        if self.chance(40) {
+            self.below(20)
+        } else {
+            self.below(3_000)
+        }
+    }
+
+    fn fault(&mut self, plan: &Plan, kind: u64, buckets: u8) -> Option<Step> {
+        let operator = self.index(plan.operators.len());
+        let bucket = u8::try_from(self.below(buckets.into())).unwrap_or_default();
+        let queue = u8::from(self.chance(30));
+        let resource = self.index(plan.resources.len());
+        let millis = self.below(3_000);
+        Some(match kind {
+            0..=2 => Step::Crash(operator, 20 + self.below(2_500), self.notice()),
+            3 => Step::Pause(operator, 100 + self.below(5_000), self.chance(30)),
+            4 | 5 => Step::Cut(operator, self.notice(), self.notice()),
+            6 if self.chance(50) => {
+                let by = i64::try_from(self.below(20_000)).unwrap_or_default();
+                Step::SetClock(operator, by - 10_000)
+            }
+            6 => Step::Permit(operator, self.chance(50)),
+            7 => Step::Alarm(millis),
+            8 => Step::Restart(50 + self.below(1_500)),
+            9 | 10 => {
+                let id = u8::try_from(self.below(6)).unwrap_or_default();
+                Step::Request(bucket, queue, self.chance(90).then_some(id))
+            }
+            11 => Step::Garbage(queue),
+            12 => match self.below(4) {
+                0 => Step::DeleteQueue(bucket),
+                1 => Step::PurgeQueue(bucket),
+                2 => Step::PurgeRequests(queue),
+                _ => Step::DeleteRequests(queue),
+            },
+            13 | 14 => match self.below(2) {
+                0 => Step::DeleteLedger(bucket),
+                _ => Step::PurgeLedger(bucket),
+            },
+            15 => match self.below(3) {
+                0 => Step::Put(bucket, 1 + self.below(4)),
+                1 => Step::Limit(bucket, 1 + self.below(5), millis),
+                _ => Step::Reject(bucket, millis),
+            },
+            _ => Step::Edit(resource, self.edit()),
+        })
+    }
+
+    /// Some resources go, and some of these come back.
+    fn deletions(&mut self, plan: &mut Plan) {
+        if !self.chance(20) {
+            return;
+        }
+        let number = self.index(plan.resources.len());
+        let Some(resource) = plan.resources.get(number).copied() else {
+            return;
+        };
+        let policy = if self.chance(70) {
+            DeletionPolicy::Delete
+        } else {
+            DeletionPolicy::Retain
+        };
+        let at = 6_500 + self.below(4_000);
+        plan.steps.push((at, Step::Delete(number, policy)));
+        if self.chance(60) {
+            let again = at + self.below(3_000);
+            plan.steps.push((again, Step::Create(plan.resources.len())));
+            let spec = Spec {
+                quorum: resource.spec.quorum,
+                ..self.spec()
+            };
+            plan.resources.push(Resource { spec, ..resource });
+        }
+    }
+}
