@@ -15,7 +15,7 @@ demo-down: ## stop the demo and remove what it has stored
 	@demo/down
 
 # What depends on the broker runs on RabbitMQ 4 as well. That needs root; the gate insists on it.
-on_rabbitmq_4 := broker:: celery:: edits:: engine:: permissions:: quorum:: refills:: waiting::
+on_rabbitmq_4 := broker:: celery:: edits:: engine:: ledgers:: permissions:: quorum:: refills:: waiting::
 
 # What the tests ask for themselves as well. Here nothing waits for a build that has been told how long to wait.
 of_tests := servers python helm helm-3 lua prometheus chromium axe
@@ -27,9 +27,10 @@ test: tools ## run all tests, on real servers too
 	elif [[ -z $${CI:-} ]]; then echo "SKIPPED, for the reason above: the tests on RabbitMQ 4"; \
 	else exit 1; fi
 
-chaos: servers ## break things at random and count every token: SEED=… DURATION=… (seconds) OPERATORS=… FAULTS=…
+chaos: servers ## break things at random and count every token: SEED=… DURATION=… (seconds) OPERATORS=… RIVALS=… FAULTS=…
 	cargo test --locked --test chaos -- $(if $(SEED),--seed $(SEED)) --seconds $(or $(DURATION),600) \
-		$(foreach number,$(OPERATORS),--operators $(number)) $(foreach fault,$(FAULTS),--fault $(fault))
+		$(foreach number,$(OPERATORS),--operators $(number)) \
+		$(foreach number,$(RIVALS),--rivals $(number)) $(foreach fault,$(FAULTS),--fault $(fault))
 
 simulate: ## run simulated schedules, without servers: SEEDS=… (how many) FIRST=… FAILURES=…, or SEED=… (one, and its trace)
 	$(if $(SEED),SEED=$(SEED)) $(if $(FIRST),FIRST=$(FIRST)) $(if $(FAILURES),FAILURES=$(FAILURES)) SEEDS=$(or $(SEEDS),1000000) \

@@ -41,7 +41,17 @@ pub enum Fault {
 
 use Fault::*;
 
-/// How often each one comes: with one operator mostly kills, with two what concerns the hand-over.
+/// Who works on the buckets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Operators {
+    /// As many resources there are for each bucket, with refill queues of their own.
+    pub clusters: usize,
+    /// Operators of each cluster.
+    pub replicas: usize,
+}
+
+/// How often each one comes: with one operator mostly kills, with two replicas what concerns the hand-over, with rivals
+/// both.
 const ALONE: &[(Fault, u32)] = &[
     (Kill, 80),
     (Terminate, 4),
@@ -72,18 +82,38 @@ const REPLICATED: &[(Fault, u32)] = &[
     (RestartBroker, 1),
 ];
 
+const RIVALS: &[(Fault, u32)] = &[
+    (Kill, 80),
+    (Terminate, 4),
+    (Stop, 1),
+    (Cut, 4),
+    (Freeze, 1),
+    (Slow, 2),
+    (CutApiServer, 2),
+    (DeleteRefillQueue, 2),
+    (Flood, 1),
+    (EditMaximum, 3),
+    (Suspend, 3),
+    (MemoryAlarm, 1),
+    (RestartBroker, 1),
+];
+
 impl Fault {
-    /// The faults among `kinds` that can happen to so many operators, and how often each comes; all when there are no
+    /// The faults among `kinds` that can happen to such operators, and how often each comes; all when there are no
     /// `kinds`.
-    fn of(replicas: usize, kinds: &[Self]) -> impl Iterator<Item = &'static (Self, u32)> {
-        let table = if replicas == 1 { ALONE } else { REPLICATED };
+    fn of(operators: Operators, kinds: &[Self]) -> impl Iterator<Item = &'static (Self, u32)> {
+        let table = match operators {
+            Operators { clusters: 2.., .. } => RIVALS,
+            Operators { replicas: 2.., .. } => REPLICATED,
+            _ => ALONE,
+        };
         let wanted = |(fault, _): &&(Self, u32)| kinds.is_empty() || kinds.contains(fault);
         table.iter().filter(wanted)
     }
 
-    /// Whether one of `kinds` can happen to so many operators.
-    pub fn any(replicas: usize, kinds: &[Self]) -> bool {
-        Self::of(replicas, kinds).next().is_some()
+    /// Whether one of `kinds` can happen to such operators.
+    pub fn any(operators: Operators, kinds: &[Self]) -> bool {
+        Self::of(operators, kinds).next().is_some()
     }
 
     /// As on the command line.
@@ -93,11 +123,11 @@ impl Fault {
     }
 
     /// One of `kinds`; of all when there are none.
-    pub fn random(random: &mut StdRng, replicas: usize, kinds: &[Self]) -> Self {
-        let all = Self::of(replicas, kinds).map(|(_, weight)| weight).sum();
-        assert!(all > 0, "{kinds:?} are no faults for {replicas} operators");
+    pub fn random(random: &mut StdRng, operators: Operators, kinds: &[Self]) -> Self {
+        let all = Self::of(operators, kinds).map(|(_, weight)| weight).sum();
+        assert!(all > 0, "{kinds:?} are no faults for {operators:?}");
         let mut ticket = random.random_range(0..all);
-        for (fault, weight) in Self::of(replicas, kinds) {
+        for (fault, weight) in Self::of(operators, kinds) {
             if ticket < *weight {
                 return *fault;
             }
@@ -125,5 +155,18 @@ impl fmt::Display for Fault {
             RestartBroker => "broker restarted",
             MemoryAlarm => "broker's memory alarm",
         })
+    }
+}
+
+impl fmt::Display for Operators {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { clusters, replicas } = self;
+        match clusters {
+            1 => write!(f, "{replicas}"),
+            _ => write!(
+                f,
+                "{clusters}, each of another cluster, with resources of its own"
+            ),
+        }
     }
 }

@@ -6,25 +6,22 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::Utc;
 use futures::future::join_all;
 use lapin::BasicProperties;
 use lapin::options::BasicPublishOptions;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use serde_json::json;
-use token_bucket_operator::api::from_time;
+use serde_json::{Value, json};
 use tokio::sync::RwLock;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::accounts::{Account, Balance, Promise, work};
-use crate::faults::Fault;
-use crate::support::{Buckets, Namespace, Network, Operator, Pace, Proxy, Vhost, testbed};
+use crate::cluster::{Cluster, Minutes, PLANS, PLENTY};
+use crate::faults::{Fault, Operators};
+use crate::support::{Network, Operator, Proxy, Vhost, testbed};
 
-const REFILL_QUEUE: &str = "token_buckets.refill";
-/// Beyond every sum of a soak.
-const PLENTY: u64 = 1_000_000;
 /// From the beginning of a soak to its first fault, and from its last one to the end of the schedules, at least.
 const AROUND: Duration = Duration::from_secs(15);
 /// Longer than a lease.
@@ -34,27 +31,13 @@ const FROZEN: Duration = Duration::from_secs(40);
 /// Messages of a flood.
 const FLOOD: usize = 20_000;
 
-/// Name, pace, amount, maximum, policy, promise.
-type Plan = (&'static str, Pace, u64, u64, &'static str, Promise);
-const PLANS: &[Plan] = &[
-    ("each_second", Pace(1), 3, PLENTY, "All", Promise::Exact),
-    ("each_second_2", Pace(1), 7, PLENTY, "All", Promise::Exact),
-    ("each_2", Pace(2), 1, PLENTY, "All", Promise::Exact),
-    ("each_3", Pace(3), 50, PLENTY, "All", Promise::Exact),
-    ("each_5", Pace(5), 2_000, PLENTY, "All", Promise::Exact),
-    ("edited", Pace(1), 2, PLENTY, "All", Promise::Exact),
-    ("suspended", Pace(1), 4, PLENTY, "All", Promise::Exact),
-    ("latest", Pace(1), 5, PLENTY, "Latest", Promise::AtMost),
-    ("skip", Pace(2), 5, PLENTY, "Skip", Promise::AtMost),
-    ("small", Pace(1), 20, 50, "All", Promise::AtMost),
-];
-
 /// The result of a soak.
 pub struct Report {
-    replicas: usize,
+    operators: Operators,
     faults: BTreeMap<Fault, u64>,
     balances: Vec<(&'static str, Promise, Balance)>,
     over: u64,
+    contests: usize,
 }
 
 impl Report {
@@ -66,7 +49,7 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "operators: {}", self.replicas)?;
+        writeln!(f, "operators: {}", self.operators)?;
         for (fault, count) in &self.faults {
             writeln!(f, "{count:6}  {fault}")?;
         }
@@ -91,16 +74,25 @@ impl fmt::Display for Report {
                 "{name:15} {ticks:10} {taken:13} {left:12} {lost:>11} {doubled:14}"
             )?;
         }
+        if self.operators.clusters > 1 {
+            writeln!(
+                f,
+                "taken back from a rival: at least {} times",
+                self.contests
+            )?;
+        }
         write!(f, "seen above its maximum: {} times", self.over)
     }
 }
 
 /// Runs faults for `duration` and draws the balance.
-pub async fn run(seed: u64, replicas: usize, duration: Duration, kinds: &[Fault]) -> Report {
+pub async fn run(seed: u64, operators: Operators, duration: Duration, kinds: &[Fault]) -> Report {
     let testbed = testbed().await;
-    let (namespace, vhost) = (testbed.namespace().await, testbed.vhost().await);
-    let mut stage = Stage::set(&namespace, &vhost, replicas, seed).await;
-    let minutes = Minutes::until(Utc::now() + duration + 2 * AROUND);
+    let vhost = testbed.vhost().await;
+    let mut stage = Stage::set(&vhost, operators, seed).await;
+    // Each rival takes its time to be told of the conflict.
+    let around = AROUND * u32::try_from(1 + operators.clusters).unwrap_or(1);
+    let minutes = Minutes::until(Utc::now() + duration + around);
     let accounts = Arc::new(stage.open_accounts(&minutes).await);
     let (stop, quiet) = (CancellationToken::new(), Arc::new(RwLock::default()));
     let takers = tokio::spawn(work(
@@ -112,7 +104,7 @@ pub async fn run(seed: u64, replicas: usize, duration: Duration, kinds: &[Fault]
     let (mut faults, begun) = (BTreeMap::new(), Instant::now());
     while begun.elapsed() < duration {
         sleep(Duration::from_millis(stage.random.random_range(50..1_500))).await;
-        let fault = Fault::random(&mut stage.random, replicas, kinds);
+        let fault = Fault::random(&mut stage.random, operators, kinds);
         stage.suffer(fault, &quiet).await;
         *faults.entry(fault).or_default() += 1;
         eprintln!("{:7.1} s  {fault}", begun.elapsed().as_secs_f32());
@@ -129,86 +121,66 @@ pub async fn run(seed: u64, replicas: usize, duration: Duration, kinds: &[Fault]
     });
     let balances = join_all(settled).await;
     Report {
-        replicas,
+        operators,
         faults,
         balances,
         over,
-    }
-}
-
-/// When buckets are refilled: in these minutes, so that the schedules end by themselves and the sums stand still. A
-/// balance drawn while ticks go on would take one that is late for one that is lost.
-struct Minutes {
-    first: DateTime<Utc>,
-    /// Their last second.
-    last: DateTime<Utc>,
-}
-
-impl Minutes {
-    fn until(end: DateTime<Utc>) -> Self {
-        let first = Utc::now();
-        let last = end.timestamp() / 60 * 60 + 59;
-        let last = DateTime::from_timestamp(last, 0).expect("a time of this century");
-        assert!(last - first < TimeDelta::minutes(59), "less than an hour");
-        Self { first, last }
-    }
-
-    fn schedule(&self, pace: Pace) -> String {
-        let minutes = self.first.timestamp() / 60..=self.last.timestamp() / 60;
-        let list: Vec<_> = minutes.map(|it| (it % 60).to_string()).collect();
-        format!("*/{} {} * * * *", pace.0, list.join(","))
+        contests: stage.contests + stage.operators.iter().map(contests).sum::<usize>(),
     }
 }
 
 /// Operators, and the proxies between them and the rest.
 struct Stage<'t> {
-    namespace: &'t Namespace<'t>,
     vhost: &'t Vhost<'t>,
-    buckets: Buckets,
+    clusters: Vec<Cluster>,
+    replicas: usize,
     broker: Proxy,
     /// Through the proxy.
     amqp_url: String,
     api: Proxy,
     kubeconfig: PathBuf,
     _folder: tempfile::TempDir,
+    /// Those of the first cluster, then those of the next one.
     operators: Vec<Operator>,
+    /// In the logs of those that have ended.
+    contests: usize,
     random: StdRng,
 }
 
 impl<'t> Stage<'t> {
-    async fn set(
-        namespace: &'t Namespace<'t>,
-        vhost: &'t Vhost<'t>,
-        replicas: usize,
-        seed: u64,
-    ) -> Self {
+    async fn set(vhost: &'t Vhost<'t>, operators: Operators, seed: u64) -> Self {
+        let Operators { clusters, replicas } = operators;
         let testbed = testbed().await;
         let (broker, amqp_url) = Proxy::in_front_of(&vhost.amqp_url()).await;
         let folder = tempfile::tempdir().expect("a folder");
         let kubeconfig = folder.path().join("kubeconfig");
         let api = testbed.proxy_of_api_server(&kubeconfig).await;
         let mut stage = Self {
-            namespace,
             vhost,
-            buckets: Buckets::of(testbed, namespace).await,
+            clusters: join_all((0..clusters).map(Cluster::new)).await,
+            replicas,
             broker,
             amqp_url,
             api,
             kubeconfig,
             _folder: folder,
             operators: Vec::new(),
+            contests: 0,
             random: StdRng::seed_from_u64(seed),
         };
-        stage.operators = (0..replicas).map(|_| stage.operator(replicas)).collect();
+        stage.operators = (0..clusters * replicas)
+            .map(|index| stage.operator(index))
+            .collect();
         stage
     }
 
-    fn operator(&self, replicas: usize) -> Operator {
-        let elect = format!("--leader-elect={}", replicas > 1);
-        let arguments = [&elect, "--leader-elect-namespace", self.namespace.name()];
+    fn operator(&self, index: usize) -> Operator {
+        let namespace = &self.clusters[index / self.replicas].namespace;
+        let elect = format!("--leader-elect={}", self.replicas > 1);
+        let arguments = [&elect, "--leader-elect-namespace", namespace.name()];
         Operator::start_with(
             &self.kubeconfig,
-            self.namespace,
+            namespace,
             Some(&self.amqp_url),
             &arguments,
         )
@@ -216,14 +188,10 @@ impl<'t> Stage<'t> {
 
     async fn open_accounts(&self, minutes: &Minutes) -> Vec<Account> {
         let mut accounts = Vec::new();
-        for &(name, pace, amount, maximum, policy, promise) in PLANS {
-            let spec = json!({
-                "name": name, "schedule": minutes.schedule(pace), "amount": amount, "maximum": maximum,
-                "missedRefills": policy, "refillQueue": REFILL_QUEUE,
-            });
-            let resource = self.buckets.create(&name.replace('_', "-"), spec).await;
-            let created = resource.metadata.creation_timestamp.expect("a time");
-            let created = from_time(&created);
+        let (first, rivals) = self.clusters.split_first().expect("one cluster");
+        for &plan in PLANS {
+            let (name, pace, amount, maximum, _, promise) = plan;
+            let created = first.create(plan, minutes).await;
             let highest = if name == "edited" {
                 2 * maximum
             } else {
@@ -231,13 +199,23 @@ impl<'t> Stage<'t> {
             };
             accounts.push(Account::new(name, pace, amount, highest, promise, created));
         }
+        for rival in rivals {
+            rival.contend(first, minutes).await;
+        }
         accounts
     }
 
-    /// One operator; when there are several, mostly the one that leads.
+    /// Edits a bucket, in each cluster.
+    async fn edit(&self, name: &str, spec: Value) {
+        for cluster in &self.clusters {
+            cluster.buckets.edit(name, spec.clone()).await;
+        }
+    }
+
+    /// One operator; when there are several replicas, mostly the one that leads.
     async fn victim(&mut self) -> usize {
         let random = self.random.random_range(0..self.operators.len());
-        if self.random.random_bool(0.25) {
+        if self.replicas == 1 || self.random.random_bool(0.25) {
             return random;
         }
         for (index, operator) in self.operators.iter().enumerate() {
@@ -248,19 +226,23 @@ impl<'t> Stage<'t> {
         random
     }
 
+    fn replace(&mut self, index: usize) {
+        self.contests += contests(&self.operators[index]);
+        self.operators[index] = self.operator(index);
+    }
+
     async fn suffer(&mut self, fault: Fault, quiet: &RwLock<()>) {
         let testbed = testbed().await;
-        let replicas = self.operators.len();
         match fault {
             Fault::Kill => {
                 let victim = self.victim().await;
                 self.operators[victim].kill().await;
-                self.operators[victim] = self.operator(replicas);
+                self.replace(victim);
             }
             Fault::Terminate => {
                 let victim = self.victim().await;
                 self.operators[victim].terminate().await;
-                self.operators[victim] = self.operator(replicas);
+                self.replace(victim);
             }
             Fault::Stop => {
                 let victim = self.victim().await;
@@ -275,24 +257,19 @@ impl<'t> Stage<'t> {
             Fault::CutApiServer => self.api.cut(),
             Fault::DeleteRefillQueue => {
                 let channel = self.vhost.channel().await;
-                let deleted = channel.queue_delete(REFILL_QUEUE.into(), Default::default());
+                let queue = self.refill_queue();
+                let deleted = channel.queue_delete(queue.into(), Default::default());
                 deleted.await.expect("it is deleted");
             }
             Fault::Flood => self.flood().await,
             Fault::EditMaximum => {
                 let maximum = PLENTY + self.random.random_range(0..PLENTY);
-                self.buckets
-                    .edit("edited", json!({"maximum": maximum}))
-                    .await;
+                self.edit("edited", json!({"maximum": maximum})).await;
             }
             Fault::Suspend => {
-                self.buckets
-                    .edit("suspended", json!({"suspend": true}))
-                    .await;
+                self.edit("suspended", json!({"suspend": true})).await;
                 sleep(Duration::from_millis(self.random.random_range(100..4_000))).await;
-                self.buckets
-                    .edit("suspended", json!({"suspend": false}))
-                    .await;
+                self.edit("suspended", json!({"suspend": false})).await;
             }
             Fault::RestartBroker => {
                 let _nobody = quiet.write().await;
@@ -311,14 +288,21 @@ impl<'t> Stage<'t> {
         }
     }
 
+    /// That of one cluster.
+    fn refill_queue(&mut self) -> String {
+        let cluster = self.random.random_range(0..self.clusters.len());
+        self.clusters[cluster].refill_queue.clone()
+    }
+
     /// Messages that nobody can carry out: malformed, of another program, for a bucket that does not exist.
-    async fn flood(&self) {
+    async fn flood(&mut self) {
         let channel = self.vhost.channel().await;
+        let queue = self.refill_queue();
         let bodies: [&[u8]; 3] = [b"{", br#"[[], {"name": "nobody"}, {}]"#, b""];
         for number in 0..FLOOD {
             let publish = channel.basic_publish(
                 "".into(),
-                REFILL_QUEUE.into(),
+                queue.as_str().into(),
                 BasicPublishOptions::default(),
                 bodies[number % bodies.len()],
                 BasicProperties::default(),
@@ -333,13 +317,16 @@ impl<'t> Stage<'t> {
     async fn heal(&mut self) {
         self.broker.set(Network::Good);
         self.api.set(Network::Good);
-        self.buckets
-            .edit("suspended", json!({"suspend": false}))
-            .await;
+        self.edit("suspended", json!({"suspend": false})).await;
         for operator in &self.operators {
             operator.signal("CONT").await;
         }
     }
+}
+
+/// How often an operator has taken a bucket back. It says so once of each rival.
+fn contests(operator: &Operator) -> usize {
+    operator.logs().matches("this one comes first").count()
 }
 
 async fn during(proxy: &Proxy, network: Network, duration: Duration) {

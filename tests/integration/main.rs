@@ -12,6 +12,7 @@ mod faults;
 mod fixture;
 mod gitops;
 mod leadership;
+mod ledgers;
 mod missed;
 mod monitoring;
 mod page;
