@@ -2,15 +2,21 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use amqp::{Broker, BrokerError, DeleteIf, Deleted, Delivery, RefillConsumer};
 use bucket::machine::{ConsumerId, Delivered, Event, Move};
 use bucket::{QueueType, parked_queue_name};
 use tokio::sync::mpsc;
+use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
 /// Requests that may be unacknowledged at one time.
 const MOST_REQUESTS: u16 = 2_000;
+
+/// How often a queue that is left is tried to be deleted, and the pause between two tries.
+const TRIES: usize = 6;
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// What a consumer is to do.
 pub(crate) enum Order {
@@ -63,7 +69,7 @@ pub(crate) async fn run(
         Err(error) => return ended(error),
     };
     this.consumer.release().await;
-    if delete_it && let Err(error) = delete(&broker, &queue).await {
+    if delete_it && let Err(error) = delete_after(&broker, &queue).await {
         warn!(refill_queue = %queue, %error, "unused refill queue not deleted");
     }
     Event::ConsumerEnded {
@@ -135,15 +141,26 @@ impl Consumer {
     }
 }
 
+/// Deletes a refill queue that we have just consumed: a quorum queue has its last consumer for a moment longer.
+async fn delete_after(broker: &Broker, queue: &str) -> Result<(), BrokerError> {
+    for _ in 1..TRIES {
+        if delete(broker, queue).await? {
+            return Ok(());
+        }
+        sleep(PAUSE).await;
+    }
+    delete(broker, queue).await.map(drop)
+}
+
 /// Deletes a refill queue that is not needed any more. What is not empty, or consumed by somebody else, stays; parked
-/// requests are for a person to look at.
-pub(crate) async fn delete(broker: &Broker, queue: &str) -> Result<(), BrokerError> {
+/// requests are for a person to look at. Answers whether it is gone.
+pub(crate) async fn delete(broker: &Broker, queue: &str) -> Result<bool, BrokerError> {
     if let Deleted::Kept(reason) = broker.delete_queue(queue, DeleteIf::EmptyAndUnused).await? {
         debug!(refill_queue = queue, reason, "refill queue kept");
-        return Ok(());
+        return Ok(false);
     }
     broker
         .delete_queue(&parked_queue_name(queue), DeleteIf::Empty)
         .await?;
-    Ok(())
+    Ok(true)
 }

@@ -261,7 +261,7 @@ impl Session {
                         let _permit = permits.acquire_owned().await.ok();
                         broker.remove_bucket(&name, &uid, policy).await?;
                         match refill_queue {
-                            Some(queue) => consumer::delete(&broker, &queue).await,
+                            Some(queue) => consumer::delete(&broker, &queue).await.map(drop),
                             None => Ok(()),
                         }
                     };
