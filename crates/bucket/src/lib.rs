@@ -28,7 +28,7 @@ pub use names::{
     parked_queue_name, queue_name,
 };
 pub use policy::{DeletionPolicy, MissedRefills, QueueType, Trigger};
-pub use refill::{Cause, Refusal, accept, refuse};
+pub use refill::{Cause, Refusal, accept};
 pub use request::{Origin, REFILL_TASK, RefillRequest, Rejection};
 
 /// Names a bucket towards people: `namespace/name` of its resource. Every part of the program has a map of these, so it
@@ -104,16 +104,6 @@ impl Bucket {
     #[must_use]
     pub fn queue(&self) -> String {
         queue_name(&self.name)
-    }
-
-    /// When the next refill is due; None while the bucket is suspended.
-    #[must_use]
-    pub fn next_refill(&self, ledger: &Ledger, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        if self.suspend {
-            return None;
-        }
-        let timetable = self.timetable.clone().anchored(ledger.since);
-        timetable.next(ledger.reference().max(now))
     }
 
     /// The queue that holds the ledger.

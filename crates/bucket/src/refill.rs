@@ -58,13 +58,7 @@ impl Refusal {
 
 /// Why a request adds nothing, whatever is in the queue; nobody has to count for that. As long as neither the ledger nor
 /// the specification changes, a refusal stays one.
-#[must_use]
-pub fn refuse(
-    cause: &Cause,
-    bucket: &Bucket,
-    ledger: &Ledger,
-    now: DateTime<Utc>,
-) -> Option<Refusal> {
+fn refuse(cause: &Cause, bucket: &Bucket, ledger: &Ledger, now: DateTime<Utc>) -> Option<Refusal> {
     let duplicate = match cause {
         Cause::Tick { uid, tick, .. } => return refuse_tick(uid, *tick, bucket, ledger, now),
         Cause::Annotation(value) => ledger.manual.as_ref() == Some(value),

@@ -321,7 +321,7 @@ impl Machine {
         self.timers.insert((at, id.clone()));
     }
 
-    pub(super) fn wake(&mut self, id: &BucketId, _: Now) {
+    pub(super) fn wake(&mut self, id: &BucketId) {
         let Some(entry) = self.buckets.get_mut(id) else {
             return;
         };

@@ -199,7 +199,7 @@ impl Machine {
             Event::Replaced { batch, tokens } => self.replaced(batch, tokens, now),
             Event::Committed { batch, returned } => self.committed(batch, returned, now),
             Event::Counted(counts) => self.counted(counts, now),
-            Event::Removed { job, result } => self.removed(job, result, now),
+            Event::Removed { job, result } => self.removed(job, result),
             Event::Permitted(_) | Event::Tick => {}
         }
     }
@@ -219,7 +219,7 @@ impl Machine {
             .cloned()
         {
             self.timers.remove(&(at, id.clone()));
-            self.wake(&id, now);
+            self.wake(&id);
         }
         self.queues.touch_due(now);
         self.settle(now);

@@ -124,7 +124,7 @@ impl Machine {
         }
     }
 
-    pub(super) fn removed(&mut self, job: JobId, result: Result<(), Failure>, _: Now) {
+    pub(super) fn removed(&mut self, job: JobId, result: Result<(), Failure>) {
         let Some(Removing {
             removal, ticket, ..
         }) = self.removals.jobs.remove(&job)
