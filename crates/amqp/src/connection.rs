@@ -16,11 +16,11 @@ use super::endpoint::Endpoint;
 use super::error::{Action, BrokerError};
 use super::pool::{self, Lease, Pool};
 use super::publisher::RequestPublisher;
+use super::reservation::Reservations;
 use super::socket::Socket;
 use super::stamps::Stamps;
 use super::unreadable;
 use super::version::Version;
-use super::write_ledger::Locks;
 use bucket::PROGRAM;
 
 /// Limit for TCP, TLS and AMQP handshake together.
@@ -47,7 +47,7 @@ pub struct Broker {
     pool: Pool,
     /// Refill queues that were to be consumed.
     consumed: Mutex<BTreeSet<String>>,
-    locks: Locks,
+    reservations: Reservations,
     stamps: Stamps,
     /// Channels that the broker has closed over an error.
     closed_channels: AtomicU32,
@@ -122,7 +122,7 @@ impl Broker {
             state,
             pool: Pool::new(),
             consumed: Mutex::default(),
-            locks: Locks::default(),
+            reservations: Reservations::default(),
             stamps: Stamps::default(),
             closed_channels: AtomicU32::new(0),
             watcher,
@@ -207,8 +207,8 @@ impl Broker {
         self.consumed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn locks(&self) -> &Locks {
-        &self.locks
+    pub(super) fn reservations(&self) -> &Reservations {
+        &self.reservations
     }
 
     pub(super) fn stamps(&self) -> &Stamps {

@@ -11,14 +11,22 @@ use bucket::machine::{Inspection, QueueState};
 
 impl Broker {
     /// Finds out how the queues of a bucket are. Where its ledger has a queue, the bucket's is declared if need be; where
-    /// it has none nothing is declared.
+    /// it has none nothing remains declared. `new` says that it probably has none.
     ///
     /// # Errors
-    /// [`BrokerError::UnsupportedVersion`]; or when the broker or the connection does not let it.
-    pub async fn inspect(&self, bucket: &Bucket) -> Result<Inspection, BrokerError> {
+    /// [`BrokerError::UnsupportedVersion`]; [`BrokerError::InUse`] while somebody else is finding out or is writing a first
+    /// ledger; or when the broker or the connection does not let it.
+    pub async fn inspect(&self, bucket: &Bucket, new: bool) -> Result<Inspection, BrokerError> {
         let (kind, queue, ledger_queue) =
             (bucket.queue_type, bucket.queue(), bucket.ledger_queue());
         self.supports(kind, "create the bucket anew with queueType: classic")?;
+        if new {
+            let _claim = self.claim_names(&bucket.name)?;
+            if let Some(bucket_exists) = self.bucket_without_ledger(bucket).await? {
+                return Ok(Inspection::NoLedger { bucket_exists });
+            }
+        }
+        let _claim = self.reservations().claim(&[&ledger_queue])?;
         if self.count(&ledger_queue).await?.is_none() {
             let bucket_exists = self.count(&queue).await?.is_some();
             return Ok(Inspection::NoLedger { bucket_exists });

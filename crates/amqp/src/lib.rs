@@ -14,6 +14,7 @@ mod pool;
 mod publisher;
 mod queues;
 mod remove;
+mod reservation;
 mod socket;
 mod stamps;
 mod tap;

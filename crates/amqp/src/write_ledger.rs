@@ -1,9 +1,6 @@
 //! A ledger where there is none. Two who miss it must not both write it: whichever comes second would overwrite what was
 //! refilled in between. So it is written under a lock, a queue that belongs to one connection.
 
-use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
-
 use futures::future::{FutureExt, join};
 use futures::stream::StreamExt;
 use lapin::message::Delivery;
@@ -19,42 +16,9 @@ use super::connection::{Broker, During};
 use super::error::{Action, BrokerError};
 use super::frames::Frames;
 use super::queues::DeleteIf;
+use super::reservation::Claim;
 use super::{ledger, wire};
 use bucket::{Ledger, QueueType, ledger_queue_name};
-
-/// Names of locks that this connection has or wants: it is not locked out by its own queues.
-#[derive(Debug, Default)]
-pub(super) struct Locks(Mutex<HashSet<String>>);
-
-/// A name that nobody else on this connection has.
-struct Claim<'a> {
-    locks: &'a Locks,
-    name: String,
-}
-
-impl Locks {
-    fn claim(&self, name: String) -> Option<Claim<'_>> {
-        let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = names.insert(name.clone());
-        // Only then is there something to drop.
-        new.then(|| Claim { locks: self, name })
-    }
-}
-
-impl Drop for Claim<'_> {
-    fn drop(&mut self) {
-        let mut names = self.locks.0.lock().unwrap_or_else(PoisonError::into_inner);
-        names.remove(&self.name);
-    }
-}
-
-/// What there is of a ledger.
-enum Found {
-    /// There was no queue, and nobody else can make one.
-    NoQueue,
-    /// There is one, or a queue that somebody else is about to fill.
-    Present,
-}
 
 impl Broker {
     /// Writes a ledger of the bucket `name` where there is none. Answers false when there is one already. Waits while a
@@ -82,25 +46,19 @@ impl Broker {
             return self.write_first(name, kind, ledger, action).await;
         };
         let lock = lock_queue_name(name);
-        let Some(claim) = self.locks().claim(lock.clone()) else {
-            return Err(BrokerError::InUse { queue: lock });
-        };
-        let lock = claim.name.as_str();
+        let _claim = self.reservations().claim(&[&lock])?;
         let channel = self.transaction_channel(action).await?;
         let locking = Action {
-            queue: lock,
+            queue: &lock,
             ..action
         };
-        let declaring = channel.queue_declare(
-            wire::name(lock)?,
-            exclusive(),
-            wire::explicit(FieldTable::default(), self.version()),
-        );
-        self.answer(locking, During::AlarmWait, declaring).await?;
+        if !self.reserve(&channel, locking).await? {
+            return Err(BrokerError::InUse { queue: lock });
+        }
         let written = self
             .write_after(limit, &channel, name, kind, ledger, action)
             .await;
-        if let Err(error) = self.unlock(&channel, lock).await {
+        if let Err(error) = self.unlock(&channel, &lock).await {
             debug!(%error, lock, "it goes with the connection");
         }
         written
@@ -116,13 +74,10 @@ impl Broker {
         ledger: &Ledger,
         action: Action<'_>,
     ) -> Result<bool, BrokerError> {
-        let Some(_claim) = self.locks().claim(lock_queue_name(name)) else {
-            let queue = lock_queue_name(name);
-            return Err(BrokerError::InUse { queue });
-        };
+        let _claim = self.claim_names(name)?;
         let queue = wire::name(action.queue)?;
         let channel = self.transaction_channel(action).await?;
-        if let Found::Present = self.reserve(&channel, action).await? {
+        if !self.reserve(&channel, action).await? {
             return Ok(false);
         }
         let arguments = wire::explicit(wire::queue_arguments(kind, Some(1)), self.version());
@@ -146,21 +101,13 @@ impl Broker {
         Ok(true)
     }
 
-    /// Makes sure that there is no queue for the ledger, and that nobody else makes one.
-    async fn reserve(&self, channel: &Channel, action: Action<'_>) -> Result<Found, BrokerError> {
-        let declaring = channel.queue_declare(
-            wire::name(action.queue)?,
-            exclusive(),
-            wire::explicit(FieldTable::default(), self.version()),
-        );
-        match self.answer(action, During::AlarmWait, declaring).await {
-            Ok(_) => Ok(Found::NoQueue),
-            // A durable queue is none that this connection could have.
-            Err(BrokerError::InUse { .. } | BrokerError::OtherArguments { .. }) => {
-                Ok(Found::Present)
-            }
-            Err(error) => Err(error),
-        }
+    /// Claims what is reserved for the bucket `name` while its ledger's queue is an exclusive one.
+    ///
+    /// # Errors
+    /// [`BrokerError::InUse`] while another call on this connection is at it.
+    pub(super) fn claim_names(&self, name: &str) -> Result<Claim<'_>, BrokerError> {
+        let names = [ledger_queue_name(name), lock_queue_name(name)];
+        self.reservations().claim(&[&names[0], &names[1]])
     }
 
     async fn write_after(
@@ -247,13 +194,6 @@ impl Broker {
         self.answer(action, During::AlarmWait, deleting).await?;
         self.farewell(channel).await;
         Ok(())
-    }
-}
-
-fn exclusive() -> QueueDeclareOptions {
-    QueueDeclareOptions {
-        exclusive: true,
-        ..Default::default()
     }
 }
 

@@ -53,6 +53,8 @@ pub enum Effect {
         job: JobId,
         /// The bucket as it should be.
         bucket: Arc<Bucket>,
+        /// It probably has no queues yet.
+        new: bool,
     },
     /// Write a ledger where there is none; nobody else does so at the same time. Answered by `Event::LedgerWritten`.
     WriteLedger {

@@ -104,6 +104,7 @@ impl Machine {
                 continue;
             }
             let bucket = entry.bucket.clone();
+            let new = entry.known.is_none();
             let began = Job {
                 bucket: id,
                 ledger: None,
@@ -111,7 +112,7 @@ impl Machine {
                 waits: false,
             };
             self.inspections.jobs.insert(job, began);
-            self.effects.push(Effect::Inspect { job, bucket });
+            self.effects.push(Effect::Inspect { job, bucket, new });
         }
     }
 

@@ -17,7 +17,7 @@ impl Work {
         broker: &mut Broker<Body>,
     ) -> Result<Progress, Refused> {
         let done = |event| Ok(Progress::Done(event));
-        let What::Inspect(job, bucket) = &self.what else {
+        let What::Inspect(job, bucket, new) = &self.what else {
             return Err(Refused::Gone);
         };
         let job = *job;
@@ -32,6 +32,11 @@ impl Work {
         let quorum = bucket.queue_type == QueueType::Quorum;
         let (queue, ledger) = (bucket.queue(), bucket.ledger_queue());
         match self.step {
+            // Exclusive queues under both names at the same time.
+            0 if *new && broker.arguments(&ledger).is_none() => {
+                let bucket_exists = broker.arguments(&queue).is_some();
+                return found(Inspection::NoLedger { bucket_exists });
+            }
             0 => match broker.count(channel, &ledger) {
                 Ok(_) => {
                     broker.declare(channel, &ledger, ledger_arguments(quorum), false)?;

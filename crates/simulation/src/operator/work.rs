@@ -51,7 +51,7 @@ pub(super) enum What {
         Vec<(Arc<str>, RefillRequest)>,
         Vec<Result<(), bucket::machine::Failure>>,
     ),
-    Inspect(JobId, Arc<Bucket>),
+    Inspect(JobId, Arc<Bucket>, bool),
     WriteLedger(JobId, Arc<Bucket>, Box<Ledger>, Option<Duration>),
     Take(BatchId, Vec<Take>, Vec<Taken>),
     Replace(BatchId, Arc<Bucket>),
@@ -77,7 +77,7 @@ impl Work {
             Effect::Drain { consumer } => What::Drain(consumer),
             Effect::Release { consumer, delete } => What::Release(consumer, delete),
             Effect::Publish { requests } => What::Publish(requests, Vec::new()),
-            Effect::Inspect { job, bucket } => What::Inspect(job, bucket),
+            Effect::Inspect { job, bucket, new } => What::Inspect(job, bucket, new),
             Effect::WriteLedger {
                 job,
                 bucket,
@@ -215,7 +215,7 @@ impl Work {
                 results.resize(requests.len(), Err(failure));
                 Event::Published(std::mem::take(results))
             }
-            What::Inspect(job, _) => Event::Inspected {
+            What::Inspect(job, ..) => Event::Inspected {
                 job: *job,
                 found: Err(failure),
             },
