@@ -9,7 +9,7 @@ use tracing::debug;
 
 use super::connection::{Broker, During};
 use super::error::{Action, BrokerError};
-use super::frames::Frames;
+use super::transport::Batch;
 use super::wire;
 
 impl Broker {
@@ -24,7 +24,7 @@ impl Broker {
         Ok(channel)
     }
 
-    /// Sends frames and commits them. Answers the queues of mandatory messages that came back.
+    /// Sends a batch and commits it. Answers the queues of mandatory messages that came back.
     ///
     /// The broker returns messages before it answers the commit, and the client library keeps them until it is asked for
     /// them; outside of confirm mode that is no waiting.
@@ -33,10 +33,10 @@ impl Broker {
         action: Action<'_>,
         during: During,
         channel: &Channel,
-        frames: Frames,
+        batch: Batch,
     ) -> Result<Vec<String>, BrokerError> {
         let committing = async {
-            frames.commit(channel).await?;
+            batch.commit(channel).await?;
             channel.wait_for_confirms().await
         };
         let returned = self.answer(action, during, committing).await?;
@@ -69,13 +69,13 @@ impl Broker {
         let gets = self.answer(action, During::AlarmWait, gets).await?;
         let gets = gets.into_iter().collect::<lapin::Result<Vec<_>>>();
         let gets = gets.map_err(|error| self.explain(action, &error))?;
-        let mut frames = Frames::new(&channel);
+        let mut batch = Batch::new(&channel);
         let mut counts = Vec::with_capacity(queues.len());
         for (queue, got) in queues.into_iter().zip(gets) {
             counts.push(match got {
                 Some(message) => {
-                    frames.publish(queue, wire::persistent(), b"", 1)?;
-                    frames.acknowledge(message.delivery_tag)?;
+                    batch.publish(queue, wire::persistent(), b"", 1)?;
+                    batch.acknowledge(message.delivery_tag)?;
                     u64::from(message.message_count) + 1
                 }
                 None => 0,
@@ -85,7 +85,7 @@ impl Broker {
             needs: "write",
             ..action
         };
-        self.commit(action, During::AlarmWait, &channel, frames)
+        self.commit(action, During::AlarmWait, &channel, batch)
             .await?;
         self.farewell(&channel).await;
         Ok(counts)

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use futures::StreamExt;
 use lapin::{Connection, ConnectionProperties, ConnectionStatus, Event};
@@ -12,14 +12,12 @@ use tokio::task::JoinHandle;
 use tokio::time::{Duration, interval, sleep, timeout};
 use tracing::{debug, info, warn};
 
+use super::claims::Claims;
 use super::endpoint::Endpoint;
 use super::error::{Action, BrokerError};
 use super::pool::{self, Lease, Pool};
-use super::publisher::RequestPublisher;
-use super::reservation::Reservations;
-use super::socket::Socket;
 use super::stamps::Stamps;
-use super::unreadable;
+use super::transport::Socket;
 use super::version::Version;
 use bucket::PROGRAM;
 
@@ -30,8 +28,6 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 /// Limit for a farewell.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
-/// Limit for the removal of a message that cannot be read.
-const CLEAN_LIMIT: Duration = Duration::from_secs(30);
 /// Numbers of channels that the client library can use no more, of the 2,047 that a connection has by default. Then there
 /// is a new connection.
 const MOST_CLOSED_CHANNELS: u32 = 1_500;
@@ -47,7 +43,7 @@ pub struct Broker {
     pool: Pool,
     /// Refill queues that were to be consumed.
     consumed: Mutex<BTreeSet<String>>,
-    reservations: Reservations,
+    claims: Claims,
     stamps: Stamps,
     /// Channels that the broker has closed over an error.
     closed_channels: AtomicU32,
@@ -122,7 +118,7 @@ impl Broker {
             state,
             pool: Pool::new(),
             consumed: Mutex::default(),
-            reservations: Reservations::default(),
+            claims: Claims::default(),
             stamps: Stamps::default(),
             closed_channels: AtomicU32::new(0),
             watcher,
@@ -157,10 +153,8 @@ impl Broker {
         self.socket.version()
     }
 
-    /// Says goodbye. Everything that is under way on the connection ends with an error. When it has ended over a message
-    /// that cannot be read, that message is removed from the refill queues that were consumed: the next connection
-    /// would end like this one.
-    pub async fn close(&self) {
+    /// Ends it, in order if it is alive. Answers what it has ended over.
+    pub(super) async fn end(&self) -> BrokerError {
         if self.connection.status().connected() {
             let farewell = self.connection.close(200, "OK".into());
             if let Ok(Err(error)) = timeout(CLOSE_LIMIT, farewell).await {
@@ -171,44 +165,26 @@ impl Broker {
             let _ = timeout(CLOSE_LIMIT, self.lost()).await;
         }
         self.give_up(closed("it was closed"));
-        if self.state.borrow().lost != Some(BrokerError::UnreadableMessage) {
-            return;
-        }
-        let consumed = self.consumed().clone();
-        for queue in consumed {
-            match timeout(CLEAN_LIMIT, unreadable::remove(&self.endpoint, &queue)).await {
-                Ok(Ok(true)) => warn!(
-                    queue,
-                    "removed a message that cannot be read: not UTF-8 text"
-                ),
-                Ok(Ok(false)) => {}
-                Ok(Err(error)) => {
-                    warn!(queue, %error, "a message that cannot be read may be in the way")
-                }
-                Err(_) => warn!(queue, "a message that cannot be read may be in the way"),
-            }
-        }
+        self.lost().await
     }
 
-    /// Opens a channel for refill requests.
-    ///
-    /// # Errors
-    /// When the broker or the connection does not let it.
-    pub async fn publisher(self: &Arc<Self>) -> Result<RequestPublisher, BrokerError> {
-        RequestPublisher::open(Arc::clone(self)).await
+    pub(super) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
     }
 
     /// `queue` is to be consumed: [`Broker::close`] looks after it.
     pub(super) fn remember_consumed(&self, queue: &str) {
-        self.consumed().insert(queue.to_owned());
+        let mut consumed = self.consumed.lock().unwrap_or_else(PoisonError::into_inner);
+        consumed.insert(queue.to_owned());
     }
 
-    fn consumed(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        self.consumed.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn consumed(&self) -> BTreeSet<String> {
+        let consumed = self.consumed.lock().unwrap_or_else(PoisonError::into_inner);
+        consumed.clone()
     }
 
-    pub(super) fn reservations(&self) -> &Reservations {
-        &self.reservations
+    pub(super) fn claims(&self) -> &Claims {
+        &self.claims
     }
 
     pub(super) fn stamps(&self) -> &Stamps {

@@ -13,7 +13,7 @@ use lapin::{Channel, Consumer};
 use super::connection::{Broker, During};
 use super::delivery::{Delivery, Forward};
 use super::error::{Action, BrokerError};
-use super::frames::Frames;
+use super::transport::Batch;
 use super::{queues, wire};
 use bucket::{QueueType, parked_queue_name};
 
@@ -159,19 +159,19 @@ impl RefillConsumer {
             // Somebody may have deleted it after reading it, and the commit would not notice.
             self.broker.declare_parked(&self.queue).await?;
         }
-        let mut frames = Frames::new(&self.channel);
+        let mut batch = Batch::new(&self.channel);
         for Forward {
             queue,
             properties,
             body,
         } in forwards
         {
-            frames.publish(wire::name(&queue)?, properties, &body, 1)?;
+            batch.publish(wire::name(&queue)?, properties, &body, 1)?;
         }
         for tag in acks {
-            frames.acknowledge(tag)?;
+            batch.acknowledge(tag)?;
         }
-        let settling = frames.commit(&self.channel);
+        let settling = batch.commit(&self.channel);
         let action = Action {
             verb: "settle refill requests",
             needs: "write",
@@ -195,7 +195,7 @@ impl RefillConsumer {
                     .queue_declare(name, queues::passive(), FieldTable::default());
             let waiting = declaring.await?.message_count().into();
             // What was handed out before the queue was counted arrives before the answer to what is asked afterwards.
-            Frames::new(&self.channel).commit(&self.channel).await?;
+            Batch::new(&self.channel).commit(&self.channel).await?;
             Ok(waiting)
         };
         let action = Action {

@@ -26,7 +26,7 @@ impl Broker {
                 return Ok(Inspection::NoLedger { bucket_exists });
             }
         }
-        let _claim = self.reservations().claim(&[&ledger_queue])?;
+        let _claim = self.claims().claim(&[&ledger_queue])?;
         if self.count(&ledger_queue).await?.is_none() {
             let bucket_exists = self.count(&queue).await?.is_some();
             return Ok(Inspection::NoLedger { bucket_exists });

@@ -1,13 +1,13 @@
 //! A ledger as a message.
 
 use super::error::BrokerError;
-use super::frames::Frames;
+use super::transport::Batch;
 use super::wire;
 use bucket::{Ledger, ledger_queue_name};
 
 /// Publishes the ledger of the bucket `name`, with the stamp of its commit. It comes back when its queue is gone.
 pub(super) fn publish(
-    frames: &mut Frames,
+    batch: &mut Batch,
     name: &str,
     ledger: &Ledger,
     stamp: Option<&str>,
@@ -17,5 +17,5 @@ pub(super) fn publish(
         properties = properties.with_message_id(stamp.into());
     }
     let queue = wire::name(&ledger_queue_name(name))?;
-    frames.publish_mandatory(queue, properties, &ledger.to_json())
+    batch.publish_mandatory(queue, properties, &ledger.to_json())
 }

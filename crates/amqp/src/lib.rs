@@ -2,12 +2,13 @@
 
 mod celery;
 mod channel;
+mod claims;
+mod close;
 mod connection;
 mod consumer;
 mod delivery;
 mod endpoint;
 mod error;
-mod frames;
 mod inspect;
 mod ledger;
 mod pool;
@@ -15,10 +16,9 @@ mod publisher;
 mod queues;
 mod remove;
 mod reservation;
-mod socket;
 mod stamps;
-mod tap;
 mod transactions;
+mod transport;
 mod unreadable;
 mod version;
 mod wire;

@@ -23,15 +23,21 @@ pub struct RequestPublisher {
     channel: Mutex<Channel>,
 }
 
-impl RequestPublisher {
-    pub(super) async fn open(broker: Arc<Broker>) -> Result<Self, BrokerError> {
-        let channel = open_channel(&broker).await?;
-        Ok(Self {
-            broker,
+impl Broker {
+    /// Opens a channel for refill requests.
+    ///
+    /// # Errors
+    /// When the broker or the connection does not let it.
+    pub async fn publisher(self: &Arc<Self>) -> Result<RequestPublisher, BrokerError> {
+        let channel = open_channel(self).await?;
+        Ok(RequestPublisher {
+            broker: Arc::clone(self),
             channel: Mutex::new(channel),
         })
     }
+}
 
+impl RequestPublisher {
     /// Publishes requests, each to its refill queue, all in one flight. Answers for each, in order: Ok when the broker
     /// has taken it, [`BrokerError::NoQueue`] when its refill queue is not there. After any other error the request may
     /// arrive nevertheless.

@@ -8,8 +8,8 @@ use tokio::time::{Duration, sleep};
 
 use super::connection::{Broker, During};
 use super::error::{Action, BrokerError};
-use super::frames::Frames;
 use super::queues::DeleteIf;
+use super::transport::Batch;
 use super::{ledger, wire};
 use bucket::{DeletionPolicy, Ledger, ledger_queue_name, queue_name};
 
@@ -54,7 +54,7 @@ impl Broker {
             .as_ref()
             .and_then(|message| Ledger::from_json(&message.data).ok());
         let owner = read.as_ref().and_then(|ledger| ledger.owner.as_ref());
-        let mut frames = Frames::new(&channel);
+        let mut batch = Batch::new(&channel);
         let removed = match (owner, policy) {
             (Some(owner), _) if *owner.uid != *uid => Removed::OfAnother,
             (_, DeletionPolicy::Delete) => {
@@ -68,12 +68,12 @@ impl Broker {
                 Some(ledger) if removed == Removed::Kept && ledger.owner.is_some() => {
                     let owner = None;
                     let ledger = Ledger { owner, ..ledger };
-                    ledger::publish(&mut frames, name, &ledger, None)?;
-                    frames.acknowledge(message.delivery_tag)?;
+                    ledger::publish(&mut batch, name, &ledger, None)?;
+                    batch.acknowledge(message.delivery_tag)?;
                 }
-                _ => frames.give_back(message.delivery_tag)?,
+                _ => batch.give_back(message.delivery_tag)?,
             }
-            self.commit(action, During::AlarmFail, &channel, frames)
+            self.commit(action, During::AlarmFail, &channel, batch)
                 .await?;
         }
         self.farewell(&channel).await;

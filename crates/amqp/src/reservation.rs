@@ -2,9 +2,6 @@
 //! none, and keeps everybody else from declaring one. So it is a test and a lock in one, and unlike a passive declaration
 //! of a queue that is missing it is no error for the broker, which closes the channel and logs each of those.
 
-use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
-
 use futures::future::{join, try_join};
 use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
@@ -15,46 +12,6 @@ use super::error::{Action, BrokerError};
 use super::queues::DeleteIf;
 use super::wire;
 use bucket::Bucket;
-
-/// Names that are reserved on one connection, which its own exclusive queues do not lock out.
-#[derive(Debug, Default)]
-pub(super) struct Reservations(Mutex<HashSet<String>>);
-
-/// Names that nobody else on this connection has.
-pub(super) struct Claim<'a> {
-    reservations: &'a Reservations,
-    names: Vec<String>,
-}
-
-impl Reservations {
-    /// Claims all of the names.
-    ///
-    /// # Errors
-    /// [`BrokerError::InUse`] while somebody else on this connection has one of them.
-    pub(super) fn claim(&self, names: &[&str]) -> Result<Claim<'_>, BrokerError> {
-        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(queue) = names.iter().find(|name| taken.contains(**name)) {
-            let queue = (*queue).to_owned();
-            return Err(BrokerError::InUse { queue });
-        }
-        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        taken.extend(names.iter().cloned());
-        Ok(Claim {
-            reservations: self,
-            names,
-        })
-    }
-}
-
-impl Drop for Claim<'_> {
-    fn drop(&mut self) {
-        let names = &self.reservations.0;
-        let mut taken = names.lock().unwrap_or_else(PoisonError::into_inner);
-        for name in &self.names {
-            taken.remove(name);
-        }
-    }
-}
 
 impl Broker {
     /// Declares an exclusive queue. Answers false when there is a queue of that name, or somebody else has reserved it: then

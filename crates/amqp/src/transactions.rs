@@ -13,8 +13,8 @@ use lapin::types::{FieldTable, ShortString};
 
 use super::connection::{Broker, During};
 use super::error::{Action, BrokerError};
-use super::frames::Frames;
 use super::stamps::Answered;
+use super::transport::Batch;
 use super::{ledger, queues, wire};
 use bucket::machine::{Baton, Take, Taken, Transaction};
 use bucket::{Ledger, ledger_queue_name, queue_name};
@@ -207,10 +207,10 @@ impl TransactionChannel {
             nacks,
         } = transaction;
         let settled = (acks.len() + nacks.len()) as u64;
-        let mut frames = Frames::new(&self.channel);
+        let mut batch = Batch::new(&self.channel);
         // Tokens first: who gets the new ledger and then counts has to find them.
         for (name, times) in tokens {
-            frames.publish(
+            batch.publish(
                 wire::name(&queue_name(&name))?,
                 wire::persistent(),
                 b"",
@@ -220,17 +220,17 @@ impl TransactionChannel {
         let stamps = self.broker.stamps();
         let number = stamps.begin();
         for (name, ledger) in &ledgers {
-            ledger::publish(&mut frames, name, ledger, Some(&stamps.stamp(number)))?;
+            ledger::publish(&mut batch, name, ledger, Some(&stamps.stamp(number)))?;
         }
         for tag in acks {
-            frames.acknowledge(tag)?;
+            batch.acknowledge(tag)?;
         }
         for tag in nacks {
-            frames.give_back(tag)?;
+            batch.give_back(tag)?;
         }
         let returned = self
             .broker
-            .commit(COMMIT, During::AlarmWait, &self.channel, frames)
+            .commit(COMMIT, During::AlarmWait, &self.channel, batch)
             .await?;
         stamps.end(number);
         self.held = self.held.saturating_sub(settled);

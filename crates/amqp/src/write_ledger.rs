@@ -12,11 +12,11 @@ use lapin::{Channel, Consumer};
 use tokio::time::{Duration, sleep};
 use tracing::debug;
 
+use super::claims::Claim;
 use super::connection::{Broker, During};
 use super::error::{Action, BrokerError};
-use super::frames::Frames;
 use super::queues::DeleteIf;
-use super::reservation::Claim;
+use super::transport::Batch;
 use super::{ledger, wire};
 use bucket::{Ledger, QueueType, ledger_queue_name};
 
@@ -46,7 +46,7 @@ impl Broker {
             return self.write_first(name, kind, ledger, action).await;
         };
         let lock = lock_queue_name(name);
-        let _claim = self.reservations().claim(&[&lock])?;
+        let _claim = self.claims().claim(&[&lock])?;
         let channel = self.transaction_channel(action).await?;
         let locking = Action {
             queue: &lock,
@@ -93,9 +93,9 @@ impl Broker {
             .and(declared.map(drop))
             .map_err(|error| self.explain(action, &error))?;
         // The client library sends what is published before anything else that waits, so this comes afterwards.
-        let mut frames = Frames::new(&channel);
-        ledger::publish(&mut frames, name, ledger, None)?;
-        self.commit(action, During::AlarmWait, &channel, frames)
+        let mut batch = Batch::new(&channel);
+        ledger::publish(&mut batch, name, ledger, None)?;
+        self.commit(action, During::AlarmWait, &channel, batch)
             .await?;
         self.farewell(&channel).await;
         Ok(true)
@@ -107,7 +107,7 @@ impl Broker {
     /// [`BrokerError::InUse`] while another call on this connection is at it.
     pub(super) fn claim_names(&self, name: &str) -> Result<Claim<'_>, BrokerError> {
         let names = [ledger_queue_name(name), lock_queue_name(name)];
-        self.reservations().claim(&[&names[0], &names[1]])
+        self.claims().claim(&[&names[0], &names[1]])
     }
 
     async fn write_after(
@@ -143,19 +143,19 @@ impl Broker {
                 .flatten()
                 .and_then(Result::ok);
         }
-        let mut frames = Frames::new(channel);
+        let mut batch = Batch::new(channel);
         match &found {
             // Not by closing the channel: that is answered before the message is back, and the next one to have the lock
             // would miss it.
-            Some(delivery) => frames.give_back(delivery.delivery_tag)?,
-            None => ledger::publish(&mut frames, name, ledger, None)?,
+            Some(delivery) => batch.give_back(delivery.delivery_tag)?,
+            None => ledger::publish(&mut batch, name, ledger, None)?,
         }
         let writing = Action {
             needs: "write",
             ..action
         };
         let returned = self
-            .commit(writing, During::AlarmWait, channel, frames)
+            .commit(writing, During::AlarmWait, channel, batch)
             .await?;
         if returned.is_empty() {
             Ok(found.is_none())

@@ -1,5 +1,5 @@
-//! A stream between the client library and the socket. It listens to the broker's first frame in passing: the library
-//! knows the server properties in it and keeps them to itself. And it takes off the envelopes of [`super::frames`].
+//! The stream between the client library and the socket. It reads the broker's first frame in passing: the library knows the
+//! server properties in it and keeps them to itself. And it puts the frames of batches in their place.
 
 use std::fmt;
 use std::io::{self, IoSliceMut, Read, Write};
@@ -16,20 +16,20 @@ use async_rs::util::RuntimeParts;
 use futures::{AsyncRead, AsyncWrite, Stream};
 use lapin::tcp::AsyncTcpStream;
 
-use super::frames::Opener;
-use super::version::{Greeting, Heard, Version};
+use super::batch_decoder::BatchDecoder;
+use crate::version::{Greeting, Heard, Version};
 
 /// Where the version appears when the broker has greeted.
 pub(super) type Told = Arc<OnceLock<Version>>;
 
 /// The runtime that a client library with such streams runs on.
-pub(super) type Runtime = async_rs::Runtime<RuntimeParts<Tokio, Tapping>>;
+pub(super) type Runtime = async_rs::Runtime<RuntimeParts<Tokio, StreamReactor>>;
 
 /// That runtime on the current one.
 pub(super) fn runtime() -> Runtime {
     Runtime::new(RuntimeParts::new(
         Tokio::current(),
-        Tapping(Tokio::current()),
+        StreamReactor(Tokio::current()),
     ))
 }
 
@@ -37,23 +37,23 @@ pub(super) fn runtime() -> Runtime {
 const MOST_OUTGOING: usize = 256 * 1024;
 
 /// The stream.
-pub(super) struct Tap {
+pub(super) struct AmqpStream {
     stream: AsyncTcpStream<<Tokio as Reactor>::TcpStream>,
     /// None once there is nothing more to learn.
     listening: Option<(Greeting, Told)>,
-    opener: Opener,
+    decoder: BatchDecoder,
     /// On their way to the socket, and how many of them are there already.
     outgoing: Vec<u8>,
     gone: usize,
 }
 
-impl Tap {
+impl AmqpStream {
     pub(super) fn new(stream: AsyncTcpStream<<Tokio as Reactor>::TcpStream>, told: Told) -> Self {
         let listening = Some((Greeting::default(), told));
         Self {
             stream,
             listening,
-            opener: Opener::default(),
+            decoder: BatchDecoder::default(),
             outgoing: Vec::new(),
             gone: 0,
         }
@@ -83,7 +83,7 @@ impl Tap {
     }
 }
 
-impl AsyncRead for Tap {
+impl AsyncRead for AmqpStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -110,7 +110,7 @@ impl AsyncRead for Tap {
     }
 }
 
-impl AsyncWrite for Tap {
+impl AsyncWrite for AmqpStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -119,7 +119,7 @@ impl AsyncWrite for Tap {
         let this = &mut *self;
         ready!(this.poll_drain(context))?;
         let taken = buffer.len().min(MOST_OUTGOING);
-        this.opener.feed(&buffer[..taken], &mut this.outgoing);
+        this.decoder.feed(&buffer[..taken], &mut this.outgoing);
         // What does not fit now goes with the next call: the library flushes whenever the socket becomes writable.
         match this.poll_drain(context) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
@@ -138,12 +138,12 @@ impl AsyncWrite for Tap {
     }
 }
 
-/// Tokio's reactor with [`Tap`] as its stream: the client library takes no other stream than its reactor's.
+/// Tokio's reactor with [`AmqpStream`] as its stream: the client library takes no other stream than its reactor's.
 #[derive(Clone)]
-pub(super) struct Tapping(Tokio);
+pub(super) struct StreamReactor(Tokio);
 
-impl Reactor for Tapping {
-    type TcpStream = Tap;
+impl Reactor for StreamReactor {
+    type TcpStream = AmqpStream;
     type Sleep = <Tokio as Reactor>::Sleep;
 
     fn register<H: Read + Write + AsFd + AsRawFd + Send + 'static>(
@@ -164,10 +164,10 @@ impl Reactor for Tapping {
     fn tcp_connect_addr(
         &self,
         address: SocketAddr,
-    ) -> impl Future<Output = io::Result<Tap>> + Send + 'static {
+    ) -> impl Future<Output = io::Result<AmqpStream>> + Send + 'static {
         let connecting = self.0.tcp_connect_addr(address);
         async move {
-            Ok(Tap::new(
+            Ok(AmqpStream::new(
                 AsyncTcpStream::Plain(connecting.await?),
                 Told::default(),
             ))
@@ -175,8 +175,8 @@ impl Reactor for Tapping {
     }
 }
 
-impl fmt::Debug for Tapping {
+impl fmt::Debug for StreamReactor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Tapping")
+        f.write_str("StreamReactor")
     }
 }

@@ -12,12 +12,12 @@ use lapin::uri::AMQPUri;
 use lapin::{Connection, ConnectionProperties};
 use tokio::time::{Duration, timeout};
 
-use super::tap::{self, Tap, Told};
-use super::version::Version;
+use super::stream::{self, AmqpStream, Told};
+use crate::version::Version;
 
 /// A handle to the socket of one connection.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Socket(Arc<State>);
+pub(crate) struct Socket(Arc<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -29,7 +29,7 @@ struct State {
 impl Socket {
     /// Connects within `limit`, the TLS handshake included (server certificates are verified against the roots of the
     /// system), and speaks AMQP on what comes of it.
-    pub(super) async fn open(
+    pub(crate) async fn open(
         &self,
         uri: AMQPUri,
         properties: ConnectionProperties,
@@ -38,15 +38,15 @@ impl Socket {
         let this = self.clone();
         Connection::connector(
             uri,
-            tap::runtime(),
+            stream::runtime(),
             async move |uri: AMQPUri, _| {
                 let tls = OwnedTLSConfig::default();
                 let runtime = lapin::runtime::default_runtime()?;
                 let connecting = uri.connect_with_config_async(tls.as_ref(), &runtime);
-                let stream = timeout(limit, connecting)
+                let socket = timeout(limit, connecting)
                     .await
                     .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
-                let handle = match &stream {
+                let handle = match &socket {
                     AsyncTcpStream::Plain(stream) => {
                         stream.get_ref().as_fd().try_clone_to_owned()?
                     }
@@ -61,9 +61,9 @@ impl Socket {
                 if this.0.aborted.load(Ordering::SeqCst) {
                     this.abort();
                 }
-                // Outside of TLS, so that the tap hears what the broker says.
-                Ok(AsyncTcpStream::Plain(Tap::new(
-                    stream,
+                // Outside of TLS, so that it reads what the broker says.
+                Ok(AsyncTcpStream::Plain(AmqpStream::new(
+                    socket,
                     this.0.version.clone(),
                 )))
             },
@@ -73,12 +73,12 @@ impl Socket {
     }
 
     /// What the broker says of itself, once it is connected.
-    pub(super) fn version(&self) -> Option<&Version> {
+    pub(crate) fn version(&self) -> Option<&Version> {
         self.0.version.get()
     }
 
     /// Ends the connection at once, without a word to the peer.
-    pub(super) fn abort(&self) {
+    pub(crate) fn abort(&self) {
         self.0.aborted.store(true, Ordering::SeqCst);
         if let Some(socket) = self.0.socket.get() {
             // An error means that it has ended already.

@@ -1,0 +1,126 @@
+//! Finds the batches of [`super::batch`] in what the client library writes.
+
+use amq_protocol::protocol::constants::{FRAME_BODY, FRAME_HEADER, FRAME_METHOD};
+
+use super::batch::{COMMIT, END, HEAD};
+
+/// How the payload of a `basic.publish` begins: class and method.
+const PUBLISH: [u8; 4] = [0, 60, 0, 40];
+/// Its last octet has the flags. This one is `immediate`: see [`super::batch::Batch::commit`].
+const IMMEDIATE: u8 = 1 << 1;
+/// No `basic.publish` is longer: ten octets and two names.
+const LONGEST_PUBLISH: usize = 10 + 2 * u8::MAX as usize;
+
+/// Puts the frames of batches in their place, leaves out the commits of the client library, and lets everything else pass as
+/// it is.
+#[derive(Debug)]
+pub(super) struct BatchDecoder {
+    /// The beginning of a frame, until it is known what to do with it.
+    gathered: Vec<u8>,
+    /// Octets to gather.
+    wanted: usize,
+    /// Octets to let pass, and then to leave out.
+    pass: usize,
+    leave_out: usize,
+    batch: Option<Incoming>,
+}
+
+/// A batch of which not all has come.
+#[derive(Debug)]
+struct Incoming {
+    channel: [u8; 2],
+    /// Octets of its content that are still to come.
+    left: u64,
+}
+
+impl Default for BatchDecoder {
+    fn default() -> Self {
+        Self {
+            gathered: Vec::new(),
+            wanted: HEAD,
+            pass: 0,
+            leave_out: 0,
+            batch: None,
+        }
+    }
+}
+
+impl BatchDecoder {
+    /// Takes the next octets of the client library, and appends to `out` those that go to the broker by now.
+    pub(super) fn feed(&mut self, mut octets: &[u8], out: &mut Vec<u8>) {
+        while !octets.is_empty() {
+            if self.pass > 0 {
+                out.extend_from_slice(split(&mut octets, &mut self.pass));
+            } else if self.leave_out > 0 {
+                split(&mut octets, &mut self.leave_out);
+            } else {
+                let mut missing = self.wanted - self.gathered.len();
+                self.gathered
+                    .extend_from_slice(split(&mut octets, &mut missing));
+                if missing == 0 {
+                    self.decide(out);
+                }
+            }
+        }
+    }
+
+    /// Everything wanted is gathered: first the head of a frame, then all of a small one.
+    fn decide(&mut self, out: &mut Vec<u8>) {
+        let Some(&[kind, a, b, ref size @ ..]) = self.gathered.first_chunk::<HEAD>() else {
+            return;
+        };
+        let channel = [a, b];
+        let size = u32::from_be_bytes(*size) as usize;
+        let whole = HEAD + size + END;
+        let of_batch = self.batch.as_mut().filter(|batch| batch.channel == channel);
+        match (kind, of_batch) {
+            _ if self.wanted == whole => self.take(channel, out),
+            (FRAME_METHOD, _) if size <= LONGEST_PUBLISH => return self.wanted = whole,
+            (FRAME_HEADER, Some(_)) => return self.wanted = whole,
+            (FRAME_BODY, Some(batch)) => {
+                batch.left = batch.left.saturating_sub(size as u64);
+                self.batch.take_if(|batch| batch.left == 0);
+                (self.pass, self.leave_out) = (size, END);
+            }
+            // Not a frame: the protocol header, eight octets.
+            (b'A', _) => {
+                out.extend_from_slice(&self.gathered);
+                self.pass = 1;
+            }
+            _ => {
+                out.extend_from_slice(&self.gathered);
+                self.pass = size + END;
+            }
+        }
+        self.gathered.clear();
+        self.wanted = HEAD;
+    }
+
+    /// A method, or the content header of a batch.
+    fn take(&mut self, channel: [u8; 2], out: &mut Vec<u8>) {
+        let payload = &self.gathered[HEAD..self.gathered.len() - END];
+        if self.gathered[0] == FRAME_HEADER {
+            // Class and weight, then the size of the content.
+            let size = payload.get(4..12).and_then(|size| size.try_into().ok());
+            let left = size.map_or(0, u64::from_be_bytes);
+            self.batch = (left > 0).then_some(Incoming { channel, left });
+        } else if payload.starts_with(&PUBLISH)
+            && payload.last().is_some_and(|flags| flags & IMMEDIATE != 0)
+        {
+            self.batch = Some(Incoming { channel, left: 0 });
+        } else if payload != COMMIT {
+            out.extend_from_slice(&self.gathered);
+        }
+    }
+}
+
+/// Splits off up to `count` octets, and counts them down.
+fn split<'a>(octets: &mut &'a [u8], count: &mut usize) -> &'a [u8] {
+    let (first, rest) = octets.split_at(octets.len().min(*count));
+    *count -= first.len();
+    *octets = rest;
+    first
+}
+
+#[cfg(test)]
+mod tests;
