@@ -5,6 +5,7 @@ mod baton;
 mod conformance;
 mod connection;
 mod consumer;
+mod hostile;
 mod inspect;
 pub mod link;
 mod publisher;

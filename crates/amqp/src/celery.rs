@@ -7,6 +7,7 @@ use lapin::types::{AMQPValue, FieldArray, FieldTable, ShortString};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::transport::UNREADABLE;
 use super::wire;
 use bucket::{Origin, PROGRAM, REFILL_TASK, RefillRequest, Rejection};
 
@@ -87,6 +88,9 @@ pub(super) fn id_of(request: &RefillRequest) -> String {
 /// Reads a message.
 pub(super) fn parse(properties: &BasicProperties, body: &[u8]) -> Result<RefillRequest, Rejection> {
     let headers = Headers(properties.headers().as_ref());
+    if let Some(reason) = headers.text(UNREADABLE) {
+        return Err(Rejection::Unreadable(shortened(&reason)));
+    }
     let task = headers.text("task").ok_or(Rejection::NotCelery)?;
     if task != REFILL_TASK {
         return Err(Rejection::OtherTask(shortened(&task)));

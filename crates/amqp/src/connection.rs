@@ -1,9 +1,7 @@
 //! One connection to a broker.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use futures::StreamExt;
 use lapin::{Connection, ConnectionProperties, ConnectionStatus, Event};
@@ -36,13 +34,10 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// One live AMQP connection. When it is lost it stays lost: make another.
 pub struct Broker {
-    endpoint: Endpoint,
     connection: Connection,
     socket: Socket,
     state: watch::Sender<State>,
     pool: Pool,
-    /// Refill queues that were to be consumed.
-    consumed: Mutex<BTreeSet<String>>,
     claims: Claims,
     stamps: Stamps,
     /// Channels that the broker has closed over an error.
@@ -112,12 +107,10 @@ impl Broker {
             state.clone(),
         ));
         Ok(Self {
-            endpoint: endpoint.clone(),
             connection,
             socket,
             state,
             pool: Pool::new(),
-            consumed: Mutex::default(),
             claims: Claims::default(),
             stamps: Stamps::default(),
             closed_channels: AtomicU32::new(0),
@@ -153,34 +146,15 @@ impl Broker {
         self.socket.version()
     }
 
-    /// Ends it, in order if it is alive. Answers what it has ended over.
-    pub(super) async fn end(&self) -> BrokerError {
+    /// Says goodbye. Everything that is under way on the connection ends with an error.
+    pub async fn close(&self) {
         if self.connection.status().connected() {
             let farewell = self.connection.close(200, "OK".into());
             if let Ok(Err(error)) = timeout(CLOSE_LIMIT, farewell).await {
                 debug!(%error, "the connection was not closed in order");
             }
-        } else {
-            // The reason is on its way.
-            let _ = timeout(CLOSE_LIMIT, self.lost()).await;
         }
         self.give_up(closed("it was closed"));
-        self.lost().await
-    }
-
-    pub(super) fn endpoint(&self) -> &Endpoint {
-        &self.endpoint
-    }
-
-    /// `queue` is to be consumed: [`Broker::close`] looks after it.
-    pub(super) fn remember_consumed(&self, queue: &str) {
-        let mut consumed = self.consumed.lock().unwrap_or_else(PoisonError::into_inner);
-        consumed.insert(queue.to_owned());
-    }
-
-    pub(super) fn consumed(&self) -> BTreeSet<String> {
-        let consumed = self.consumed.lock().unwrap_or_else(PoisonError::into_inner);
-        consumed.clone()
     }
 
     pub(super) fn claims(&self) -> &Claims {
@@ -237,8 +211,7 @@ impl Broker {
                     (true, During::AlarmFail) => return Err(BrokerError::Blocked),
                     (false, _) => {
                         let error = BrokerError::Timeout { doing: action.verb };
-                        self.give_up(error.clone());
-                        return Err(error);
+                        return Err(self.give_up(error));
                     }
                 },
             }
@@ -258,10 +231,6 @@ impl Broker {
                 .lost
                 .clone()
                 .unwrap_or(BrokerError::ConnectionLost { reason }),
-            BrokerError::UnreadableMessage => {
-                lose(&self.state, error.clone());
-                error
-            }
             error => error,
         }
     }
@@ -273,9 +242,11 @@ impl Broker {
         }
     }
 
-    fn give_up(&self, error: BrokerError) {
-        lose(&self.state, error);
+    /// Ends it at once, and answers why.
+    pub(super) fn give_up(&self, error: BrokerError) -> BrokerError {
+        lose(&self.state, error.clone());
         self.socket.abort();
+        error
     }
 }
 

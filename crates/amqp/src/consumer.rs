@@ -24,6 +24,9 @@ pub struct RefillConsumer {
     queue: String,
     channel: Channel,
     consumer: Consumer,
+    /// Requests that may be delivered and not settled, and those that are.
+    prefetch: usize,
+    unsettled: usize,
 }
 
 impl Broker {
@@ -41,7 +44,6 @@ impl Broker {
         prefetch: u16,
     ) -> Result<RefillConsumer, BrokerError> {
         self.supports(kind, "start the operator with --refill-queue-type classic")?;
-        self.remember_consumed(queue);
         self.declare(queue, wire::refill_queue_arguments(kind))
             .await?;
         // Quorum queues know no exclusive consumers: a second one waits without being told so. That is as good when two
@@ -75,6 +77,8 @@ impl Broker {
             queue: queue.to_owned(),
             channel,
             consumer,
+            prefetch: prefetch.into(),
+            unsettled: 0,
         })
     }
 
@@ -127,11 +131,19 @@ impl RefillConsumer {
     }
 
     fn delivery(
-        &self,
+        &mut self,
         next: Option<lapin::Result<lapin::message::Delivery>>,
     ) -> Result<Delivery, BrokerError> {
         match next {
-            Some(Ok(delivery)) => Ok(Delivery::new(delivery)),
+            Some(Ok(delivery)) => {
+                self.unsettled += 1;
+                if self.unsettled > self.prefetch {
+                    return Err(self.broker.give_up(BrokerError::ConnectionLost {
+                        reason: "the server delivers more than was agreed upon".to_owned(),
+                    }));
+                }
+                Ok(Delivery::new(delivery))
+            }
             Some(Err(error)) => Err(self.broker.explain(consuming(&self.queue), &error)),
             None if self.channel.status().connected() => Err(BrokerError::NoQueue {
                 queue: self.queue.clone(),
@@ -168,6 +180,7 @@ impl RefillConsumer {
         {
             batch.publish(wire::name(&queue)?, properties, &body, 1)?;
         }
+        self.unsettled = self.unsettled.saturating_sub(acks.len());
         for tag in acks {
             batch.acknowledge(tag)?;
         }

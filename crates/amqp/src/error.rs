@@ -120,12 +120,6 @@ pub enum BrokerError {
         "the connection to the broker is used up: the broker has closed very many channels over errors"
     )]
     WornOut,
-    /// A message was received that the client library cannot parse, and the connection with it is gone.
-    #[error(
-        "the connection to the broker is lost over a message that cannot be read: a property, or the name of a header, \
-         is not UTF-8 text"
-    )]
-    UnreadableMessage,
     /// The channel is gone, the connection is not.
     #[error("the broker closed the channel: {reason}")]
     ChannelClosed {
@@ -159,7 +153,6 @@ impl BrokerError {
             Self::Timeout { .. } => "BrokerTimeout",
             Self::ConnectionLost { .. } => "ConnectionLost",
             Self::WornOut => "ConnectionWornOut",
-            Self::UnreadableMessage => "UnreadableMessage",
             Self::ChannelClosed { .. } => "ChannelClosed",
             Self::Protocol { .. } => "ProtocolError",
         }
@@ -170,10 +163,7 @@ impl BrokerError {
     pub fn is_connection_lost(&self) -> bool {
         matches!(
             self,
-            Self::ConnectionLost { .. }
-                | Self::UnreadableMessage
-                | Self::Timeout { .. }
-                | Self::WornOut
+            Self::ConnectionLost { .. } | Self::Timeout { .. } | Self::WornOut
         )
     }
 
@@ -239,11 +229,8 @@ impl BrokerError {
 
     /// For what ends a connection.
     pub(super) fn lost(error: &lapin::Error) -> Self {
-        match error.kind() {
-            ErrorKind::ParsingError(_) => Self::UnreadableMessage,
-            _ => Self::ConnectionLost {
-                reason: error.to_string(),
-            },
+        Self::ConnectionLost {
+            reason: error.to_string(),
         }
     }
 

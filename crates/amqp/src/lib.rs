@@ -3,7 +3,6 @@
 mod celery;
 mod channel;
 mod claims;
-mod close;
 mod connection;
 mod consumer;
 mod delivery;
@@ -19,7 +18,6 @@ mod reservation;
 mod stamps;
 mod transactions;
 mod transport;
-mod unreadable;
 mod version;
 mod wire;
 mod write_ledger;

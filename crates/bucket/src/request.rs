@@ -38,6 +38,9 @@ pub enum Origin {
 /// Why a message of the refill queue is no refill request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
+    /// Its properties or its body are more than is looked at.
+    #[error("{0}")]
+    Unreadable(String),
     /// There is no header `task`.
     #[error("not a Celery message of protocol 2: it has no header task")]
     NotCelery,
@@ -62,6 +65,7 @@ impl Rejection {
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
+            Self::Unreadable(_) => "Unreadable",
             Self::NotCelery => "NotCelery",
             Self::OtherTask(_) => "OtherTask",
             Self::UnreadableBody(_) => "UnreadableBody",

@@ -344,7 +344,10 @@ async fn publish(
 
 async fn count(broker: &Broker, buckets: Vec<(BucketId, Arc<str>)>) -> Event {
     let queues: Vec<_> = buckets.iter().map(|(_, name)| queue_name(name)).collect();
+    let started = Instant::now();
     let counts: Vec<_> = broker.counts(&queues).collect().await;
+    let took_ms = started.elapsed().as_millis();
+    tracing::debug!(buckets = counts.len(), took_ms, "counted");
     let counts = buckets.into_iter().zip(counts).map(|((id, _), count)| {
         let count = count.map_err(|error| error.failure());
         (id, count)

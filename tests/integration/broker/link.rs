@@ -25,6 +25,8 @@ struct State {
     /// [`MARK`] on its way to the broker becomes something that is not UTF-8.
     corrupt: AtomicBool,
     to_client: Mutex<Option<OwnedWriteHalf>>,
+    /// All that the broker has said.
+    received: Mutex<Vec<u8>>,
 }
 
 impl Link {
@@ -39,6 +41,7 @@ impl Link {
             silent: AtomicBool::new(false),
             corrupt: AtomicBool::new(false),
             to_client: Mutex::new(None),
+            received: Mutex::new(Vec::new()),
         });
         let mut tasks = JoinSet::new();
         tasks.spawn(pass(listener, address.to_owned(), Arc::clone(&state)));
@@ -82,6 +85,39 @@ impl Link {
         frame.push(0xCE);
         let mut client = self.state.to_client.lock().await;
         client.as_mut().unwrap().write_all(&frame).await.unwrap();
+    }
+
+    /// Delivers empty messages to the client's consumer until it hangs up, whatever was agreed upon; at most `most`.
+    pub async fn flood(&self, most: u64) -> u64 {
+        let received = self.state.received.lock().await.clone();
+        let at = received
+            .windows(9)
+            .position(|octets| octets == b"amq.ctag-")
+            .expect("there is a consumer");
+        // It ends a `basic.consume-ok`: head of the frame, class, method, and its length.
+        let (channel, length) = ([received[at - 11], received[at - 10]], received[at - 1]);
+        let tag = &received[at - 1..at + usize::from(length)];
+        let mut client = self.state.to_client.lock().await;
+        for number in 1..=most {
+            let deliver = [
+                &[0, 60, 0, 60][..],
+                tag,
+                &number.to_be_bytes(),
+                &[0, 0, 1, b'q'],
+            ];
+            let header = [&[0, 60, 0, 0][..], &[0; 8], &[0, 0]];
+            for (kind, payload) in [(1, deliver.concat()), (2, header.concat())] {
+                let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+                let frame = [&[kind][..], &channel, &length, &payload, &[0xCE]].concat();
+                let Some(client) = client.as_mut() else {
+                    return number;
+                };
+                if client.write_all(&frame).await.is_err() {
+                    return number;
+                }
+            }
+        }
+        most
     }
 }
 
@@ -129,6 +165,7 @@ async fn downstream(mut from: impl AsyncRead + Unpin, state: &State) {
         if state.silent.load(Ordering::SeqCst) {
             continue;
         }
+        state.received.lock().await.extend(&buffer[..read]);
         let mut client = state.to_client.lock().await;
         if client
             .as_mut()

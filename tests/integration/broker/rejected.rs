@@ -1,14 +1,12 @@
-use std::time::Duration;
-
 use lapin::options::BasicGetOptions;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Connection};
-use token_bucket_operator::amqp::{BrokerError, REJECTED_REASON};
+use token_bucket_operator::amqp::{Delivery, REJECTED_REASON};
 use token_bucket_operator::bucket::Rejection;
 
 use super::link::{Link, MARK};
 use super::{REFILL, connect, consume, request, send};
-use crate::support::{eventually, testbed};
+use crate::support::testbed;
 
 /// The queue of rejected requests.
 const PARKED: &str = "token_buckets.refill.rejected";
@@ -102,9 +100,9 @@ async fn a_request_moves_to_another_refill_queue() {
     assert!(!moved.redelivered);
 }
 
-/// Each of them ends the connection of whoever receives it.
+/// Properties that are not UTF-8, and others that the client library cannot be trusted with.
 #[tokio::test]
-async fn messages_that_cannot_be_parsed_do_not_block_a_refill_queue() {
+async fn messages_that_cannot_be_read_are_parked_and_cost_no_connection() {
     let vhost = testbed().await.vhost().await;
     let link = Link::to(&vhost.amqp_url()).await;
     let sender = Connection::connect(&link.uri, Default::default())
@@ -112,55 +110,54 @@ async fn messages_that_cannot_be_parsed_do_not_block_a_refill_queue() {
         .unwrap();
     let sender = sender.create_channel().await.unwrap();
     link.corrupt();
-    let mut broker = connect(&vhost).await;
-    broker
-        .consume(REFILL, Default::default(), 10)
-        .await
-        .unwrap()
-        .release()
-        .await;
-    for name in ["one", MARK, "two", "three", MARK] {
-        let properties = BasicProperties::default().with_message_id(name.into());
-        sender
-            .basic_publish(
-                "".into(),
-                REFILL.into(),
-                Default::default(),
-                name.as_bytes(),
-                properties,
-            )
-            .await
-            .unwrap();
-    }
-    eventually(
-        "the messages",
-        Duration::from_secs(10),
-        async || match vhost.depth(REFILL).await {
-            Some(5) => Ok(()),
-            depth => Err(format!("{depth:?}")),
-        },
-    )
-    .await;
-
-    for _ in 0..2 {
-        let error = match broker.consume(REFILL, Default::default(), 10).await {
-            Err(error) => error,
-            Ok(mut consumer) => loop {
-                if let Err(error) = consumer.next(1).await {
-                    break error;
-                }
-            },
-        };
-        assert_eq!(error, BrokerError::UnreadableMessage);
-        assert!(error.is_connection_lost());
-        broker.close().await;
-        broker = connect(&vhost).await;
-    }
+    let broker = connect(&vhost).await;
     let mut consumer = consume(&broker).await;
-    let mut left = Vec::new();
-    while left.len() < 3 {
-        left.extend(consumer.next(1).await.unwrap());
+    let named = |name: &str| BasicProperties::default().with_message_id(name.into());
+    let mut nested = AMQPValue::Void;
+    for _ in 0..100 {
+        nested = AMQPValue::FieldArray(vec![nested].into());
     }
+    let mut headers = FieldTable::default();
+    headers.insert("n".into(), nested);
+    let mut large = FieldTable::default();
+    large.insert(
+        "n".into(),
+        AMQPValue::LongString("x".repeat(100_000).into()),
+    );
+    let messages = [
+        (named("one"), 3),
+        (named(MARK), 3),
+        (named("two").with_headers(headers), 3),
+        (named("three").with_headers(large), 3),
+        (named("four"), 100_000),
+        (named("five"), 3),
+    ];
+    let mut expected = Vec::new();
+    for (number, (properties, size)) in messages.into_iter().enumerate() {
+        let body = vec![b'x'; size];
+        let options = Default::default();
+        let sending = sender.basic_publish("".into(), REFILL.into(), options, &body, properties);
+        sending.await.unwrap();
+        expected.push((1..5).contains(&number));
+    }
+    let mut deliveries = Vec::new();
+    while deliveries.len() < expected.len() {
+        deliveries.extend(consumer.next(10).await.unwrap());
+    }
+    let is_unreadable =
+        |delivery: &Delivery| matches!(delivery.request, Err(Rejection::Unreadable(_)));
+    let unreadable: Vec<_> = deliveries.iter().map(is_unreadable).collect();
+    assert_eq!(unreadable, expected);
+    let acks = deliveries.iter().map(|delivery| delivery.tag).collect();
+    let parked = |delivery: Delivery| {
+        let reason = delivery.request.as_ref().unwrap_err().to_string();
+        delivery.forward(PARKED, Some(&reason))
+    };
+    consumer
+        .settle(acks, deliveries.into_iter().map(parked).collect())
+        .await
+        .unwrap();
+    assert_eq!(vhost.depth(PARKED).await, Some(6));
     consumer.release().await;
-    assert_eq!(vhost.depth(REFILL).await, Some(3));
+    assert_eq!(vhost.depth(REFILL).await, Some(0));
 }

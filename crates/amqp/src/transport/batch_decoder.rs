@@ -3,6 +3,7 @@
 use amq_protocol::protocol::constants::{FRAME_BODY, FRAME_HEADER, FRAME_METHOD};
 
 use super::batch::{COMMIT, END, HEAD};
+use super::inbound::split;
 
 /// How the payload of a `basic.publish` begins: class and method.
 const PUBLISH: [u8; 4] = [0, 60, 0, 40];
@@ -112,14 +113,6 @@ impl BatchDecoder {
             out.extend_from_slice(&self.gathered);
         }
     }
-}
-
-/// Splits off up to `count` octets, and counts them down.
-fn split<'a>(octets: &mut &'a [u8], count: &mut usize) -> &'a [u8] {
-    let (first, rest) = octets.split_at(octets.len().min(*count));
-    *count -= first.len();
-    *octets = rest;
-    first
 }
 
 #[cfg(test)]

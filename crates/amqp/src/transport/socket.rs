@@ -12,7 +12,8 @@ use lapin::uri::AMQPUri;
 use lapin::{Connection, ConnectionProperties};
 use tokio::time::{Duration, timeout};
 
-use super::stream::{self, AmqpStream, Told};
+use super::inbound::Told;
+use super::stream::{self, AmqpStream};
 use crate::version::Version;
 
 /// A handle to the socket of one connection.

@@ -1,12 +1,10 @@
-//! The stream between the client library and the socket. It reads the broker's first frame in passing: the library knows the
-//! server properties in it and keeps them to itself. And it puts the frames of batches in their place.
+//! The stream between the client library and the socket. What comes passes [`Inbound`], what goes [`BatchDecoder`].
 
 use std::fmt;
-use std::io::{self, IoSliceMut, Read, Write};
+use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -17,10 +15,7 @@ use futures::{AsyncRead, AsyncWrite, Stream};
 use lapin::tcp::AsyncTcpStream;
 
 use super::batch_decoder::BatchDecoder;
-use crate::version::{Greeting, Heard, Version};
-
-/// Where the version appears when the broker has greeted.
-pub(super) type Told = Arc<OnceLock<Version>>;
+use super::inbound::{Inbound, Told};
 
 /// The runtime that a client library with such streams runs on.
 pub(super) type Runtime = async_rs::Runtime<RuntimeParts<Tokio, StreamReactor>>;
@@ -33,14 +28,19 @@ pub(super) fn runtime() -> Runtime {
     ))
 }
 
-/// Octets that are taken at one time: enough to keep the broker busy with.
+/// Octets that are taken from the library at one time: enough to keep the broker busy with.
 const MOST_OUTGOING: usize = 256 * 1024;
+/// Octets that are taken from the socket at one time.
+const MOST_INCOMING: usize = 32 * 1024;
 
 /// The stream.
 pub(super) struct AmqpStream {
     stream: AsyncTcpStream<<Tokio as Reactor>::TcpStream>,
-    /// None once there is nothing more to learn.
-    listening: Option<(Greeting, Told)>,
+    inbound: Inbound,
+    received: Box<[u8]>,
+    /// For the library, and how many of them it has already.
+    incoming: Vec<u8>,
+    taken: usize,
     decoder: BatchDecoder,
     /// On their way to the socket, and how many of them are there already.
     outgoing: Vec<u8>,
@@ -49,22 +49,15 @@ pub(super) struct AmqpStream {
 
 impl AmqpStream {
     pub(super) fn new(stream: AsyncTcpStream<<Tokio as Reactor>::TcpStream>, told: Told) -> Self {
-        let listening = Some((Greeting::default(), told));
         Self {
             stream,
-            listening,
+            inbound: Inbound::new(told),
+            received: vec![0; MOST_INCOMING].into(),
+            incoming: Vec::new(),
+            taken: 0,
             decoder: BatchDecoder::default(),
             outgoing: Vec::new(),
             gone: 0,
-        }
-    }
-
-    fn hear(&mut self, bytes: &[u8]) {
-        if let Some((greeting, told)) = &mut self.listening
-            && let Heard::All(version) = greeting.hear(bytes)
-        {
-            version.map(|version| told.set(version));
-            self.listening = None;
         }
     }
 
@@ -89,23 +82,26 @@ impl AsyncRead for AmqpStream {
         context: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        let count = ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
-        self.hear(&buffer[..count]);
-        Poll::Ready(Ok(count))
-    }
-
-    fn poll_read_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffers: &mut [IoSliceMut<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let count = ready!(Pin::new(&mut self.stream).poll_read_vectored(context, buffers))?;
-        let mut rest = count;
-        for buffer in buffers {
-            let (filled, _) = buffer.split_at(rest.min(buffer.len()));
-            self.hear(filled);
-            rest -= filled.len();
+        let this = &mut *self;
+        if this.taken == this.incoming.len() {
+            this.incoming.clear();
+            this.taken = 0;
+            let reading = Pin::new(&mut this.stream).poll_read(context, &mut this.received);
+            let count = ready!(reading)?;
+            let fed = this
+                .inbound
+                .feed(&this.received[..count], &mut this.incoming);
+            fed.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            if count > 0 && this.incoming.is_empty() {
+                // Nothing for the library in it. What else its thread has to do comes first.
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
         }
+        let left = &this.incoming[this.taken..];
+        let count = left.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&left[..count]);
+        this.taken += count;
         Poll::Ready(Ok(count))
     }
 }
