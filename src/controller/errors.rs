@@ -1,15 +1,15 @@
-//! What can go wrong in a pass over a resource and is tried again by itself. (What a person must mend is no error of the
-//! pass: it becomes the status.)
+//! What can go wrong when a resource is reconciled, and is tried again by itself. (What a person must mend is no such error:
+//! it becomes the status.)
 
 use std::time::Duration;
 
 use kube::runtime::finalizer;
 
 use super::resolve::ResolveError;
-use crate::ops::api_error::{has_code, words};
+use crate::ops::api_error::{has_code, message};
 use engine::RemoveError;
 
-/// Why a pass ended early.
+/// Why a resource was not reconciled.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The finalizer could not be added or removed.
@@ -95,7 +95,7 @@ impl From<finalizer::Error<Self>> for Error {
                 if [404, 409, 422].iter().any(|code| has_code(&error, *code)) {
                     Self::Changed
                 } else {
-                    Self::Finalizer(words(&error))
+                    Self::Finalizer(message(&error))
                 }
             }
             error => Self::Finalizer(error.to_string()),

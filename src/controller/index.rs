@@ -7,9 +7,8 @@ use chrono::{DateTime, Utc};
 use kube::runtime::watcher::Event;
 use kube::{Resource, ResourceExt};
 
-use super::Guarded;
-use super::validate::id_of;
-use api::{Connection, TokenBucketStatus, from_time};
+use super::resource::{Guarded, id_of};
+use api::{ConnectionSpec, TokenBucketStatus, from_time};
 use bucket::BucketId;
 
 /// A resource's claim to a queue. The smallest claim of several owns it: the oldest resource, then the smallest UID.
@@ -22,14 +21,14 @@ pub struct Claim {
 }
 
 #[derive(Clone, Debug)]
-struct Known {
+struct IndexedResource {
     claim: Claim,
     /// None when the resource cannot be read: it claims nothing.
     queue: Option<Arc<str>>,
-    connection: Option<Box<Connection>>,
-    /// The status that it came with, until the first pass takes it.
+    connection: Option<Box<ConnectionSpec>>,
+    /// The status that it came with, until its first reconciliation takes it.
     published: Option<Box<TokenBucketStatus>>,
-    /// What the last pass that was asked for is about.
+    /// Of the version that was last passed on to be reconciled.
     fingerprint: Option<u64>,
 }
 
@@ -37,7 +36,7 @@ struct Known {
 #[derive(Debug, Default)]
 pub struct Index {
     /// Boxed: a large value in each empty place of the map would be half of its memory.
-    known: HashMap<BucketId, Box<Known>>,
+    resources: HashMap<BucketId, Box<IndexedResource>>,
     /// By queue, the best claim first.
     claims: HashMap<Arc<str>, Vec<Claim>>,
     /// By the scope of its watch: what a list that has begun has shown so far.
@@ -74,7 +73,7 @@ impl Index {
                         .is_none_or(|namespace| *namespace == id.namespace())
                         && !listed.contains(id)
                 };
-                let missing: Vec<_> = self.known.keys().filter(missing).cloned().collect();
+                let missing: Vec<_> = self.resources.keys().filter(missing).cloned().collect();
                 for id in missing {
                     self.remove(&id, &mut changes);
                     changes.gone.push(id);
@@ -95,47 +94,47 @@ impl Index {
     /// Whether the resource still exists, and is the same one.
     #[must_use]
     pub fn holds(&self, id: &BucketId, uid: Option<&str>) -> bool {
-        self.known
+        self.resources
             .get(id)
-            .is_some_and(|known| Some(&*known.claim.uid) == uid)
+            .is_some_and(|indexed| Some(&*indexed.claim.uid) == uid)
     }
 
     /// Who a resource is. What is known of one is the same text for every part of the program.
     #[must_use]
     pub fn identity(&self, object: &impl ResourceExt) -> (BucketId, Arc<str>) {
         let (id, uid) = (id_of(object), object.meta().uid.as_deref());
-        match self.known.get(&id).map(|known| &known.claim) {
+        match self.resources.get(&id).map(|indexed| &indexed.claim) {
             Some(claim) if Some(&*claim.uid) == uid => (claim.id.clone(), claim.uid.clone()),
             _ => (id, uid.unwrap_or_default().into()),
         }
     }
 
-    /// Whether a version of a resource with this fingerprint needs a pass: the one before had another.
+    /// Whether a version of a resource with this fingerprint is to be reconciled: the one before had another.
     pub fn is_news(&mut self, object: &impl ResourceExt, fingerprint: u64) -> bool {
-        let known = self.known.get_mut(&id_of(object));
-        known.is_none_or(|known| known.fingerprint.replace(fingerprint) != Some(fingerprint))
+        let indexed = self.resources.get_mut(&id_of(object));
+        indexed.is_none_or(|indexed| indexed.fingerprint.replace(fingerprint) != Some(fingerprint))
     }
 
     /// The status that the resource had when it was first seen; None the second time.
     pub fn take_published(&mut self, id: &BucketId) -> Option<Box<TokenBucketStatus>> {
-        self.known.get_mut(id)?.published.take()
+        self.resources.get_mut(id)?.published.take()
     }
 
     /// Resources that name the same queue as `id`: those with a better claim, and those with a worse one. Each with its
     /// connection, as the queue is the same only at the same broker.
     #[must_use]
     pub fn rivals(&self, id: &BucketId) -> Rivals {
-        let Some(Known {
+        let Some(IndexedResource {
             claim,
             queue: Some(queue),
             ..
-        }) = self.known.get(id).map(Box::as_ref)
+        }) = self.resources.get(id).map(Box::as_ref)
         else {
             return Rivals::default();
         };
         let rival = |rival: &Claim| {
-            let known = self.known.get(&rival.id)?;
-            Some((rival.id.clone(), known.connection.clone()))
+            let indexed = self.resources.get(&rival.id)?;
+            Some((rival.id.clone(), indexed.connection.clone()))
         };
         let claims = || self.claims.get(queue).into_iter().flatten();
         Rivals {
@@ -168,43 +167,46 @@ impl Index {
             ),
             Err(_) => (None, None),
         };
-        let known = Known {
+        let indexed = IndexedResource {
             claim,
             queue,
             connection,
             published: None,
             fingerprint: None,
         };
-        if let Some(before) = self.known.get_mut(&id) {
-            if before.claim == known.claim && before.queue == known.queue {
-                if before.connection != known.connection {
-                    before.connection = known.connection;
+        if let Some(before) = self.resources.get_mut(&id) {
+            if before.claim == indexed.claim && before.queue == indexed.queue {
+                if before.connection != indexed.connection {
+                    before.connection = indexed.connection;
                     self.push_rivals(&id, changes);
                 }
                 return;
             }
             self.remove(&id, changes);
         }
-        if let Some(queue) = &known.queue {
+        if let Some(queue) = &indexed.queue {
             let one = || Vec::with_capacity(1);
             let claims = self.claims.entry(queue.clone()).or_insert_with(one);
-            let place = claims.partition_point(|other| *other < known.claim);
-            claims.insert(place, known.claim.clone());
+            let position = claims.partition_point(|other| *other < indexed.claim);
+            claims.insert(position, indexed.claim.clone());
         }
         let published = object.0.as_ref().ok();
         let published = published.and_then(|bucket| bucket.status.clone());
-        let known = Box::new(Known { published, ..known });
-        self.known.insert(id.clone(), known);
+        let indexed = Box::new(IndexedResource {
+            published,
+            ..indexed
+        });
+        self.resources.insert(id.clone(), indexed);
         self.push_rivals(&id, changes);
     }
 
     fn remove(&mut self, id: &BucketId, changes: &mut Changes) {
         self.push_rivals(id, changes);
-        let Some(Known {
+        let Some(IndexedResource {
             claim,
             queue: Some(queue),
             ..
-        }) = self.known.remove(id).map(|known| *known)
+        }) = self.resources.remove(id).map(|indexed| *indexed)
         else {
             return;
         };
@@ -228,9 +230,9 @@ impl Index {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Rivals {
     /// Older resources.
-    pub better: Vec<(BucketId, Option<Box<Connection>>)>,
+    pub better: Vec<(BucketId, Option<Box<ConnectionSpec>>)>,
     /// Younger resources.
-    pub worse: Vec<(BucketId, Option<Box<Connection>>)>,
+    pub worse: Vec<(BucketId, Option<Box<ConnectionSpec>>)>,
 }
 
 #[cfg(test)]
@@ -252,7 +254,7 @@ mod tests {
         BucketId::new("shop", name)
     }
 
-    fn names(rivals: &[(BucketId, Option<Box<Connection>>)]) -> Vec<&str> {
+    fn names(rivals: &[(BucketId, Option<Box<ConnectionSpec>>)]) -> Vec<&str> {
         rivals.iter().map(|(id, _)| id.name()).collect()
     }
 

@@ -10,9 +10,9 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
 use tokio::time::Instant;
 
-use crate::ops::api_error::words;
+use crate::ops::api_error::message;
 use amqp::{Endpoint, EndpointError};
-use api::Connection;
+use api::ConnectionSpec;
 
 /// For so long all buckets that name a Secret use what one of them read.
 const READ_AGAIN_AFTER: Duration = Duration::from_secs(10);
@@ -115,7 +115,7 @@ impl Resolver {
     pub async fn resolve(
         &self,
         namespace: &str,
-        connection: Option<&Connection>,
+        connection: Option<&ConnectionSpec>,
     ) -> Result<Endpoint, ResolveError> {
         let Some(connection) = connection else {
             return self.default.clone().ok_or(ResolveError::NoBroker);
@@ -155,7 +155,7 @@ impl Resolver {
             }
             error => ResolveError::SecretUnavailable {
                 name: name.to_owned(),
-                message: words(&error),
+                message: message(&error),
             },
         })?;
         endpoint(&secret.data.unwrap_or_default()).map_err(|problem| ResolveError::InvalidSecret {

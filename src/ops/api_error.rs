@@ -2,7 +2,7 @@
 
 /// What the API server said, without the structure around it that the client prints.
 #[must_use]
-pub fn words(error: &kube::Error) -> String {
+pub fn message(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => status.message.clone(),
         error => error.to_string(),

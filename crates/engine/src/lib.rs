@@ -3,9 +3,10 @@
 //! connection, the tasks and the clocks.
 
 mod backoff;
+mod clock;
 mod consumer;
+mod lease;
 mod logging;
-mod permit;
 mod session;
 mod shell;
 
@@ -18,8 +19,9 @@ use bucket::{Bucket, BucketId, Known, QueueType};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-pub use bucket::machine::{BucketState, Connection, Observed, Outcome, Phase, Removal};
-pub use permit::{Granter, Moment, Permit};
+pub use bucket::machine::{BucketState, ConnectionState, Observed, Outcome, Phase, Removal};
+pub use clock::Clock;
+pub use lease::{LeaseRenewer, LeaseValidity};
 
 /// What applies to all buckets of an engine.
 #[derive(Clone, Debug)]
@@ -32,8 +34,8 @@ pub struct Options {
     pub status_interval: Duration,
     /// Type of the refill queues.
     pub refill_queue_type: QueueType,
-    /// While it is not in force no refill is asked for.
-    pub permit: Permit,
+    /// While it is not valid no refill is asked for.
+    pub lease: LeaseValidity,
 }
 
 /// A handle of an engine.

@@ -101,7 +101,7 @@ impl Session {
         stop: &CancellationToken,
     ) -> Option<BrokerError> {
         let broker = self.broker.clone();
-        let mut permit = shell.permit.clone();
+        let mut lease = shell.lease.clone();
         let mut blocked = false;
         let mut stopping: Option<Instant> = None;
         let mut next = Some(Event::Connected);
@@ -133,7 +133,7 @@ impl Session {
                         Some(command) => shell.event(command),
                         None => return None,
                     },
-                    () = permit.renewed() => Event::Tick,
+                    () = lease.renewed() => Event::Tick,
                     () = sleep_until(shell.wakeup()) => Event::Tick,
                 },
             };

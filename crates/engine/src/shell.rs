@@ -4,16 +4,16 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use amqp::{Broker, BrokerError, Endpoint};
-use bucket::machine::{Effect, Event, Machine, Now, Outcome, RemoveFailure, Settings};
-use chrono::Utc;
+use bucket::machine::{Effect, Event, Machine, Outcome, RemoveFailure, Settings};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::backoff::Backoff;
+use crate::clock::Clock;
+use crate::lease::LeaseValidity;
 use crate::logging::log;
-use crate::permit::{Moment, Permit};
 use crate::session::Session;
 use crate::{Command, Options, RemoveError};
 
@@ -26,8 +26,8 @@ const CHANNELS: usize = 4;
 /// The machine, and what connects it with whoever uses the engine.
 pub(crate) struct Shell {
     pub(crate) machine: Machine,
-    pub(crate) permit: Permit,
-    began: Instant,
+    pub(crate) lease: LeaseValidity,
+    clock: Clock,
     permitted: bool,
     outcomes: mpsc::UnboundedSender<Outcome>,
     answers: HashMap<u64, oneshot::Sender<Result<(), RemoveError>>>,
@@ -48,8 +48,8 @@ impl Shell {
         });
         Self {
             machine,
-            permit: options.permit.clone(),
-            began: Instant::now(),
+            lease: options.lease.clone(),
+            clock: Clock::start(),
             permitted: true,
             outcomes,
             answers: HashMap::new(),
@@ -57,27 +57,22 @@ impl Shell {
         }
     }
 
-    fn now(&self) -> Now {
-        Now {
-            utc: Utc::now(),
-            monotonic: self.began.elapsed(),
-        }
-    }
-
     /// When the machine wants to be asked again.
     pub(crate) fn wakeup(&self) -> Instant {
-        self.began + self.machine.wakeup(self.now())
+        self.clock.instant(self.machine.wakeup(self.clock.now()))
     }
 
     /// Tells the machine of an event. What only has to be told is told; the answer is what is to be done at the broker.
     pub(crate) fn handle(&mut self, event: Event) -> Vec<Effect> {
-        let permitted = self.permit.allows(Moment::now());
+        let permitted = self.lease.is_valid();
         let mut effects = Vec::new();
         if permitted != self.permitted {
             self.permitted = permitted;
-            effects = self.machine.handle(Event::Permitted(permitted), self.now());
+            effects = self
+                .machine
+                .handle(Event::Permitted(permitted), self.clock.now());
         }
-        effects.extend(self.machine.handle(event, self.now()));
+        effects.extend(self.machine.handle(event, self.clock.now()));
         let mut rest = Vec::with_capacity(effects.len());
         for effect in effects {
             match effect {
