@@ -143,8 +143,8 @@ impl StatusWriter {
             ) => {
                 self.metrics.refilled(trigger, added, lag);
             }
-            Report::Outcome(_, Outcome::LeftOut { policy, ticks }) => {
-                self.metrics.left_out(policy, ticks);
+            Report::Outcome(_, Outcome::Skipped { policy, ticks }) => {
+                self.metrics.skipped(policy, ticks);
             }
             Report::Outcome(_, Outcome::Completed { .. }) => {}
             Report::Outcome(_, Outcome::QueueMissing(_)) => self.metrics.repaired(),

@@ -40,7 +40,7 @@ fn full() -> Metrics {
     metrics.dropped("UnknownBucket", false);
     metrics.dropped("Malformed", true);
     metrics.repaired();
-    metrics.left_out(MissedRefills::Skip, 9);
+    metrics.skipped(MissedRefills::Skip, 9);
     metrics.api_request("PATCH", 200);
     metrics.bucket(&id(), reading());
     metrics.alert_when_empty(&id(), true);

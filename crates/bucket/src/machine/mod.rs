@@ -122,7 +122,7 @@ impl Machine {
             self.permitted = permitted;
         }
         if self.is_active() && self.permitted {
-            self.scheduler.look(now);
+            self.scheduler.take_due(now);
         }
         self.take(event, now);
         self.go_on(now);
@@ -337,7 +337,7 @@ impl Machine {
         if let Some(at) = entry.wake {
             self.timers.remove(&(at, id.clone()));
         }
-        self.disown(id, entry.pending.into(), Some(&entry.bucket.name), now);
+        self.reroute(id, entry.pending.into(), Some(&entry.bucket.name), now);
         if let Some(queue) = self.queues.touch(&entry.bucket.refill_queue) {
             queue.leave(id, delete, now);
         }

@@ -38,7 +38,7 @@ pub enum Outcome {
         added: u64,
     },
     /// Ticks that were missed are not carried out.
-    LeftOut {
+    Skipped {
         /// By this policy, or because they are older than the deadline.
         policy: MissedRefills,
         /// How many.
