@@ -8,7 +8,7 @@ use kube::{Client, ResourceExt};
 use tokio::sync::{SetOnce, mpsc};
 
 use super::engine_registry::EngineRegistry;
-use super::errors::{Class, Error};
+use super::errors::Error;
 use super::events::{Events, Notice};
 use super::index::Index;
 use super::interner::Interner;
@@ -20,7 +20,11 @@ use crate::ops::Metrics;
 use bucket::{Bucket, BucketId, backoff};
 use schedule::Schedule;
 
-/// The longest pause between attempts.
+/// The pause before the next try while something else has to come back first.
+const PAUSE_WHILE_AWAY: Duration = Duration::from_secs(2);
+/// Otherwise the pause doubles with every failure from this…
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// …up to this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// What all reconciliations share.
@@ -94,13 +98,12 @@ impl Context {
 
     /// It was not reconciled; answers the pause before the next try.
     pub(super) fn failed(&self, id: &BucketId, error: &Error) -> Duration {
-        let pause = error.pause();
-        if error.class() == Class::Wait {
-            return pause;
+        if error.is_expected() {
+            return PAUSE_WHILE_AWAY;
         }
         let mut failures = self.failures();
         let failures = failures.entry(id.clone()).or_default();
-        let pause = backoff(pause, *failures, LONGEST_PAUSE);
+        let pause = backoff(FIRST_PAUSE, *failures, LONGEST_PAUSE);
         *failures = failures.saturating_add(1);
         pause.mul_f64(rand::random_range(0.5..1.0))
     }

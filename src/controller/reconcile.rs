@@ -14,7 +14,7 @@ use tracing::{debug, warn};
 use super::cleanup::{abandon, cleanup};
 use super::conflict;
 use super::context::Context;
-use super::errors::{Class, Error};
+use super::errors::Error;
 use super::index::Rivals;
 use super::resolve::ResolveError;
 use super::resource::{Guarded, id_of};
@@ -22,6 +22,7 @@ use super::status::{Decision, ReconcileResult, Report};
 use super::validate::{Invalid, validate};
 use amqp::Endpoint;
 use api::{ALERT_WHEN_EMPTY, FINALIZER, TokenBucket, TokenBucketStatus, from_time};
+use bucket::machine::Failure;
 use bucket::{Bucket, BucketId, Known};
 use engine::Phase;
 
@@ -57,13 +58,10 @@ pub fn after_error(object: Arc<Guarded>, error: &Error, context: Arc<Context>) -
     let id = id_of(&*object);
     context.metrics.reconcile_error(error.reason());
     let pause = context.failed(&id, error);
-    match error.class() {
-        Class::Wait => {
-            debug!(bucket = %id, reason = error.reason(), %error, retry_in = ?pause, "waiting")
-        }
-        Class::Unexpected => {
-            warn!(bucket = %id, reason = error.reason(), %error, retry_in = ?pause, "the pass failed")
-        }
+    if error.is_expected() {
+        debug!(bucket = %id, reason = error.reason(), %error, retry_in = ?pause, "waiting");
+    } else {
+        warn!(bucket = %id, reason = error.reason(), %error, retry_in = ?pause, "the pass failed");
     }
     Action::requeue(pause)
 }
@@ -254,15 +252,11 @@ impl Invalid {
 
 impl ResolveError {
     fn phase(&self) -> Phase {
-        match self {
-            // Often the Secret comes a moment after the bucket.
-            Self::SecretNotFound(_) | Self::SecretUnavailable { .. } => {
-                Phase::progressing(self.reason(), self.to_string())
-            }
-            Self::NoBroker | Self::InvalidSecret { .. } | Self::SecretForbidden(_) => {
-                Phase::stalled(self.reason(), self.to_string())
-            }
-        }
+        Phase::of(&Failure {
+            reason: self.reason(),
+            message: self.to_string(),
+            class: self.class(),
+        })
     }
 }
 

@@ -147,7 +147,8 @@ impl Phase {
     }
 
     /// What a bucket is in while this is in its way.
-    pub(super) fn of(failure: &Failure) -> Self {
+    #[must_use]
+    pub fn of(failure: &Failure) -> Self {
         let Failure {
             reason,
             message,
