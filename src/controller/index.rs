@@ -8,8 +8,8 @@ use kube::runtime::watcher::Event;
 use kube::{Resource, ResourceExt};
 
 use super::resource::{Guarded, id_of};
-use api::{ConnectionSpec, TokenBucketStatus, from_time};
-use bucket::BucketId;
+use api::{ConnectionSpec, TokenBucket, TokenBucketStatus, from_time};
+use bucket::{BucketId, Known};
 
 /// A resource's claim to a queue. The smallest claim of several owns it: the oldest resource, then the smallest UID.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,6 +28,8 @@ struct IndexedResource {
     connection: Option<Box<ConnectionSpec>>,
     /// The status that it came with, until its first reconciliation takes it.
     published: Option<Box<TokenBucketStatus>>,
+    /// What that status says of its ledger, until the bucket is put in force.
+    known: Option<Box<Known>>,
     /// Of the version that was last passed on to be reconciled.
     fingerprint: Option<u64>,
 }
@@ -120,6 +122,12 @@ impl Index {
         self.resources.get_mut(id)?.published.take()
     }
 
+    /// What the status that the resource had when it was first seen says of its ledger; None the second time.
+    pub fn take_known(&mut self, id: &BucketId) -> Option<Known> {
+        let known = self.resources.get_mut(id)?.known.take();
+        known.map(|known| *known)
+    }
+
     /// Resources that name the same queue as `id`: those with a better claim, and those with a worse one. Each with its
     /// connection, as the queue is the same only at the same broker.
     #[must_use]
@@ -172,6 +180,7 @@ impl Index {
             queue,
             connection,
             published: None,
+            known: None,
             fingerprint: None,
         };
         if let Some(before) = self.resources.get_mut(&id) {
@@ -190,10 +199,10 @@ impl Index {
             let position = claims.partition_point(|other| *other < indexed.claim);
             claims.insert(position, indexed.claim.clone());
         }
-        let published = object.0.as_ref().ok();
-        let published = published.and_then(|bucket| bucket.status.clone());
+        let bucket = object.0.as_ref().ok();
         let indexed = Box::new(IndexedResource {
-            published,
+            published: bucket.and_then(|bucket| bucket.status.clone()),
+            known: bucket.and_then(known).map(Box::new),
             ..indexed
         });
         self.resources.insert(id.clone(), indexed);
@@ -224,6 +233,23 @@ impl Index {
             .rivals
             .extend(better.into_iter().chain(worse).map(|(id, _)| id));
     }
+}
+
+/// What the status of a resource says of the ledger of its bucket; None when it was written before there was one, or is
+/// about a bucket of another name.
+fn known(resource: &TokenBucket) -> Option<Known> {
+    let status = resource.status.as_deref()?;
+    if status.queue_name.as_ref() != Some(&resource.queue_name()) {
+        return None;
+    }
+    let refill = status.last_refill.as_ref();
+    let manual = status.last_handled_refill_request.as_deref();
+    Some(Known {
+        tick: refill.and_then(|refill| refill.scheduled_time.as_ref().map(from_time)),
+        manual: manual.map(Into::into),
+        requests: Vec::new(),
+        issued: status.tokens_issued?,
+    })
 }
 
 /// Resources that name the same queue as another one, the best claim first.

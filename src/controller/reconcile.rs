@@ -21,9 +21,9 @@ use super::resource::{Guarded, id_of};
 use super::status::{Decision, ReconcileResult, Report};
 use super::validate::{Invalid, validate};
 use amqp::Endpoint;
-use api::{ALERT_WHEN_EMPTY, FINALIZER, TokenBucket, TokenBucketStatus, from_time};
+use api::{ALERT_WHEN_EMPTY, FINALIZER, TokenBucket};
 use bucket::machine::Failure;
-use bucket::{Bucket, BucketId, Known};
+use bucket::{Bucket, BucketId};
 use engine::Phase;
 
 /// A Secret is read again so often: credentials change.
@@ -183,7 +183,7 @@ fn put_in_force(
     report(resource, Some(resource), decision, context);
     let revision =
         u64::try_from(resource.meta().generation.unwrap_or_default()).unwrap_or_default();
-    let known = resource.status.as_deref().and_then(known);
+    let known = context.index().take_known(&id);
     let engine = context.engines.assign(&id, endpoint);
     engine.apply_known(bucket, revision, known);
     if let Some(before) = before {
@@ -194,21 +194,6 @@ fn put_in_force(
     if !context.index().holds(&id, resource.meta().uid.as_deref()) {
         context.forget(&id);
     }
-}
-
-/// What a status says of the bucket's ledger; None when it was written before there was one.
-fn known(status: &TokenBucketStatus) -> Option<Known> {
-    let refill = status.last_refill.as_ref();
-    let tick = refill.and_then(|refill| refill.scheduled_time.as_ref().map(from_time));
-    Some(Known {
-        tick,
-        manual: status
-            .last_handled_refill_request
-            .as_deref()
-            .map(Into::into),
-        requests: Vec::new(),
-        issued: status.tokens_issued?,
-    })
 }
 
 /// The bucket is not refilled until something changes; its tokens stay.

@@ -67,6 +67,24 @@ fn the_status_of_a_resource_is_handed_over_once() {
 }
 
 #[test]
+fn what_a_status_says_of_the_ledger_is_handed_over_once_and_only_for_its_bucket() {
+    let with_status = |queue: &str| {
+        let mut shown = object("a", "u1", EARLY, "one");
+        let status = json!({"queueName": queue, "tokensIssued": 9, "lastHandledRefillRequest": "now",
+            "lastRefill": {"scheduledTime": LATE, "completedTime": LATE, "added": 3, "trigger": "Schedule"}});
+        shown.0.as_mut().unwrap().status = serde_json::from_value(status).unwrap();
+        shown
+    };
+    let mut same = index(&[with_status("token_bucket_one")]);
+    let known = same.take_known(&id("a")).unwrap();
+    assert_eq!((known.tick, known.issued), (LATE.parse().ok(), 9));
+    assert_eq!(known.manual.as_deref(), Some("now"));
+    assert_eq!(same.take_known(&id("a")), None);
+    let mut renamed = index(&[with_status("token_bucket_other")]);
+    assert_eq!(renamed.take_known(&id("a")), None);
+}
+
+#[test]
 fn a_version_is_news_when_its_fingerprint_is_new_or_the_resource_is() {
     let shown = object("a", "u1", EARLY, "one");
     let mut index = index(std::slice::from_ref(&shown));
