@@ -11,9 +11,10 @@ use lapin::Channel;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::json;
-use token_bucket_operator::api::conditions::{Broker, Verdict, conditions};
+use token_bucket_operator::api::conditions::conditions;
 use token_bucket_operator::api::{TokenBucket, TokenBucketStatus, to_time};
 use token_bucket_operator::bucket::{ledger_queue_name, queue_name};
+use token_bucket_operator::engine::{ConnectionState, Phase};
 
 use crate::support::{RARELY, testbed};
 
@@ -110,13 +111,16 @@ pub async fn measure(client: &Client, count: usize) -> Alone {
 /// As the operator writes it: what an object has in it is what each of its writes costs.
 fn status() -> TokenBucketStatus {
     let now = Utc::now();
-    let ready = Verdict::ready(
-        "Refilling",
-        "the bucket is as the spec says and is refilled",
-    );
     TokenBucketStatus {
         observed_generation: Some(1),
-        conditions: conditions(&[], &ready, &Broker::Connected, 1, now),
+        conditions: conditions(
+            &[],
+            &Phase::Ready,
+            false,
+            Some(&ConnectionState::Up),
+            1,
+            now,
+        ),
         queue_name: Some(queue_name("bucket_00000")),
         available_tokens: Some(0),
         observed_at: Some(to_time(now)),

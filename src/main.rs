@@ -13,8 +13,8 @@ use clap::Parser;
 use cli::{Cli, Command, RunArgs, ScheduleArgs, VerifyArgs};
 use token_bucket_operator::amqp::Endpoint;
 use token_bucket_operator::controller::{self, Scope, Settings};
-use token_bucket_operator::engine::Permit;
-use token_bucket_operator::ops::api_requests::{counted_client, introduced};
+use token_bucket_operator::engine::LeaseValidity;
+use token_bucket_operator::ops::api_requests::{counted_client, with_user_agent};
 use token_bucket_operator::ops::election::{Candidate, Term};
 use token_bucket_operator::ops::signals::Signals;
 use token_bucket_operator::ops::{Identity, Metrics, Readiness, Readings, admin, telemetry};
@@ -114,7 +114,8 @@ async fn kubernetes(
         )
     })?;
     let namespace = config.default_namespace.clone();
-    let client = client(introduced(config)).context("cannot use the Kubernetes configuration")?;
+    let client =
+        client(with_user_agent(config)).context("cannot use the Kubernetes configuration")?;
     Ok((client, namespace))
 }
 
@@ -155,7 +156,7 @@ fn validate(args: RunArgs) -> anyhow::Result<ExitCode> {
             broker,
             connection_name: Identity::of_this_process().connection_name(),
         };
-        anyhow::Ok(preflight.look(&client).await)
+        anyhow::Ok(preflight.check(&client).await)
     })?;
     let line = |finding: &Finding| match finding {
         Finding::Good(text) => format!("ok: {text}\n"),
@@ -231,8 +232,8 @@ async fn operate(args: RunArgs, stop: CancellationToken) -> anyhow::Result<()> {
                 .await
                 .map_err(anyhow::Error::from)
         } else {
-            let permit = Permit::unlimited();
-            lead(Term { stop, permit })
+            let lease = LeaseValidity::unlimited();
+            lead(Term { stop, lease })
                 .await
                 .map_err(anyhow::Error::from)
         }

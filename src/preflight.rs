@@ -6,7 +6,7 @@ use k8s_openapi::api::authorization::v1::{
 use kube::api::PostParams;
 use kube::{Api, Client};
 
-use crate::controller::{Scope, place};
+use crate::controller::{Scope, describe_scope};
 use crate::ops::identity::PROGRAM;
 use amqp::{Broker, Endpoint};
 
@@ -103,33 +103,33 @@ const OF_LEASE: [Right; 2] = [
 
 impl Preflight {
     /// Looks at everything. A problem does not keep it from looking at the rest.
-    pub async fn look(&self, client: &Client) -> Vec<Finding> {
+    pub async fn check(&self, client: &Client) -> Vec<Finding> {
         let mut findings = Vec::new();
         for namespace in self.scope.watches() {
             findings.push(
                 match self.scope.missing(client, namespace.as_deref()).await {
                     Ok(None) => Finding::Good(format!(
                         "TokenBuckets can be listed in {}",
-                        place(namespace.as_deref())
+                        describe_scope(namespace.as_deref())
                     )),
                     Ok(Some(missing)) => Finding::Bad(missing),
                     Err(error) => Finding::Bad(error.to_string()),
                 },
             );
             for right in &OF_RESOURCES {
-                findings.extend(right.look(client, namespace.as_deref()).await);
+                findings.extend(right.check(client, namespace.as_deref()).await);
             }
         }
         if let Some(namespace) = &self.lease_namespace {
             for right in &OF_LEASE {
-                findings.extend(right.look(client, Some(namespace)).await);
+                findings.extend(right.check(client, Some(namespace)).await);
             }
         }
-        findings.push(self.look_at_broker().await);
+        findings.push(self.check_broker().await);
         findings
     }
 
-    async fn look_at_broker(&self) -> Finding {
+    async fn check_broker(&self) -> Finding {
         let Some(endpoint) = &self.broker else {
             return Finding::Note(
                 "there is no default broker: buckets need spec.connection, or set --amqp-url (AMQP_URL)".to_owned(),
@@ -151,13 +151,13 @@ impl Preflight {
 
 impl Right {
     /// Nothing when all is well: a dozen good rights are no news.
-    async fn look(&self, client: &Client, namespace: Option<&str>) -> Vec<Finding> {
+    async fn check(&self, client: &Client, namespace: Option<&str>) -> Vec<Finding> {
         let api: Api<SelfSubjectAccessReview> = Api::all(client.clone());
         let mut findings = Vec::new();
         for verb in self.verbs {
             let review = self.review(verb, namespace);
             let answer = api.create(&PostParams::default(), &review).await;
-            let what = self.words(verb, namespace);
+            let what = self.describe(verb, namespace);
             match answer {
                 Ok(answer) if answer.status.as_ref().is_some_and(|status| status.allowed) => {}
                 Ok(_) => findings.push(match self.optional {
@@ -195,7 +195,7 @@ impl Right {
         }
     }
 
-    fn words(&self, verb: &str, namespace: Option<&str>) -> String {
+    fn describe(&self, verb: &str, namespace: Option<&str>) -> String {
         let part = |separator: &str, part: Option<&str>| {
             part.map_or_else(String::new, |part| format!("{separator}{part}"))
         };
@@ -204,7 +204,7 @@ impl Right {
             self.resource,
             part("/", self.subresource),
             part(" called ", self.name),
-            place(namespace)
+            describe_scope(namespace)
         )
     }
 }

@@ -13,8 +13,8 @@ use super::conflict;
 use super::context::Context;
 use super::errors::Error;
 use super::events::Notice;
+use super::resource::id_of;
 use super::status::Report;
-use super::validate::id_of;
 use api::{DeletionPolicy, TokenBucket, from_time};
 use engine::Removal;
 
@@ -38,12 +38,12 @@ pub async fn cleanup(resource: &TokenBucket, context: &Context) -> Result<Action
         policy: resource.spec.deletion_policy,
     };
     if resource.spec.deletion_policy == DeletionPolicy::Retain {
-        if let Some(home) = context.brokers.home(&id) {
+        if let Some(broker) = context.engines.broker_of(&id) {
             // Whoever wants the bucket next need not ask whether its owner is still there. If this fails, it takes over.
-            let engine = context.brokers.enter(&id, &home);
+            let engine = context.engines.assign(&id, &broker);
             let _ = timeout(ATTEMPT_TIMEOUT, engine.remove(removal)).await;
         }
-        context.brokers.leave(&id);
+        context.engines.unassign(&id);
         let queue = resource.queue_name();
         info!(bucket = %id, queue, "deleted; by its deletionPolicy the queue stays");
         context.publish(
@@ -56,8 +56,8 @@ pub async fn cleanup(resource: &TokenBucket, context: &Context) -> Result<Action
         return Ok(Action::await_change());
     }
     // A bucket in force is removed where it is, whatever became of its Secret.
-    let endpoint = match context.brokers.home(&id) {
-        Some(home) => home,
+    let endpoint = match context.engines.broker_of(&id) {
+        Some(broker) => broker,
         None => match context
             .resolver
             .resolve(id.namespace(), resource.spec.connection.as_deref())
@@ -69,14 +69,14 @@ pub async fn cleanup(resource: &TokenBucket, context: &Context) -> Result<Action
     };
     let rivals = context.index().rivals(&id);
     if let Some(owner) = conflict::owner(&rivals, &endpoint, &context.resolver).await {
-        context.brokers.leave(&id);
+        context.engines.unassign(&id);
         info!(bucket = %id, queue = resource.queue_name(), %owner, "deleted; the queue belongs to its owner");
         return Ok(Action::await_change());
     }
-    let engine = context.brokers.enter(&id, &endpoint);
+    let engine = context.engines.assign(&id, &endpoint);
     match timeout(ATTEMPT_TIMEOUT, engine.remove(removal)).await {
         Ok(Ok(())) => {
-            context.brokers.leave(&id);
+            context.engines.unassign(&id);
             Ok(Action::await_change())
         }
         Ok(Err(error)) => give_up_or(error.into(), resource, context),

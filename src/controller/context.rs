@@ -1,4 +1,4 @@
-//! What all passes share.
+//! What all reconciliations share.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,34 +7,38 @@ use std::time::Duration;
 use kube::{Client, ResourceExt};
 use tokio::sync::{SetOnce, mpsc};
 
-use super::brokers::Brokers;
-use super::errors::{Class, Error};
+use super::engine_registry::EngineRegistry;
+use super::errors::Error;
 use super::events::{Events, Notice};
 use super::index::Index;
-use super::pokes::Pokes;
+use super::interner::Interner;
 use super::resolve::Resolver;
-use super::shared::Shared;
+use super::resource::id_of;
 use super::status::Report;
-use super::validate::id_of;
+use super::triggers::ReconcileTriggers;
 use crate::ops::Metrics;
 use bucket::{Bucket, BucketId, backoff};
 use schedule::Schedule;
 
-/// The longest pause between attempts.
+/// The pause before the next try while something else has to come back first.
+const PAUSE_WHILE_AWAY: Duration = Duration::from_secs(2);
+/// Otherwise the pause doubles with every failure from this…
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// …up to this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// What all passes share.
+/// What all reconciliations share.
 pub struct Context {
     pub(super) client: Client,
-    pub(super) brokers: Brokers,
+    pub(super) engines: EngineRegistry,
     pub(super) resolver: Resolver,
-    pub(super) pokes: Pokes,
+    pub(super) triggers: ReconcileTriggers,
     pub(super) metrics: Arc<Metrics>,
     pub(super) events: Events,
     pub(super) reports: mpsc::UnboundedSender<Report>,
     pub(super) index: Mutex<Index>,
     pub(super) failures: Mutex<HashMap<BucketId, u32>>,
-    pub(super) schedules: Mutex<Shared<Schedule>>,
+    pub(super) schedules: Mutex<Interner<Schedule>>,
     pub(super) synced: SetOnce<()>,
 }
 
@@ -63,7 +67,7 @@ impl Context {
         Bucket {
             id,
             uid,
-            timetable: bucket.timetable.map_schedule(|it| schedules.share(it)),
+            timetable: bucket.timetable.map_schedule(|it| schedules.intern(it)),
             ..bucket
         }
     }
@@ -82,25 +86,24 @@ impl Context {
 
     /// Nothing is done for the resource any more.
     pub(super) fn forget(&self, id: &BucketId) {
-        self.brokers.leave(id);
+        self.engines.unassign(id);
         self.report(Report::Gone(id.clone()));
         self.succeeded(id);
     }
 
-    /// A pass succeeded.
+    /// It was reconciled.
     pub(super) fn succeeded(&self, id: &BucketId) {
         self.failures().remove(id);
     }
 
-    /// A pass failed; answers the pause before the next one.
+    /// It was not reconciled; answers the pause before the next try.
     pub(super) fn failed(&self, id: &BucketId, error: &Error) -> Duration {
-        let pause = error.pause();
-        if error.class() == Class::Wait {
-            return pause;
+        if error.is_expected() {
+            return PAUSE_WHILE_AWAY;
         }
         let mut failures = self.failures();
         let failures = failures.entry(id.clone()).or_default();
-        let pause = backoff(pause, *failures, LONGEST_PAUSE);
+        let pause = backoff(FIRST_PAUSE, *failures, LONGEST_PAUSE);
         *failures = failures.saturating_add(1);
         pause.mul_f64(rand::random_range(0.5..1.0))
     }

@@ -1,20 +1,18 @@
-//! What can go wrong in a pass over a resource and is tried again by itself. (What a person must mend is no error of the
-//! pass: it becomes the status.)
-
-use std::time::Duration;
+//! What can go wrong when a resource is reconciled, and is tried again by itself. (What a person must mend is no such error:
+//! it becomes the status.)
 
 use kube::runtime::finalizer;
 
 use super::resolve::ResolveError;
-use crate::ops::api_error::{has_code, words};
+use crate::ops::api_error::{ApiError, has_code};
 use engine::RemoveError;
 
-/// Why a pass ended early.
+/// Why a resource was not reconciled.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The finalizer could not be added or removed.
     #[error("cannot write the finalizer: {0}")]
-    Finalizer(String),
+    Finalizer(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The resource changed or went while the finalizer was written.
     #[error("the resource has changed meanwhile")]
     Changed,
@@ -27,15 +25,6 @@ pub enum Error {
     /// Somebody did not answer.
     #[error("it took too long: the broker or the API server does not answer")]
     Timeout,
-}
-
-/// What an error means for the next attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
-    /// Something else has to come back first; that is known and told elsewhere.
-    Wait,
-    /// Should not happen.
-    Unexpected,
 }
 
 impl Error {
@@ -51,38 +40,22 @@ impl Error {
         }
     }
 
-    /// What it means for the next attempt.
+    /// Whether something else has to come back first, which is known and told elsewhere.
     #[must_use]
-    pub fn class(&self) -> Class {
-        match self {
-            Self::Changed | Self::Remove(RemoveError::NotConnected) => Class::Wait,
-            Self::Finalizer(_) | Self::Resolve(_) | Self::Remove(_) | Self::Timeout => {
-                Class::Unexpected
-            }
-        }
-    }
-
-    /// The first pause before the next attempt. It doubles with every failure, except while waiting.
-    #[must_use]
-    pub fn pause(&self) -> Duration {
-        Duration::from_secs(match self.class() {
-            Class::Wait => 2,
-            Class::Unexpected => 1,
-        })
+    pub fn is_expected(&self) -> bool {
+        matches!(
+            self,
+            Self::Changed | Self::Remove(RemoveError::NotConnected)
+        )
     }
 
     /// Whether waiting is no use.
     #[must_use]
     pub fn will_not_pass(&self) -> bool {
-        matches!(
-            self,
-            Self::Resolve(
-                ResolveError::NoBroker
-                    | ResolveError::SecretNotFound(_)
-                    | ResolveError::InvalidSecret { .. }
-                    | ResolveError::SecretForbidden(_)
-            )
-        )
+        match self {
+            Self::Resolve(error) => !matches!(error, ResolveError::SecretUnavailable { .. }),
+            Self::Finalizer(_) | Self::Changed | Self::Remove(_) | Self::Timeout => false,
+        }
     }
 }
 
@@ -95,10 +68,10 @@ impl From<finalizer::Error<Self>> for Error {
                 if [404, 409, 422].iter().any(|code| has_code(&error, *code)) {
                     Self::Changed
                 } else {
-                    Self::Finalizer(words(&error))
+                    Self::Finalizer(ApiError(error).into())
                 }
             }
-            error => Self::Finalizer(error.to_string()),
+            error => Self::Finalizer(error.to_string().into()),
         }
     }
 }

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
-use crate::ops::api_error::words;
+use crate::ops::api_error::message;
 use crate::ops::identity::PROGRAM;
 use api::TokenBucket;
 use bucket::BucketId;
@@ -112,9 +112,9 @@ async fn send(recorder: Recorder, mut waiting: mpsc::Receiver<(ObjectReference, 
         match timeout(REQUEST_TIMEOUT, recorder.publish(&event, &reference)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) if is_namespace_terminating(&error) => {
-                debug!(error = words(&error), "no event");
+                debug!(error = message(&error), "no event");
             }
-            Ok(Err(error)) => warn!(error = words(&error), "cannot publish an event"),
+            Ok(Err(error)) => warn!(error = message(&error), "cannot publish an event"),
             Err(_) => warn!("cannot publish an event: the API server did not answer in time"),
         }
     }

@@ -7,10 +7,9 @@ use chrono::{DateTime, Utc};
 use kube::runtime::watcher::Event;
 use kube::{Resource, ResourceExt};
 
-use super::Guarded;
-use super::validate::id_of;
-use api::{Connection, TokenBucketStatus, from_time};
-use bucket::BucketId;
+use super::resource::{Guarded, id_of};
+use api::{ConnectionSpec, TokenBucket, TokenBucketStatus, from_time};
+use bucket::{BucketId, Known};
 
 /// A resource's claim to a queue. The smallest claim of several owns it: the oldest resource, then the smallest UID.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,14 +21,16 @@ pub struct Claim {
 }
 
 #[derive(Clone, Debug)]
-struct Known {
+struct IndexedResource {
     claim: Claim,
     /// None when the resource cannot be read: it claims nothing.
     queue: Option<Arc<str>>,
-    connection: Option<Box<Connection>>,
-    /// The status that it came with, until the first pass takes it.
+    connection: Option<Box<ConnectionSpec>>,
+    /// The status that it came with, until its first reconciliation takes it.
     published: Option<Box<TokenBucketStatus>>,
-    /// What the last pass that was asked for is about.
+    /// What that status says of its ledger, until the bucket is put in force.
+    known: Option<Box<Known>>,
+    /// Of the version that was last passed on to be reconciled.
     fingerprint: Option<u64>,
 }
 
@@ -37,7 +38,7 @@ struct Known {
 #[derive(Debug, Default)]
 pub struct Index {
     /// Boxed: a large value in each empty place of the map would be half of its memory.
-    known: HashMap<BucketId, Box<Known>>,
+    resources: HashMap<BucketId, Box<IndexedResource>>,
     /// By queue, the best claim first.
     claims: HashMap<Arc<str>, Vec<Claim>>,
     /// By the scope of its watch: what a list that has begun has shown so far.
@@ -74,7 +75,7 @@ impl Index {
                         .is_none_or(|namespace| *namespace == id.namespace())
                         && !listed.contains(id)
                 };
-                let missing: Vec<_> = self.known.keys().filter(missing).cloned().collect();
+                let missing: Vec<_> = self.resources.keys().filter(missing).cloned().collect();
                 for id in missing {
                     self.remove(&id, &mut changes);
                     changes.gone.push(id);
@@ -95,47 +96,53 @@ impl Index {
     /// Whether the resource still exists, and is the same one.
     #[must_use]
     pub fn holds(&self, id: &BucketId, uid: Option<&str>) -> bool {
-        self.known
+        self.resources
             .get(id)
-            .is_some_and(|known| Some(&*known.claim.uid) == uid)
+            .is_some_and(|indexed| Some(&*indexed.claim.uid) == uid)
     }
 
     /// Who a resource is. What is known of one is the same text for every part of the program.
     #[must_use]
     pub fn identity(&self, object: &impl ResourceExt) -> (BucketId, Arc<str>) {
         let (id, uid) = (id_of(object), object.meta().uid.as_deref());
-        match self.known.get(&id).map(|known| &known.claim) {
+        match self.resources.get(&id).map(|indexed| &indexed.claim) {
             Some(claim) if Some(&*claim.uid) == uid => (claim.id.clone(), claim.uid.clone()),
             _ => (id, uid.unwrap_or_default().into()),
         }
     }
 
-    /// Whether a version of a resource with this fingerprint needs a pass: the one before had another.
+    /// Whether a version of a resource with this fingerprint is to be reconciled: the one before had another.
     pub fn is_news(&mut self, object: &impl ResourceExt, fingerprint: u64) -> bool {
-        let known = self.known.get_mut(&id_of(object));
-        known.is_none_or(|known| known.fingerprint.replace(fingerprint) != Some(fingerprint))
+        let indexed = self.resources.get_mut(&id_of(object));
+        indexed.is_none_or(|indexed| indexed.fingerprint.replace(fingerprint) != Some(fingerprint))
     }
 
     /// The status that the resource had when it was first seen; None the second time.
     pub fn take_published(&mut self, id: &BucketId) -> Option<Box<TokenBucketStatus>> {
-        self.known.get_mut(id)?.published.take()
+        self.resources.get_mut(id)?.published.take()
+    }
+
+    /// What the status that the resource had when it was first seen says of its ledger; None the second time.
+    pub fn take_known(&mut self, id: &BucketId) -> Option<Known> {
+        let known = self.resources.get_mut(id)?.known.take();
+        known.map(|known| *known)
     }
 
     /// Resources that name the same queue as `id`: those with a better claim, and those with a worse one. Each with its
     /// connection, as the queue is the same only at the same broker.
     #[must_use]
     pub fn rivals(&self, id: &BucketId) -> Rivals {
-        let Some(Known {
+        let Some(IndexedResource {
             claim,
             queue: Some(queue),
             ..
-        }) = self.known.get(id).map(Box::as_ref)
+        }) = self.resources.get(id).map(Box::as_ref)
         else {
             return Rivals::default();
         };
         let rival = |rival: &Claim| {
-            let known = self.known.get(&rival.id)?;
-            Some((rival.id.clone(), known.connection.clone()))
+            let indexed = self.resources.get(&rival.id)?;
+            Some((rival.id.clone(), indexed.connection.clone()))
         };
         let claims = || self.claims.get(queue).into_iter().flatten();
         Rivals {
@@ -168,43 +175,47 @@ impl Index {
             ),
             Err(_) => (None, None),
         };
-        let known = Known {
+        let indexed = IndexedResource {
             claim,
             queue,
             connection,
             published: None,
+            known: None,
             fingerprint: None,
         };
-        if let Some(before) = self.known.get_mut(&id) {
-            if before.claim == known.claim && before.queue == known.queue {
-                if before.connection != known.connection {
-                    before.connection = known.connection;
+        if let Some(before) = self.resources.get_mut(&id) {
+            if before.claim == indexed.claim && before.queue == indexed.queue {
+                if before.connection != indexed.connection {
+                    before.connection = indexed.connection;
                     self.push_rivals(&id, changes);
                 }
                 return;
             }
             self.remove(&id, changes);
         }
-        if let Some(queue) = &known.queue {
+        if let Some(queue) = &indexed.queue {
             let one = || Vec::with_capacity(1);
             let claims = self.claims.entry(queue.clone()).or_insert_with(one);
-            let place = claims.partition_point(|other| *other < known.claim);
-            claims.insert(place, known.claim.clone());
+            let position = claims.partition_point(|other| *other < indexed.claim);
+            claims.insert(position, indexed.claim.clone());
         }
-        let published = object.0.as_ref().ok();
-        let published = published.and_then(|bucket| bucket.status.clone());
-        let known = Box::new(Known { published, ..known });
-        self.known.insert(id.clone(), known);
+        let bucket = object.0.as_ref().ok();
+        let indexed = Box::new(IndexedResource {
+            published: bucket.and_then(|bucket| bucket.status.clone()),
+            known: bucket.and_then(known).map(Box::new),
+            ..indexed
+        });
+        self.resources.insert(id.clone(), indexed);
         self.push_rivals(&id, changes);
     }
 
     fn remove(&mut self, id: &BucketId, changes: &mut Changes) {
         self.push_rivals(id, changes);
-        let Some(Known {
+        let Some(IndexedResource {
             claim,
             queue: Some(queue),
             ..
-        }) = self.known.remove(id).map(|known| *known)
+        }) = self.resources.remove(id).map(|indexed| *indexed)
         else {
             return;
         };
@@ -224,177 +235,31 @@ impl Index {
     }
 }
 
+/// What the status of a resource says of the ledger of its bucket; None when it was written before there was one, or is
+/// about a bucket of another name.
+fn known(resource: &TokenBucket) -> Option<Known> {
+    let status = resource.status.as_deref()?;
+    if status.queue_name.as_ref() != Some(&resource.queue_name()) {
+        return None;
+    }
+    let refill = status.last_refill.as_ref();
+    let manual = status.last_handled_refill_request.as_deref();
+    Some(Known {
+        tick: refill.and_then(|refill| refill.scheduled_time.as_ref().map(from_time)),
+        manual: manual.map(Into::into),
+        requests: Vec::new(),
+        issued: status.tokens_issued?,
+    })
+}
+
 /// Resources that name the same queue as another one, the best claim first.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Rivals {
     /// Older resources.
-    pub better: Vec<(BucketId, Option<Box<Connection>>)>,
+    pub better: Vec<(BucketId, Option<Box<ConnectionSpec>>)>,
     /// Younger resources.
-    pub worse: Vec<(BucketId, Option<Box<Connection>>)>,
+    pub worse: Vec<(BucketId, Option<Box<ConnectionSpec>>)>,
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn object(name: &str, uid: &str, created: &str, bucket: &str) -> Guarded {
-        serde_json::from_value(json!({
-            "apiVersion": "tokenbucket.dev/v1alpha1", "kind": "TokenBucket",
-            "metadata": {"name": name, "namespace": "shop", "uid": uid, "creationTimestamp": created},
-            "spec": {"name": bucket, "schedule": "@hourly", "amount": 1, "maximum": 1},
-        }))
-        .unwrap()
-    }
-
-    fn id(name: &str) -> BucketId {
-        BucketId::new("shop", name)
-    }
-
-    fn names(rivals: &[(BucketId, Option<Box<Connection>>)]) -> Vec<&str> {
-        rivals.iter().map(|(id, _)| id.name()).collect()
-    }
-
-    const EARLY: &str = "2026-01-01T00:00:00Z";
-    const LATE: &str = "2026-01-02T00:00:00Z";
-
-    fn index(objects: &[Guarded]) -> Index {
-        let mut index = Index::default();
-        for object in objects {
-            index.observe(None, &Event::Apply(object.clone()));
-        }
-        index
-    }
-
-    #[test]
-    fn the_older_resource_has_the_better_claim_whatever_is_seen_first() {
-        let (old, young) = (
-            object("old", "u2", EARLY, "same"),
-            object("young", "u1", LATE, "same"),
-        );
-        for objects in [[old.clone(), young.clone()], [young, old]] {
-            let index = index(&objects);
-            assert_eq!(names(&index.rivals(&id("young")).better), ["old"]);
-            assert_eq!(names(&index.rivals(&id("old")).worse), ["young"]);
-        }
-    }
-
-    #[test]
-    fn of_two_resources_of_the_same_second_the_smaller_uid_has_the_better_claim() {
-        let index = index(&[
-            object("a", "u2", EARLY, "same"),
-            object("b", "u1", EARLY, "same"),
-        ]);
-        assert_eq!(names(&index.rivals(&id("a")).better), ["b"]);
-    }
-
-    #[test]
-    fn the_status_of_a_resource_is_handed_over_once() {
-        let mut shown = object("a", "u1", EARLY, "one");
-        let status = TokenBucketStatus {
-            available_tokens: Some(7),
-            ..TokenBucketStatus::default()
-        };
-        shown.0.as_mut().unwrap().status = Some(Box::new(status.clone()));
-        let mut index = index(&[shown.clone()]);
-        assert_eq!(index.take_published(&id("a")), Some(Box::new(status)));
-        index.observe(None, &Event::Apply(shown));
-        assert_eq!(index.take_published(&id("a")), None);
-    }
-
-    #[test]
-    fn a_version_is_news_when_its_fingerprint_is_new_or_the_resource_is() {
-        let shown = object("a", "u1", EARLY, "one");
-        let mut index = index(std::slice::from_ref(&shown));
-        assert!(index.is_news(&shown, 7));
-        assert!(!index.is_news(&shown, 7));
-        assert!(index.is_news(&shown, 8));
-        index.observe(None, &Event::Apply(shown.clone()));
-        assert!(!index.is_news(&shown, 8));
-        let successor = object("a", "u2", LATE, "one");
-        index.observe(None, &Event::Apply(successor.clone()));
-        assert!(index.is_news(&successor, 8));
-    }
-
-    #[test]
-    fn a_resource_without_rivals_has_none() {
-        let index = index(&[
-            object("a", "u1", EARLY, "one"),
-            object("b", "u2", EARLY, "other"),
-        ]);
-        assert_eq!(index.rivals(&id("a")), Rivals::default());
-    }
-
-    #[test]
-    fn rivals_are_judged_again_when_a_resource_comes_or_goes() {
-        let (old, young) = (
-            object("old", "u2", EARLY, "same"),
-            object("young", "u1", LATE, "same"),
-        );
-        let mut index = index(&[young]);
-        assert_eq!(
-            index.observe(None, &Event::Apply(old.clone())).rivals,
-            [id("young")]
-        );
-        assert_eq!(
-            index.observe(None, &Event::Apply(old.clone())),
-            Changes::default(),
-            "nothing is new"
-        );
-        assert_eq!(
-            index.observe(None, &Event::Delete(old)),
-            Changes {
-                gone: vec![id("old")],
-                rivals: vec![id("young")]
-            }
-        );
-    }
-
-    #[test]
-    fn what_a_new_list_does_not_show_is_gone() {
-        let (kept, lost) = (
-            object("kept", "u1", EARLY, "one"),
-            object("lost", "u2", EARLY, "other"),
-        );
-        let mut index = index(&[kept.clone(), lost]);
-        index.observe(None, &Event::Init);
-        index.observe(None, &Event::InitApply(kept));
-        assert_eq!(index.observe(None, &Event::InitDone).gone, [id("lost")]);
-    }
-
-    #[test]
-    fn the_list_of_one_namespace_says_nothing_about_others() {
-        let mut index = index(&[object("a", "u1", EARLY, "one")]);
-        index.observe(Some("other"), &Event::Init);
-        assert_eq!(
-            index.observe(Some("other"), &Event::InitDone),
-            Changes::default()
-        );
-    }
-
-    #[test]
-    fn the_late_end_of_an_earlier_resource_does_not_touch_its_successor() {
-        let mut index = index(&[object("a", "u2", LATE, "one")]);
-        let earlier = object("a", "u1", EARLY, "one");
-        assert_eq!(
-            index.observe(None, &Event::Delete(earlier)),
-            Changes::default()
-        );
-        assert!(index.holds(&id("a"), Some("u2")));
-    }
-
-    #[test]
-    fn a_resource_that_cannot_be_read_is_known_and_claims_nothing() {
-        let malformed: Guarded = serde_json::from_value(json!({
-            "apiVersion": "tokenbucket.dev/v1alpha1", "kind": "TokenBucket",
-            "metadata": {"name": "bad", "namespace": "shop", "uid": "u0", "creationTimestamp": EARLY},
-            "spec": {"name": "same", "schedule": 7},
-        }))
-        .unwrap();
-        assert!(malformed.0.is_err());
-        let index = index(&[malformed, object("good", "u1", LATE, "same")]);
-        assert!(index.holds(&id("bad"), Some("u0")));
-        assert_eq!(index.rivals(&id("good")), Rivals::default());
-    }
-}
+mod tests;

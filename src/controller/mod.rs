@@ -1,20 +1,21 @@
 //! TokenBucket resources → engine → status. One file for each step: [`watch`], [`reconcile`] (which validates,
 //! [resolves](resolve) the broker and judges [name conflicts](conflict)), [`cleanup`], [`status`].
 
-mod brokers;
 mod cleanup;
 mod conflict;
 mod context;
+mod deselected;
+mod engine_registry;
 mod errors;
 mod events;
 mod index;
-mod pokes;
+mod interner;
 mod reconcile;
 mod resolve;
+mod resource;
 mod scope;
-mod shared;
 mod status;
-mod strays;
+mod triggers;
 mod validate;
 mod watch;
 
@@ -28,7 +29,6 @@ use futures::StreamExt;
 use futures::future::{join_all, pending};
 use futures::stream::poll_fn;
 use kube::Client;
-use kube::core::DeserializeGuard;
 use kube::runtime::Controller;
 use kube::runtime::controller::Config;
 use kube::runtime::reflector::Store;
@@ -39,21 +39,20 @@ use tracing::{debug, info};
 use crate::ops::election::Term;
 use crate::ops::{Identity, Metrics, Readiness};
 use amqp::Endpoint;
-use api::{QueueType, TokenBucket};
-use brokers::Brokers;
+use api::QueueType;
 use context::Context;
+use deselected::Deselected;
+use engine::Clock;
+use engine_registry::EngineRegistry;
 use events::Events;
-use pokes::Pokes;
 use resolve::Resolver;
-use status::Writer;
-use strays::Strays;
+use resource::Guarded;
+use status::StatusWriter;
+use triggers::ReconcileTriggers;
 
-pub use scope::{Scope, ScopeError, place};
+pub use scope::{Scope, ScopeError, describe_scope};
 
-/// A resource, or what could be read of one that does not parse.
-type Guarded = DeserializeGuard<TokenBucket>;
-
-/// Passes at the same time.
+/// Reconciliations at the same time.
 const CONCURRENCY: u16 = 64;
 /// At the end, events that wait have so long.
 const EVENTS_WITHIN: Duration = Duration::from_millis(500);
@@ -93,7 +92,7 @@ pub struct Ended(&'static str);
 /// # Errors
 /// When a part of it ends by itself: a bug.
 pub async fn run(settings: Settings, term: Term) -> Result<(), Ended> {
-    let Term { stop, permit } = term;
+    let Term { stop, lease } = term;
     let Settings {
         client,
         scope,
@@ -108,33 +107,34 @@ pub async fn run(settings: Settings, term: Term) -> Result<(), Ended> {
     } = settings;
     let (reports, inbox) = mpsc::unbounded_channel();
     let (events, send_events) = Events::new(client.clone(), &identity.host);
-    let (strays, look_after_strays) = Strays::new(client.clone(), &scope);
-    let mut pokes = Pokes::default();
+    let (deselected, release_deselected) = Deselected::new(client.clone(), &scope);
+    let mut triggers = ReconcileTriggers::default();
     let watches: Vec<_> = scope
         .watches()
         .into_iter()
-        .map(|namespace| (pokes.of_scope(namespace.as_deref()), namespace))
+        .map(|namespace| (triggers.of_scope(namespace.as_deref()), namespace))
         .collect();
     let options = engine::Options {
         connection_name: identity.connection_name(),
         operator: lease_namespace,
         status_interval,
         refill_queue_type,
-        permit,
+        lease,
     };
-    let writer = Writer {
+    let writer = StatusWriter {
+        clock: Clock::start(),
         client: client.clone(),
         events: events.clone(),
-        pokes: pokes.clone(),
+        triggers: triggers.clone(),
         metrics: metrics.clone(),
         interval: status_interval,
         per_second: status_writes_per_second,
     };
     let context = Arc::new(Context {
-        brokers: Brokers::new(options, reports.clone(), stop.clone()),
+        engines: EngineRegistry::new(options, reports.clone(), stop.clone()),
         resolver: Resolver::new(client.clone(), default_broker),
         client,
-        pokes,
+        triggers,
         metrics,
         events,
         reports,
@@ -145,44 +145,44 @@ pub async fn run(settings: Settings, term: Term) -> Result<(), Ended> {
     });
     let mut stores = Vec::new();
     let mut controllers = Vec::new();
-    for (mut pokes, namespace) in watches {
-        let (store, changes) = watch::watch(&scope, namespace, context.clone(), strays.clone());
+    for (mut triggers, namespace) in watches {
+        let (store, changes) = watch::watch(&scope, namespace, context.clone(), deselected.clone());
         stores.push(store.clone());
         controllers.push(
             Controller::for_stream(changes, store)
                 .with_config(Config::default().concurrency(CONCURRENCY))
-                .reconcile_on(poll_fn(move |task| pokes.poll_recv(task)))
+                .reconcile_on(poll_fn(move |task| triggers.poll_recv(task)))
                 .graceful_shutdown_on(stop.clone().cancelled_owned())
                 .run(
                     reconcile::reconcile,
                     reconcile::after_error,
                     context.clone(),
                 )
-                .for_each(|pass| async {
-                    if let Err(error) = pass {
+                .for_each(|result| async {
+                    if let Err(error) = result {
                         debug!(%error, "controller");
                     }
                 }),
         );
     }
-    drop(strays);
+    drop(deselected);
 
     let mut writing = pin!(writer.run(inbox));
     let mut sending = pin!(send_events);
     let background = async {
-        tokio::join!(announce(&context, &stores, &readiness), look_after_strays);
+        tokio::join!(announce(&context, &stores, &readiness), release_deselected);
         pending::<()>().await;
     };
     let result = tokio::select! {
         _ = join_all(controllers) => if stop.is_cancelled() { Ok(()) } else { Err(Ended("the watch")) },
-        () = context.brokers.crashed() => Err(Ended("an engine")),
+        () = context.engines.crashed() => Err(Ended("an engine")),
         () = &mut writing => Err(Ended("the status writer")),
         () = &mut sending => Err(Ended("the sender of events")),
         () = background => Ok(()),
     };
     readiness.set(false);
     result?;
-    context.brokers.drain().await;
+    context.engines.drain().await;
     // The last outcomes are told, then the channels close.
     drop(context);
     writing.await;

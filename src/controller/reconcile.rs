@@ -1,4 +1,4 @@
-//! The reconcile step: what one pass over a TokenBucket does, in order. Client required.
+//! The reconcile step: what is done about a TokenBucket, in order. Client required.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,57 +12,56 @@ use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
 use super::cleanup::{abandon, cleanup};
+use super::conflict;
 use super::context::Context;
-use super::errors::{Class, Error};
+use super::errors::Error;
 use super::index::Rivals;
 use super::resolve::ResolveError;
-use super::status::{Judgement, Pass, Report};
-use super::validate::{Invalid, id_of, validate};
-use super::{Guarded, conflict};
+use super::resource::{Guarded, id_of};
+use super::status::{Decision, ReconcileResult, Report};
+use super::validate::{Invalid, validate};
 use amqp::Endpoint;
-use api::conditions::Verdict;
-use api::{ALERT_WHEN_EMPTY, FINALIZER, TokenBucket, TokenBucketStatus, from_time};
-use bucket::{Bucket, BucketId, Known};
+use api::{ALERT_WHEN_EMPTY, FINALIZER, TokenBucket};
+use bucket::machine::Failure;
+use bucket::{Bucket, BucketId};
+use engine::Phase;
 
 /// A Secret is read again so often: credentials change.
 const RESOLVE_AGAIN_AFTER: Duration = Duration::from_secs(300);
 /// What is missing may be created soon.
-const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(10);
-/// A pass that takes longer has failed.
-const PASS_TIMEOUT: Duration = Duration::from_secs(30);
+const RETRY_AFTER: Duration = Duration::from_secs(10);
+/// A reconciliation that takes longer has failed.
+const RECONCILE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// One pass.
+/// Reconciles a resource.
 ///
 /// # Errors
 /// What went wrong, to be tried again.
 pub async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action, Error> {
     context.synced().await;
-    let pass = async {
+    let steps = async {
         match &object.0 {
             Ok(resource) => well_formed(resource, &context).await,
             Err(_) => malformed(&object, &context).await,
         }
     };
     let began = Instant::now();
-    let action = timeout(PASS_TIMEOUT, pass).await;
+    let action = timeout(RECONCILE_TIMEOUT, steps).await;
     context.metrics.reconciled(began.elapsed());
     let action = action.unwrap_or(Err(Error::Timeout))?;
     context.succeeded(&id_of(&*object));
     Ok(action)
 }
 
-/// When to try again after a failed pass.
+/// When to try again after a failure.
 pub fn after_error(object: Arc<Guarded>, error: &Error, context: Arc<Context>) -> Action {
     let id = id_of(&*object);
     context.metrics.reconcile_error(error.reason());
     let pause = context.failed(&id, error);
-    match error.class() {
-        Class::Wait => {
-            debug!(bucket = %id, reason = error.reason(), %error, retry_in = ?pause, "waiting")
-        }
-        Class::Unexpected => {
-            warn!(bucket = %id, reason = error.reason(), %error, retry_in = ?pause, "the pass failed")
-        }
+    if error.is_expected() {
+        debug!(bucket = %id, reason = error.reason(), %error, retry_in = ?pause, "waiting");
+    } else {
+        warn!(bucket = %id, reason = error.reason(), %error, retry_in = ?pause, "the pass failed");
     }
     Action::requeue(pause)
 }
@@ -70,13 +69,13 @@ pub fn after_error(object: Arc<Guarded>, error: &Error, context: Arc<Context>) -
 async fn well_formed(resource: &TokenBucket, context: &Context) -> Result<Action, Error> {
     let namespace = resource.namespace().unwrap_or_default();
     let api: Api<TokenBucket> = Api::namespaced(context.client.clone(), &namespace);
-    let pass = |event| async {
+    let step = |event| async {
         match event {
             Event::Apply(resource) => apply(&resource, context).await,
             Event::Cleanup(resource) => cleanup(&resource, context).await,
         }
     };
-    finalizer(&api, FINALIZER, Arc::new(resource.clone()), pass)
+    finalizer(&api, FINALIZER, Arc::new(resource.clone()), step)
         .await
         .map_err(Error::from)
 }
@@ -89,12 +88,7 @@ async fn malformed(object: &Guarded, context: &Context) -> Result<Action, Error>
     let id = id_of(object);
     if object.meta().deletion_timestamp.is_none() {
         let message = format!("the resource does not parse: {}. Correct it", invalid.error);
-        refuse(
-            object,
-            None,
-            context,
-            Verdict::stalled("Malformed", message),
-        );
+        refuse(object, None, context, Phase::stalled("Malformed", message));
         return Ok(Action::await_change());
     }
     let api: Api<PartialObjectMeta<TokenBucket>> =
@@ -119,7 +113,7 @@ async fn apply(resource: &TokenBucket, context: &Context) -> Result<Action, Erro
         Ok(bucket) => context.sharing(bucket, resource),
         Err(invalid) => {
             context.metrics.reconcile_error(invalid.reason());
-            refuse(resource, Some(resource), context, invalid.verdict());
+            refuse(resource, Some(resource), context, invalid.phase());
             return Ok(Action::await_change());
         }
     };
@@ -130,9 +124,9 @@ async fn apply(resource: &TokenBucket, context: &Context) -> Result<Action, Erro
         Err(error @ ResolveError::SecretUnavailable { .. }) => return Err(error.into()),
         Err(error) => {
             context.metrics.reconcile_error(error.reason());
-            refuse(resource, Some(resource), context, error.verdict());
+            refuse(resource, Some(resource), context, error.phase());
             return Ok(match connection {
-                Some(_) => Action::requeue(LOOK_AGAIN_AFTER),
+                Some(_) => Action::requeue(RETRY_AFTER),
                 None => Action::await_change(),
             });
         }
@@ -148,7 +142,7 @@ async fn apply(resource: &TokenBucket, context: &Context) -> Result<Action, Erro
             resource,
             Some(resource),
             context,
-            Verdict::stalled("NameConflict", message),
+            Phase::stalled("NameConflict", message),
         );
         return Ok(Action::await_change());
     }
@@ -171,47 +165,35 @@ fn put_in_force(
     // Whoever had the queue until now lets go of it first.
     for (rival, _) in &rivals.worse {
         if context
-            .brokers
-            .home(rival)
-            .is_some_and(|home| home.is_same_place(endpoint))
+            .engines
+            .broker_of(rival)
+            .is_some_and(|broker| broker.is_same_place(endpoint))
         {
-            context.brokers.leave(rival);
+            context.engines.unassign(rival);
         }
     }
-    let before = context.brokers.home(&id).filter(|home| home != endpoint);
-    let judgement = Judgement::InForce {
+    let before = context
+        .engines
+        .broker_of(&id)
+        .filter(|before| before != endpoint);
+    let decision = Decision::InForce {
         broker: endpoint.clone(),
         suspend: resource.spec.suspend,
     };
-    report(resource, Some(resource), judgement, context);
+    report(resource, Some(resource), decision, context);
     let revision =
         u64::try_from(resource.meta().generation.unwrap_or_default()).unwrap_or_default();
-    let known = resource.status.as_deref().and_then(known);
-    let engine = context.brokers.enter(&id, endpoint);
+    let known = context.index().take_known(&id);
+    let engine = context.engines.assign(&id, endpoint);
     engine.apply_known(bucket, revision, known);
     if let Some(before) = before {
         // Other buckets that name the same Secret move along; and whoever wanted the queue there may have it now.
-        context.pokes.send(&context.brokers.users(&before));
-        context.pokes.send(&rivals.ids());
+        context.triggers.send(&context.engines.buckets_at(&before));
+        context.triggers.send(&rivals.ids());
     }
     if !context.index().holds(&id, resource.meta().uid.as_deref()) {
         context.forget(&id);
     }
-}
-
-/// What a status says of the bucket's ledger; None when it was written before there was one.
-fn known(status: &TokenBucketStatus) -> Option<Known> {
-    let refill = status.last_refill.as_ref();
-    let tick = refill.and_then(|refill| refill.scheduled_time.as_ref().map(from_time));
-    Some(Known {
-        tick,
-        manual: status
-            .last_handled_refill_request
-            .as_deref()
-            .map(Into::into),
-        requests: Vec::new(),
-        issued: status.tokens_issued?,
-    })
 }
 
 /// The bucket is not refilled until something changes; its tokens stay.
@@ -219,26 +201,21 @@ fn refuse(
     object: &impl ResourceExt,
     resource: Option<&TokenBucket>,
     context: &Context,
-    verdict: Verdict,
+    phase: Phase,
 ) {
-    context.brokers.leave(&id_of(object));
-    report(
-        object,
-        resource,
-        Judgement::Refused(verdict.into()),
-        context,
-    );
+    context.engines.unassign(&id_of(object));
+    report(object, resource, Decision::Refused(phase.into()), context);
 }
 
 fn report(
     object: &impl ResourceExt,
     resource: Option<&TokenBucket>,
-    judgement: Judgement,
+    decision: Decision,
     context: &Context,
 ) {
     let (id, uid) = context.identity(object);
     let published = context.index().take_published(&id);
-    context.report(Report::Pass(Pass {
+    context.report(Report::Reconciled(ReconcileResult {
         id,
         uid,
         generation: object.meta().generation.unwrap_or_default(),
@@ -248,27 +225,23 @@ fn report(
             .is_some_and(|value| value == "true"),
         queue: resource.map(TokenBucket::queue_name),
         published,
-        judgement,
+        decision,
     }));
 }
 
 impl Invalid {
-    fn verdict(&self) -> Verdict {
-        Verdict::stalled(self.reason(), self.to_string())
+    fn phase(&self) -> Phase {
+        Phase::stalled(self.reason(), self.to_string())
     }
 }
 
 impl ResolveError {
-    fn verdict(&self) -> Verdict {
-        match self {
-            // Often the Secret comes a moment after the bucket.
-            Self::SecretNotFound(_) | Self::SecretUnavailable { .. } => {
-                Verdict::progressing(self.reason(), self.to_string())
-            }
-            Self::NoBroker | Self::InvalidSecret { .. } | Self::SecretForbidden(_) => {
-                Verdict::stalled(self.reason(), self.to_string())
-            }
-        }
+    fn phase(&self) -> Phase {
+        Phase::of(&Failure {
+            reason: self.reason(),
+            message: self.to_string(),
+            class: self.class(),
+        })
     }
 }
 

@@ -10,9 +10,10 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
 use tokio::time::Instant;
 
-use crate::ops::api_error::words;
+use crate::ops::api_error::ApiError;
 use amqp::{Endpoint, EndpointError};
-use api::Connection;
+use api::ConnectionSpec;
+use bucket::machine::Class;
 
 /// For so long all buckets that name a Secret use what one of them read.
 const READ_AGAIN_AFTER: Duration = Duration::from_secs(10);
@@ -37,6 +38,7 @@ pub enum ResolveError {
         /// Name of the Secret.
         name: String,
         /// What is wrong with it.
+        #[source]
         problem: SecretProblem,
     },
     /// The operator may not read the Secret.
@@ -45,12 +47,12 @@ pub enum ResolveError {
     )]
     SecretForbidden(String),
     /// The API server did not answer.
-    #[error("cannot read Secret {name}: {message}")]
+    #[error("cannot read Secret {name}: {source}")]
     SecretUnavailable {
         /// Name of the Secret.
         name: String,
         /// What the client said.
-        message: String,
+        source: ApiError,
     },
 }
 
@@ -70,7 +72,7 @@ pub enum SecretProblem {
     Port,
     /// The URI is none.
     #[error("the value of {0}: {1}")]
-    Uri(&'static str, EndpointError),
+    Uri(&'static str, #[source] EndpointError),
 }
 
 impl ResolveError {
@@ -83,6 +85,16 @@ impl ResolveError {
             Self::InvalidSecret { .. } => "InvalidSecret",
             Self::SecretForbidden(_) => "SecretForbidden",
             Self::SecretUnavailable { .. } => "SecretUnavailable",
+        }
+    }
+
+    /// What it means for the bucket.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            Self::NoBroker | Self::InvalidSecret { .. } | Self::SecretForbidden(_) => Class::Person,
+            // Often the Secret comes a moment after the bucket.
+            Self::SecretNotFound(_) | Self::SecretUnavailable { .. } => Class::Transient,
         }
     }
 }
@@ -115,7 +127,7 @@ impl Resolver {
     pub async fn resolve(
         &self,
         namespace: &str,
-        connection: Option<&Connection>,
+        connection: Option<&ConnectionSpec>,
     ) -> Result<Endpoint, ResolveError> {
         let Some(connection) = connection else {
             return self.default.clone().ok_or(ResolveError::NoBroker);
@@ -155,7 +167,7 @@ impl Resolver {
             }
             error => ResolveError::SecretUnavailable {
                 name: name.to_owned(),
-                message: words(&error),
+                source: ApiError(error),
             },
         })?;
         endpoint(&secret.data.unwrap_or_default()).map_err(|problem| ResolveError::InvalidSecret {

@@ -11,8 +11,8 @@ use tracing::warn;
 
 use api::TokenBucket;
 
-/// Pause between looks for what is not there yet.
-const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(5);
+/// Pause before the next try when something is not there yet.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// Resources in one answer to a list. What an answer takes in memory lies between what stays of it, so small ones leave fewer
 /// gaps.
 const PAGE: u32 = 100;
@@ -69,13 +69,13 @@ impl Scope {
     /// When somebody has to change the settings or the permissions first.
     pub async fn wait_until_listable(&self, client: &Client) -> Result<(), ScopeError> {
         for namespace in self.watches() {
-            let mut told = false;
+            let mut warned = false;
             while let Some(missing) = self.missing(client, namespace.as_deref()).await? {
-                if !told {
+                if !warned {
                     warn!("{missing}; waiting for that");
-                    told = true;
+                    warned = true;
                 }
-                sleep(LOOK_AGAIN_AFTER).await;
+                sleep(RETRY_AFTER).await;
             }
         }
         Ok(())
@@ -107,7 +107,7 @@ impl Scope {
                         .to_owned(),
                 )),
                 (400, Some(selector)) => Err(ScopeError::Selector(selector.clone(), status.message)),
-                (401 | 403, _) => Err(ScopeError::Forbidden(place(namespace), status.message)),
+                (401 | 403, _) => Err(ScopeError::Forbidden(describe_scope(namespace), status.message)),
                 _ => Ok(Some(format!("cannot list TokenBuckets: {}", status.message))),
             },
             Err(error) => Ok(Some(format!("the API server does not answer: {error}"))),
@@ -117,7 +117,7 @@ impl Scope {
 
 /// A namespace of a watch, or all of them, in words.
 #[must_use]
-pub fn place(namespace: Option<&str>) -> String {
+pub fn describe_scope(namespace: Option<&str>) -> String {
     namespace.map_or_else(
         || "all namespaces".to_owned(),
         |name| format!("namespace {name}"),

@@ -5,8 +5,9 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use kube::ResourceExt;
 
+use super::resource::id_of;
 use api::{TokenBucket, TokenBucketSpec, from_time};
-use bucket::{Bucket, BucketId};
+use bucket::Bucket;
 use schedule::{ParseError, Timetable, ZoneError, parse_zone};
 
 /// Why a person must change the resource before its bucket is refilled.
@@ -84,12 +85,6 @@ pub fn validate(resource: &TokenBucket, now: DateTime<Utc>) -> Result<Bucket, In
             .get(api::REFILL_REQUESTED_AT)
             .map(|value| value.as_str().into()),
     })
-}
-
-/// `namespace/name` of a resource.
-pub fn id_of(resource: &impl ResourceExt) -> BucketId {
-    let namespace = resource.namespace().unwrap_or_default();
-    BucketId::new(&namespace, &resource.name_any())
 }
 
 #[cfg(test)]

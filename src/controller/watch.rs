@@ -1,4 +1,4 @@
-//! The watch step: which changes of resources lead to a pass. Client required.
+//! The watch step: which changes of resources lead to a reconciliation. Client required.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -10,18 +10,18 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Resource, ResourceExt};
 use tracing::warn;
 
-use super::Guarded;
 use super::context::Context;
+use super::deselected::Deselected;
+use super::resource::Guarded;
 use super::scope::Scope;
-use super::strays::Strays;
 use api::{ALERT_WHEN_EMPTY, FINALIZER, REFILL_REQUESTED_AT};
 
-/// Resources of one watch, and the stream of those that need a pass.
+/// Resources of one watch, and the stream of those that are to be reconciled.
 pub(super) fn watch(
     scope: &Scope,
     namespace: Option<String>,
     context: Arc<Context>,
-    strays: Strays,
+    deselected: Deselected,
 ) -> (
     Store<Guarded>,
     impl Stream<Item = watcher::Result<Guarded>> + Send + 'static,
@@ -38,9 +38,9 @@ pub(super) fn watch(
             let changes = context.index().observe(namespace.as_deref(), event);
             for id in &changes.gone {
                 context.forget(id);
-                strays.look_after(id);
+                deselected.release(id);
             }
-            context.pokes.send(&changes.rivals);
+            context.triggers.send(&changes.rivals);
         })
         .inspect_err(
             |error| warn!(%error, "the watch of TokenBuckets is interrupted: trying again"),
@@ -52,7 +52,7 @@ pub(super) fn watch(
     (store, stream)
 }
 
-/// Takes away what no pass needs: it would be most of the memory of a store with many resources.
+/// Takes away what no reconciliation needs: it would be most of the memory of a store with many resources.
 fn strip(object: &mut Guarded) {
     let meta = object.meta_mut();
     meta.managed_fields = None;
@@ -72,8 +72,8 @@ fn strip(object: &mut Guarded) {
     }
 }
 
-/// Two versions of a resource with equal fingerprints need one pass. In particular the operator's own writes of the
-/// status need none.
+/// Two versions of a resource with equal fingerprints are reconciled once. In particular the operator's own writes of the
+/// status lead to no reconciliation.
 fn fingerprint(object: &Guarded) -> u64 {
     let mut hasher = DefaultHasher::new();
     let meta = object.meta();

@@ -9,7 +9,10 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
 
-use super::{Metrics, Readiness, Readings, page};
+use super::metrics::Metrics;
+use super::page;
+use super::readiness::Readiness;
+use super::readings::Readings;
 
 /// Serves until the future is dropped; the page only if there is something for it to show.
 ///

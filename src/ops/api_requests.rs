@@ -12,12 +12,12 @@ use kube::{Client, Config};
 use tower::Service;
 use tower::layer::layer_fn;
 
-use super::Metrics;
+use super::metrics::Metrics;
 
 /// The configuration of a client that names this program and its version as its user agent, for the audit log of the API
 /// server.
 #[must_use]
-pub fn introduced(mut config: Config) -> Config {
+pub fn with_user_agent(mut config: Config) -> Config {
     let name = HeaderValue::from_static(concat!(
         env!("CARGO_PKG_NAME"),
         "/",
@@ -93,7 +93,7 @@ mod tests {
     async fn requests_say_who_sends_them() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let config = introduced(Config::new(url.parse().unwrap()));
+        let config = with_user_agent(Config::new(url.parse().unwrap()));
         let client = Client::try_from(config).unwrap();
         let asked = tokio::spawn(async move { client.apiserver_version().await });
         let (stream, _) = listener.accept().await.unwrap();

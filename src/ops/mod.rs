@@ -4,6 +4,7 @@ pub mod admin;
 pub mod api_error;
 pub mod api_requests;
 pub mod election;
+mod hour;
 pub mod identity;
 pub mod metrics;
 pub mod page;

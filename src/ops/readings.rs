@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::page::Hour;
+use super::hour::Hour;
 use bucket::BucketId;
 use engine::{BucketState, Phase};
 
@@ -11,18 +11,15 @@ use engine::{BucketState, Phase};
 #[derive(Clone, Debug)]
 pub enum Reading {
     /// What the engine told last.
-    Told(Arc<BucketState>),
-    /// The engine does not have it.
-    Refused {
-        /// Why it needs a person, in one CamelCase word, if it does.
-        stalled: Option<&'static str>,
-    },
+    Known(Arc<BucketState>),
+    /// The engine does not have it: why.
+    Refused(Box<Phase>),
 }
 
-/// A bucket's reading, and its counts of the last hour if anybody looks at those.
+/// What there is to show of a bucket: its reading, and its counts of the last hour if anybody looks at those.
 #[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) reading: Reading,
+pub(super) struct BucketReading {
+    pub(super) reading: Option<Reading>,
     /// Whether there shall be an alert when the bucket is empty for long.
     pub(super) alert_when_empty: bool,
     pub(super) hour: Option<Box<Hour>>,
@@ -32,7 +29,7 @@ pub(super) struct Entry {
 #[derive(Clone, Debug, Default)]
 pub struct Readings {
     /// One map for all: a family for each metric would need several times as much memory with thousands of buckets.
-    entries: Arc<Mutex<HashMap<BucketId, Entry>>>,
+    entries: Arc<Mutex<HashMap<BucketId, BucketReading>>>,
     hours: bool,
 }
 
@@ -55,7 +52,7 @@ impl Readings {
         ) {
             hour.note(observed.at, observed.tokens);
         }
-        entry.reading = reading;
+        entry.reading = Some(reading);
     }
 
     pub(super) fn alert_when_empty(&self, id: &BucketId, wanted: bool) {
@@ -67,9 +64,13 @@ impl Readings {
         }
     }
 
-    fn entry<'e>(&self, entries: &'e mut HashMap<BucketId, Entry>, id: &BucketId) -> &'e mut Entry {
-        entries.entry(id.clone()).or_insert_with(|| Entry {
-            reading: Reading::Refused { stalled: None },
+    fn entry<'e>(
+        &self,
+        entries: &'e mut HashMap<BucketId, BucketReading>,
+        id: &BucketId,
+    ) -> &'e mut BucketReading {
+        entries.entry(id.clone()).or_insert_with(|| BucketReading {
+            reading: None,
             alert_when_empty: false,
             hour: self.hours.then(Box::default),
         })
@@ -83,31 +84,42 @@ impl Readings {
         self.entries().clear();
     }
 
-    pub(super) fn entries(&self) -> MutexGuard<'_, HashMap<BucketId, Entry>> {
+    pub(super) fn entries(&self) -> MutexGuard<'_, HashMap<BucketId, BucketReading>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Reading {
-    pub(super) fn state(&self) -> Option<&BucketState> {
+    fn state(&self) -> Option<&BucketState> {
         match self {
-            Self::Told(state) => Some(state),
-            Self::Refused { .. } => None,
+            Self::Known(state) => Some(state),
+            Self::Refused(_) => None,
         }
     }
+}
 
+impl BucketReading {
+    pub(super) fn state(&self) -> Option<&BucketState> {
+        self.reading.as_ref()?.state()
+    }
+
+    /// None before anything is known.
+    pub(super) fn phase(&self) -> Option<&Phase> {
+        self.reading.as_ref().map(|reading| match reading {
+            Reading::Known(state) => &state.phase,
+            Reading::Refused(phase) => phase,
+        })
+    }
+
+    /// Why it needs a person, in one CamelCase word, if it does.
     pub(super) fn stalled(&self) -> Option<&'static str> {
-        match self {
-            Self::Told(state) => match state.phase {
-                Phase::Stalled { reason, .. } => Some(reason),
-                _ => None,
-            },
-            Self::Refused { stalled } => *stalled,
+        match self.phase() {
+            Some(Phase::Stalled { reason, .. }) => Some(reason),
+            _ => None,
         }
     }
 
     pub(super) fn is_ready(&self) -> bool {
-        self.state()
-            .is_some_and(|state| state.phase == Phase::Ready)
+        self.phase() == Some(&Phase::Ready)
     }
 }

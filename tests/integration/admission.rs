@@ -8,10 +8,8 @@ use kube::{
 };
 use serde_json::{Value, json};
 use token_bucket_operator::{
-    api::{
-        TokenBucket, TokenBucketStatus,
-        conditions::{self, Broker, Verdict},
-    },
+    api::{TokenBucket, TokenBucketStatus, conditions},
+    engine::{ConnectionState, Phase},
     schedule::Schedule,
 };
 
@@ -161,7 +159,7 @@ async fn a_full_status_is_kept_and_shown() {
     let status = json!({
         "observedGeneration": 1,
         "conditions": conditions::conditions(
-            &[], &Verdict::ready("Refilling", "fine"), &Broker::Connected, 1, chrono::Utc::now()),
+            &[], &Phase::Ready, false, Some(&ConnectionState::Up), 1, chrono::Utc::now()),
         "queueName": "token_bucket_base_one",
         "availableTokens": 42,
         "observedAt": "2026-11-24T10:00:07Z",

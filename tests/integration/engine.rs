@@ -8,7 +8,7 @@ use futures::future::join_all;
 use futures::join;
 use token_bucket_operator::api::{MissedRefills, QueueType, Trigger};
 use token_bucket_operator::bucket::Bucket;
-use token_bucket_operator::engine::{Moment, Outcome, Permit};
+use token_bucket_operator::engine::{Clock, LeaseValidity, Outcome};
 use token_bucket_operator::schedule::Timetable;
 
 use crate::support::{
@@ -213,8 +213,9 @@ async fn a_thousand_buckets_are_refilled_in_the_same_second() {
 #[tokio::test]
 async fn an_engine_that_may_have_been_replaced_asks_for_nothing_until_it_knows_better() {
     let vhost = testbed().await.vhost().await;
-    let (granter, permit) = Permit::granted(Moment::now(), Duration::ZERO);
-    let mut running = Running::start_with(&vhost, permit);
+    let clock = Clock::start();
+    let (renewer, lease) = LeaseValidity::granted(clock, clock.now(), Duration::ZERO);
+    let mut running = Running::start_with(&vhost, lease);
     let bucket = Bucket {
         missed_refills: MissedRefills::All,
         ..bucket("x", "* * * * * *", 1, 100_000)
@@ -235,7 +236,7 @@ async fn an_engine_that_may_have_been_replaced_asks_for_nothing_until_it_knows_b
         Outcome::Refilled { trigger, .. } => assert_eq!(trigger, Trigger::Manual),
         outcome => panic!("{outcome:?}"),
     }
-    granter.renew(Moment::now(), SOON);
+    renewer.renew(clock.now(), SOON);
     match running.until(refilled).await {
         Outcome::Refilled { trigger, .. } => assert_eq!(trigger, Trigger::Schedule),
         outcome => panic!("{outcome:?}"),

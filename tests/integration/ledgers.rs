@@ -14,7 +14,7 @@ use lapin::{BasicProperties, Channel};
 use serde_json::{Value, json};
 use token_bucket_operator::api::MissedRefills;
 use token_bucket_operator::bucket::Bucket;
-use token_bucket_operator::engine::{Connection, Options, Outcome};
+use token_bucket_operator::engine::{ConnectionState, Options, Outcome};
 
 use crate::broker::link::Link;
 use crate::support::{Pace, Proxy, Running, SOON, Vhost, bucket, eventually, progressing, testbed};
@@ -223,8 +223,9 @@ async fn what_was_under_way_on_a_connection_that_breaks_is_carried_out_once() {
         running.engine.apply(bucket.clone(), 1);
         running.ready(1, 1).await;
         link.cut_after(bytes);
-        let cut =
-            |outcome: &Outcome| matches!(outcome, Outcome::Connection(Connection::Down { .. }));
+        let cut = |outcome: &Outcome| {
+            matches!(outcome, Outcome::Connection(ConnectionState::Down { .. }))
+        };
         running.until(cut).await;
         running.abort().await;
     }

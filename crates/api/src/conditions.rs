@@ -5,6 +5,7 @@ use chrono::{DateTime, Utc};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::to_time;
+use bucket::machine::{ConnectionState, Phase};
 
 /// The bucket is as the spec says and is refilled.
 pub const READY: &str = "Ready";
@@ -15,110 +16,52 @@ pub const STALLED: &str = "Stalled";
 /// The operator has a connection to the bucket's broker.
 pub const BROKER_CONNECTED: &str = "BrokerConnected";
 
-/// How a bucket fares, as the operator judges it at the end of a pass.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verdict {
-    /// Which conditions are true.
-    pub state: State,
-    /// Why, as one CamelCase word that programs may compare, for example `NameConflict`.
-    pub reason: &'static str,
-    /// Why, as a sentence for people: what is wrong, where, and what to do.
-    pub message: String,
-}
-
-/// The states that kstatus tells apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum State {
-    /// The bucket is as the spec says and is refilled.
-    Ready,
-    /// Work is under way, or the broker is away and the operator tries again by itself.
-    Progressing,
-    /// A person must act.
-    Stalled,
-}
-
-/// What is known of the connection to the bucket's broker.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Broker {
-    /// It is open.
-    Connected,
-    /// It is not; the operator tries again by itself.
-    Away {
-        /// The last error, without credentials.
-        message: String,
-    },
-    /// Nobody has tried yet, or there is no broker to try.
-    Unknown,
-}
-
-impl Verdict {
-    /// The bucket is as the spec says and is refilled.
-    pub fn ready(reason: &'static str, message: impl Into<String>) -> Self {
-        Self {
-            state: State::Ready,
-            reason,
-            message: message.into(),
-        }
-    }
-
-    /// Work is under way, or the broker is away.
-    pub fn progressing(reason: &'static str, message: impl Into<String>) -> Self {
-        Self {
-            state: State::Progressing,
-            reason,
-            message: message.into(),
-        }
-    }
-
-    /// A person must act.
-    pub fn stalled(reason: &'static str, message: impl Into<String>) -> Self {
-        Self {
-            state: State::Stalled,
-            reason,
-            message: message.into(),
-        }
-    }
-}
-
-/// The conditions to write for `generation`. `lastTransitionTime` is taken from `previous` where the status is the
+/// The conditions to write for `generation`. Without a `connection` nobody has tried the broker yet, or there is none to try.
+/// `lastTransitionTime` is taken from `previous` where the status is the
 /// same, so that the result equals `previous` when nothing changed.
 pub fn conditions(
     previous: &[Condition],
-    verdict: &Verdict,
-    broker: &Broker,
+    phase: &Phase,
+    suspended: bool,
+    connection: Option<&ConnectionState>,
     generation: i64,
     now: DateTime<Utc>,
 ) -> Vec<Condition> {
-    let Verdict {
-        state,
-        reason,
-        message,
-    } = verdict;
-    let of_verdict = |type_, true_in: State| {
-        let holds = *state == true_in;
-        // A message at a False condition would be read as a second complaint; Ready is the one that people look at.
-        let message = if holds || type_ == READY {
-            message.as_str()
-        } else {
-            ""
-        };
-        (
-            type_,
-            if holds { "True" } else { "False" },
-            *reason,
-            message,
-        )
+    let (holds, reason, message) = match phase {
+        Phase::Ready if suspended => (
+            READY,
+            "Suspended",
+            "the bucket is as the spec says; scheduled refills are suspended",
+        ),
+        Phase::Ready => (
+            READY,
+            "Refilling",
+            "the bucket is as the spec says and is refilled",
+        ),
+        Phase::Progressing { reason, message } => (RECONCILING, *reason, message.as_str()),
+        Phase::Stalled { reason, message } => (STALLED, *reason, message.as_str()),
     };
-    let of_broker = match broker {
-        Broker::Connected => ("True", "Connected", ""),
-        Broker::Away { message } => ("False", "Unreachable", message.as_str()),
-        Broker::Unknown => ("Unknown", "NotTried", ""),
+    let of_phase = |type_| {
+        let status = if type_ == holds { "True" } else { "False" };
+        // A message at a False condition would be read as a second complaint; Ready is the one that people look at.
+        let told = type_ == holds || type_ == READY;
+        (type_, status, reason, if told { message } else { "" })
+    };
+    let of_connection = match connection {
+        Some(ConnectionState::Up) => ("True", "Connected", ""),
+        Some(ConnectionState::Down { message, .. }) => ("False", "Unreachable", message.as_str()),
+        None => ("Unknown", "NotTried", ""),
     };
     [
-        of_verdict(READY, State::Ready),
-        of_verdict(RECONCILING, State::Progressing),
-        of_verdict(STALLED, State::Stalled),
-        (BROKER_CONNECTED, of_broker.0, of_broker.1, of_broker.2),
+        of_phase(READY),
+        of_phase(RECONCILING),
+        of_phase(STALLED),
+        (
+            BROKER_CONNECTED,
+            of_connection.0,
+            of_connection.1,
+            of_connection.2,
+        ),
     ]
     .map(|(type_, status, reason, message)| Condition {
         type_: type_.to_owned(),
@@ -172,8 +115,8 @@ mod tests {
         DateTime::from_timestamp(second, 0).unwrap()
     }
 
-    fn first(verdict: &Verdict) -> Vec<Condition> {
-        conditions(&[], verdict, &Broker::Connected, 1, at(1))
+    fn first(phase: &Phase) -> Vec<Condition> {
+        conditions(&[], phase, false, Some(&ConnectionState::Up), 1, at(1))
     }
 
     fn shown(conditions: &[Condition]) -> Vec<String> {
@@ -185,11 +128,11 @@ mod tests {
 
     #[test]
     fn a_ready_bucket_is_current() {
-        let conditions = first(&Verdict::ready("Refilling", "fine"));
+        let conditions = first(&Phase::Ready);
         assert_eq!(
             shown(&conditions),
             [
-                r#"Ready=True Refilling "fine""#,
+                r#"Ready=True Refilling "the bucket is as the spec says and is refilled""#,
                 r#"Reconciling=False Refilling """#,
                 r#"Stalled=False Refilling """#,
                 r#"BrokerConnected=True Connected """#,
@@ -200,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_stalled_bucket_is_failed() {
-        let conditions = first(&Verdict::stalled("NameConflict", "owned by shop/a"));
+        let conditions = first(&Phase::stalled("NameConflict", "owned by shop/a"));
         assert_eq!(
             shown(&conditions),
             [
@@ -215,13 +158,15 @@ mod tests {
 
     #[test]
     fn a_bucket_that_waits_for_its_broker_is_in_progress() {
-        let broker = Broker::Away {
+        let away = ConnectionState::Down {
+            reason: "BrokerUnreachable",
             message: "connection refused".to_owned(),
         };
         let conditions = conditions(
             &[],
-            &Verdict::progressing("BrokerAway", "waiting"),
-            &broker,
+            &Phase::progressing("BrokerAway", "waiting"),
+            false,
+            Some(&away),
             1,
             at(1),
         );
@@ -241,8 +186,9 @@ mod tests {
     fn a_broker_that_nobody_tried_is_unknown() {
         let conditions = conditions(
             &[],
-            &Verdict::stalled("NoBroker", "none"),
-            &Broker::Unknown,
+            &Phase::stalled("NoBroker", "none"),
+            false,
+            None,
             1,
             at(1),
         );
@@ -255,11 +201,12 @@ mod tests {
 
     #[test]
     fn a_condition_keeps_its_time_until_its_status_flips() {
-        let before = first(&Verdict::progressing("Declaring", "declaring the queue"));
+        let before = first(&Phase::progressing("Declaring", "declaring the queue"));
         let after = conditions(
             &before,
-            &Verdict::ready("Refilling", "fine"),
-            &Broker::Connected,
+            &Phase::Ready,
+            false,
+            Some(&ConnectionState::Up),
             1,
             at(9),
         );
@@ -276,11 +223,12 @@ mod tests {
 
     #[test]
     fn a_new_message_is_not_a_transition() {
-        let before = first(&Verdict::stalled("InvalidSchedule", "never fires"));
+        let before = first(&Phase::stalled("InvalidSchedule", "never fires"));
         let after = conditions(
             &before,
-            &Verdict::stalled("NameConflict", "owned"),
-            &Broker::Connected,
+            &Phase::stalled("NameConflict", "owned"),
+            false,
+            Some(&ConnectionState::Up),
             2,
             at(9),
         );
@@ -302,11 +250,11 @@ mod tests {
     }
 
     #[test]
-    fn the_same_verdict_gives_the_same_conditions() {
-        let verdict = Verdict::ready("Refilling", "fine");
-        let before = first(&verdict);
+    fn the_same_phase_gives_the_same_conditions() {
+        let phase = Phase::Ready;
+        let before = first(&phase);
         assert_eq!(
-            conditions(&before, &verdict, &Broker::Connected, 1, at(9)),
+            conditions(&before, &phase, false, Some(&ConnectionState::Up), 1, at(9)),
             before
         );
     }

@@ -15,7 +15,7 @@ use kube::ResourceExt;
 
 pub use bucket::{DeletionPolicy, MissedRefills, QueueType, Trigger};
 pub use crd::crd_yaml;
-pub use spec::{Connection, SecretReference, TokenBucket, TokenBucketSpec};
+pub use spec::{ConnectionSpec, SecretReference, TokenBucket, TokenBucketSpec};
 pub use status::{LastRefill, TokenBucketStatus};
 
 /// Annotation that asks for one refill of `amount` now; every new value is one request.

@@ -154,7 +154,7 @@ pub struct TokenBucketSpec {
 
     /// The broker that holds the bucket. Default: the broker that the operator was started with (AMQP_URL)
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub connection: Option<Box<Connection>>,
+    pub connection: Option<Box<ConnectionSpec>>,
 }
 
 fn default_time_zone() -> String {
@@ -168,7 +168,7 @@ fn default_refill_queue() -> String {
 /// Where the broker of a bucket is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Connection {
+pub struct ConnectionSpec {
     /// Secret, in the namespace of the bucket, that names the broker: either a key uri with an amqp:// or amqps:// URI, or
     /// the keys host, port, username and password, as RabbitMQ's cluster operator writes them.
     pub secret_ref: SecretReference,

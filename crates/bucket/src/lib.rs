@@ -2,11 +2,11 @@
 //! No I/O and no clock: the broker's answers and the time are passed in.
 
 mod backoff;
+mod catch_up;
 #[cfg(any(test, feature = "fixture"))]
 pub mod fixture;
 mod ledger;
 pub mod machine;
-mod missed;
 mod names;
 mod policy;
 mod refill;
@@ -21,8 +21,8 @@ use chrono::{DateTime, Utc};
 use schedule::Timetable;
 
 pub use backoff::backoff;
+pub use catch_up::{Passed, TickSpan, catch_up, due};
 pub use ledger::{Known, Ledger, Owner, Refill};
-pub use missed::{Due, Passed, due, overdue};
 pub use names::{
     BUCKET_QUEUE_PREFIX, LEDGER_QUEUE_SUFFIX, PARKED_QUEUE_SUFFIX, PROGRAM, ledger_queue_name,
     parked_queue_name, queue_name,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::{Bucket, Ledger, Refill, Trigger};
+use super::{Bucket, Ledger, Refill, TickSpan, Trigger};
 
 /// What asks for a refill.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,17 +13,34 @@ pub enum Cause {
     Tick {
         /// UID of the resource that the request was made for.
         uid: String,
-        /// The tick.
-        tick: DateTime<Utc>,
-        /// The request stands for the ticks after this instant.
-        since: DateTime<Utc>,
-        /// Number of ticks that it stands for.
-        ticks: u64,
+        /// The ticks that it stands for.
+        span: TickSpan,
     },
     /// A new value of the refill annotation.
     Annotation(Box<str>),
     /// A request that somebody else put into the refill queue, with its id if it has one.
     Request(Option<Box<str>>),
+}
+
+impl Cause {
+    /// As the status names it.
+    #[must_use]
+    pub fn trigger(&self) -> Trigger {
+        match self {
+            Self::Tick { .. } => Trigger::Schedule,
+            Self::Annotation(_) => Trigger::Manual,
+            Self::Request(_) => Trigger::Request,
+        }
+    }
+
+    /// The tick, for scheduled refills.
+    #[must_use]
+    pub fn tick(&self) -> Option<DateTime<Utc>> {
+        match self {
+            Self::Tick { span, .. } => Some(span.tick),
+            Self::Annotation(_) | Self::Request(_) => None,
+        }
+    }
 }
 
 /// Why a request adds nothing.
@@ -60,7 +77,7 @@ impl Refusal {
 /// the specification changes, a refusal stays one.
 fn refuse(cause: &Cause, bucket: &Bucket, ledger: &Ledger, now: DateTime<Utc>) -> Option<Refusal> {
     let duplicate = match cause {
-        Cause::Tick { uid, tick, .. } => return refuse_tick(uid, *tick, bucket, ledger, now),
+        Cause::Tick { uid, span } => return refuse_tick(uid, span.tick, bucket, ledger, now),
         Cause::Annotation(value) => ledger.manual.as_ref() == Some(value),
         Cause::Request(id) => id.as_ref().is_some_and(|id| ledger.knows_request(id)),
     };
@@ -86,9 +103,7 @@ pub fn accept(
         return Err(refusal);
     }
     let refills = match cause {
-        Cause::Tick {
-            tick, since, ticks, ..
-        } => count(bucket, ledger, *tick, *since, *ticks),
+        Cause::Tick { span, .. } => count(bucket, ledger, *span),
         Cause::Annotation(_) | Cause::Request(_) => 1,
     };
     let level = tokens.saturating_add(ledger.owed);
@@ -96,29 +111,19 @@ pub fn accept(
         .amount
         .saturating_mul(refills)
         .min(bucket.maximum.saturating_sub(level));
-    let (trigger, scheduled_time) = match cause {
-        Cause::Tick { tick, .. } => {
-            ledger.tick = Some(*tick);
-            (Trigger::Schedule, Some(*tick))
-        }
-        Cause::Annotation(value) => {
-            ledger.manual = Some(value.clone());
-            (Trigger::Manual, None)
-        }
-        Cause::Request(id) => {
-            if let Some(id) = id {
-                ledger.remember_request(id);
-            }
-            (Trigger::Request, None)
-        }
-    };
+    match cause {
+        Cause::Tick { span, .. } => ledger.tick = Some(span.tick),
+        Cause::Annotation(value) => ledger.manual = Some(value.clone()),
+        Cause::Request(Some(id)) => ledger.remember_request(id),
+        Cause::Request(None) => {}
+    }
     ledger.owed += added;
     ledger.issued += added;
     ledger.last_refill = Some(Refill {
-        scheduled_time,
+        scheduled_time: cause.tick(),
         completed_time: now,
         added,
-        trigger,
+        trigger: cause.trigger(),
     });
     Ok(added)
 }
@@ -148,13 +153,8 @@ fn refuse_tick(
 
 /// How many refills a tick's request stands for. One that covers several ticks was counted from the ledger as it was
 /// then; ticks that other requests have covered since must not count again.
-fn count(
-    bucket: &Bucket,
-    ledger: &Ledger,
-    tick: DateTime<Utc>,
-    since: DateTime<Utc>,
-    ticks: u64,
-) -> u64 {
+fn count(bucket: &Bucket, ledger: &Ledger, span: TickSpan) -> u64 {
+    let TickSpan { since, tick, ticks } = span;
     let reference = ledger.reference();
     if ticks <= 1 || since >= reference {
         return ticks.max(1);
@@ -188,9 +188,11 @@ mod tests {
     fn ticks(since: i64, tick: i64, ticks: u64) -> Cause {
         Cause::Tick {
             uid: "uid-1".into(),
-            tick: at(tick),
-            since: at(since),
-            ticks,
+            span: TickSpan {
+                since: at(since),
+                tick: at(tick),
+                ticks,
+            },
         }
     }
 
@@ -242,12 +244,13 @@ mod tests {
     #[test]
     fn a_tick_of_an_earlier_resource_adds_nothing() {
         let mut ledger = ledger();
-        let other = Cause::Tick {
-            uid: "uid-0".into(),
-            tick: at(60),
+        let span = TickSpan {
             since: at(0),
+            tick: at(60),
             ticks: 1,
         };
+        let uid = "uid-0".into();
+        let other = Cause::Tick { uid, span };
         assert_eq!(
             accept(&other, &bucket(), &mut ledger, 0, at(60)),
             Err(Refusal::OtherResource)

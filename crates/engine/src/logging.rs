@@ -59,6 +59,6 @@ pub(crate) fn log(outcome: &Outcome) {
         Outcome::QueueMissing(bucket) => {
             warn!(%bucket, "the queue of the bucket is missing and is declared again");
         }
-        Outcome::Connection(_) | Outcome::Bucket(..) | Outcome::LeftOut { .. } => {}
+        Outcome::Connection(_) | Outcome::Bucket(..) | Outcome::Skipped { .. } => {}
     }
 }

@@ -14,9 +14,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::Command;
 use crate::consumer::{self, Order};
-use crate::shell::{Shell, given_up};
+use crate::desired::Desired;
+use crate::shell::Shell;
 
 /// Each of them has a channel.
 const MOST_WAITS: usize = 256;
@@ -79,10 +79,10 @@ impl Session {
     pub(crate) async fn run(
         mut self,
         shell: &mut Shell,
-        commands: &mut mpsc::UnboundedReceiver<Command>,
+        desired: &Desired,
         stop: &CancellationToken,
     ) -> Option<BrokerError> {
-        let end = self.go_on(shell, commands, stop).await;
+        let end = self.go_on(shell, desired, stop).await;
         // Consumers give their queues back before the connection goes.
         self.consumers.clear();
         if end.is_none() {
@@ -97,11 +97,11 @@ impl Session {
     async fn go_on(
         &mut self,
         shell: &mut Shell,
-        commands: &mut mpsc::UnboundedReceiver<Command>,
+        desired: &Desired,
         stop: &CancellationToken,
     ) -> Option<BrokerError> {
         let broker = self.broker.clone();
-        let mut permit = shell.permit.clone();
+        let mut lease = shell.lease.clone();
         let mut blocked = false;
         let mut stopping: Option<Instant> = None;
         let mut next = Some(Event::Connected);
@@ -129,11 +129,8 @@ impl Session {
                             "the operator gave it up, a task of its own failed: {panic}"
                         ))),
                     },
-                    command = commands.recv() => match command {
-                        Some(command) => shell.event(command),
-                        None => return None,
-                    },
-                    () = permit.renewed() => Event::Tick,
+                    change = desired.next() => shell.event(change),
+                    () = lease.renewed() => Event::Tick,
                     () = sleep_until(shell.wakeup()) => Event::Tick,
                 },
             };
@@ -353,4 +350,11 @@ async fn count(broker: &Broker, buckets: Vec<(BucketId, Arc<str>)>) -> Event {
         (id, count)
     });
     Event::Counted(counts.collect())
+}
+
+/// The connection ends for a reason of our own.
+fn given_up(reason: impl Into<String>) -> BrokerError {
+    BrokerError::ConnectionLost {
+        reason: reason.into(),
+    }
 }

@@ -1,24 +1,19 @@
-//! The life of an engine: it connects, runs a session, and connects again. The machine lives through all of that.
+//! The machine, its clock, and whoever it tells and answers. It lives through all connections.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
-use amqp::{Broker, BrokerError, Endpoint};
-use bucket::machine::{Effect, Event, Machine, Now, Outcome, RemoveFailure, Settings};
-use chrono::Utc;
-use tokio::sync::{mpsc, oneshot};
+use amqp::Endpoint;
+use bucket::machine::{Effect, Event, Machine, Outcome, Settings};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
 
-use crate::backoff::Backoff;
+use crate::clock::Clock;
+use crate::desired::{Answer, Change};
+use crate::lease::LeaseValidity;
 use crate::logging::log;
-use crate::permit::{Moment, Permit};
-use crate::session::Session;
-use crate::{Command, Options, RemoveError};
+use crate::options::Options;
+use crate::remove_error::RemoveError;
 
-/// A connection that lasted this long was a good one: the next try after it comes soon.
-const GOOD_CONNECTION: Duration = Duration::from_secs(30);
 /// Transactions under way at the same time. One channel leaves the broker idle while it waits for the next transaction;
 /// see docs/performance.md.
 const CHANNELS: usize = 4;
@@ -26,16 +21,16 @@ const CHANNELS: usize = 4;
 /// The machine, and what connects it with whoever uses the engine.
 pub(crate) struct Shell {
     pub(crate) machine: Machine,
-    pub(crate) permit: Permit,
-    began: Instant,
+    pub(crate) lease: LeaseValidity,
+    clock: Clock,
     permitted: bool,
     outcomes: mpsc::UnboundedSender<Outcome>,
-    answers: HashMap<u64, oneshot::Sender<Result<(), RemoveError>>>,
+    answers: HashMap<u64, Answer>,
     tickets: u64,
 }
 
 impl Shell {
-    fn new(
+    pub(crate) fn new(
         endpoint: &Endpoint,
         options: &Options,
         outcomes: mpsc::UnboundedSender<Outcome>,
@@ -48,8 +43,8 @@ impl Shell {
         });
         Self {
             machine,
-            permit: options.permit.clone(),
-            began: Instant::now(),
+            lease: options.lease.clone(),
+            clock: Clock::start(),
             permitted: true,
             outcomes,
             answers: HashMap::new(),
@@ -57,27 +52,22 @@ impl Shell {
         }
     }
 
-    fn now(&self) -> Now {
-        Now {
-            utc: Utc::now(),
-            monotonic: self.began.elapsed(),
-        }
-    }
-
     /// When the machine wants to be asked again.
     pub(crate) fn wakeup(&self) -> Instant {
-        self.began + self.machine.wakeup(self.now())
+        self.clock.instant(self.machine.wakeup(self.clock.now()))
     }
 
     /// Tells the machine of an event. What only has to be told is told; the answer is what is to be done at the broker.
     pub(crate) fn handle(&mut self, event: Event) -> Vec<Effect> {
-        let permitted = self.permit.allows(Moment::now());
+        let permitted = self.lease.is_valid();
         let mut effects = Vec::new();
         if permitted != self.permitted {
             self.permitted = permitted;
-            effects = self.machine.handle(Event::Permitted(permitted), self.now());
+            effects = self
+                .machine
+                .handle(Event::Permitted(permitted), self.clock.now());
         }
-        effects.extend(self.machine.handle(event, self.now()));
+        effects.extend(self.machine.handle(event, self.clock.now()));
         let mut rest = Vec::with_capacity(effects.len());
         for effect in effects {
             match effect {
@@ -87,10 +77,7 @@ impl Shell {
                     let _ = self.outcomes.send(outcome);
                 }
                 Effect::Answer { ticket, result } => {
-                    let result = result.map_err(|failure| match failure {
-                        RemoveFailure::NotConnected => RemoveError::NotConnected,
-                        RemoveFailure::Broker(failure) => RemoveError::Broker(failure),
-                    });
+                    let result = result.map_err(RemoveError::from);
                     // Who asked may have given up meanwhile.
                     let answer = self.answers.remove(&ticket);
                     answer.map(|answer| answer.send(result));
@@ -101,101 +88,21 @@ impl Shell {
         rest
     }
 
-    /// What a command is to the machine.
-    pub(crate) fn event(&mut self, command: Command) -> Event {
-        match command {
-            Command::Apply(bucket, revision, known) => Event::Apply {
+    /// What a change is to the machine.
+    pub(crate) fn event(&mut self, change: Change) -> Event {
+        match change {
+            Change::Apply(bucket, revision, known) => Event::Apply {
                 bucket,
                 revision,
                 known,
             },
-            Command::Release(id) => Event::Leave(id),
-            Command::Remove(removal, answer) => {
+            Change::Release(id) => Event::Leave(id),
+            Change::Remove(removal, answer) => {
                 self.tickets += 1;
                 let ticket = self.tickets;
                 self.answers.insert(ticket, answer);
                 Event::Remove { removal, ticket }
             }
         }
-    }
-
-    /// Waits for `until` and obeys commands meanwhile as far as that needs no broker. None when the engine is to stop.
-    async fn offline<T>(
-        &mut self,
-        until: impl Future<Output = T>,
-        commands: &mut mpsc::UnboundedReceiver<Command>,
-        stop: &CancellationToken,
-    ) -> Option<T> {
-        tokio::pin!(until);
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return None,
-                output = &mut until => return Some(output),
-                command = commands.recv() => {
-                    let event = self.event(command?);
-                    self.handle(event);
-                }
-            }
-        }
-    }
-}
-
-pub(crate) async fn run(
-    endpoint: Endpoint,
-    options: Options,
-    outcomes: mpsc::UnboundedSender<Outcome>,
-    mut commands: mpsc::UnboundedReceiver<Command>,
-    stop: CancellationToken,
-) {
-    let mut shell = Shell::new(&endpoint, &options, outcomes);
-    let mut backoff = Backoff::default();
-    loop {
-        let connecting = Broker::connect(&endpoint, &options.connection_name);
-        let Some(connected) = shell.offline(connecting, &mut commands, &stop).await else {
-            return;
-        };
-        let error = match connected {
-            Ok(broker) => {
-                let since = Instant::now();
-                greet(&endpoint, &broker);
-                let session = Session::new(broker, options.refill_queue_type);
-                let end = session.run(&mut shell, &mut commands, &stop).await;
-                if since.elapsed() > GOOD_CONNECTION {
-                    backoff = Backoff::default();
-                }
-                match end {
-                    None => return,
-                    // It is replaced before anybody needs to know.
-                    Some(BrokerError::WornOut) => {
-                        info!(broker = %endpoint, "the connection is used up: there is a new one");
-                        shell.handle(Event::Lost(None));
-                        continue;
-                    }
-                    Some(error) => error,
-                }
-            }
-            Err(error) => error,
-        };
-        let delay = backoff.next();
-        warn!(broker = %endpoint, %error, retry_in = ?delay, "not connected to the broker");
-        shell.handle(Event::Lost(Some(error.failure())));
-        let wait = tokio::time::sleep(delay);
-        if shell.offline(wait, &mut commands, &stop).await.is_none() {
-            return;
-        }
-    }
-}
-
-fn greet(endpoint: &Endpoint, broker: &Broker) {
-    match broker.version() {
-        Some(version) => info!(broker = %endpoint, %version, "connected to the broker"),
-        None => info!(broker = %endpoint, "connected to a broker that tells no version"),
-    }
-}
-
-/// The connection ends for a reason of our own.
-pub(crate) fn given_up(reason: impl Into<String>) -> BrokerError {
-    BrokerError::ConnectionLost {
-        reason: reason.into(),
     }
 }

@@ -2,11 +2,11 @@
 
 use chrono::{DateTime, Utc};
 
-use super::{Judgement, Pass};
-use api::conditions::{Broker, Verdict, conditions};
+use super::report::{Decision, ReconcileResult};
+use api::conditions::conditions;
 use api::{LastRefill, TokenBucketStatus, to_time};
 use bucket::Refill;
-use engine::{BucketState, Connection, Phase};
+use engine::{BucketState, ConnectionState, Phase};
 
 /// Reason of a bucket that cannot be refilled because its broker is away.
 pub(super) const BROKER_UNAVAILABLE: &str = "BrokerUnavailable";
@@ -14,34 +14,35 @@ pub(super) const BROKER_UNAVAILABLE: &str = "BrokerUnavailable";
 /// The status to write. `state` is what the engine told last about the bucket, `connection` what it told about the
 /// broker; what neither of them says stays as it was `written`.
 pub(super) fn compose(
-    pass: &Pass,
+    result: &ReconcileResult,
     state: Option<&BucketState>,
-    connection: Option<&Connection>,
+    connection: Option<&ConnectionState>,
     written: &TokenBucketStatus,
     now: DateTime<Utc>,
 ) -> TokenBucketStatus {
-    let verdict = verdict(pass, state, connection);
-    let broker = match connection {
-        Some(Connection::Up) => Broker::Connected,
-        Some(Connection::Down { message, .. }) => Broker::Away {
-            message: message.clone(),
-        },
-        None => Broker::Unknown,
-    };
+    let suspended = matches!(result.decision, Decision::InForce { suspend: true, .. });
+    let generation = result.generation;
     let status = TokenBucketStatus {
-        observed_generation: Some(pass.generation),
-        conditions: conditions(&written.conditions, &verdict, &broker, pass.generation, now),
-        queue_name: pass.queue.clone(),
+        observed_generation: Some(generation),
+        conditions: conditions(
+            &written.conditions,
+            &phase(result, state, connection),
+            suspended,
+            connection,
+            generation,
+            now,
+        ),
+        queue_name: result.queue.clone(),
         next_refill_time: None,
         ..written.clone()
     };
-    match (&pass.judgement, state) {
-        (Judgement::InForce { .. }, Some(state)) => with_state(status, state),
-        (Judgement::InForce { .. }, None) => TokenBucketStatus {
+    match (&result.decision, state) {
+        (Decision::InForce { .. }, Some(state)) => with_state(status, state),
+        (Decision::InForce { .. }, None) => TokenBucketStatus {
             next_refill_time: written.next_refill_time.clone(),
             ..status
         },
-        (Judgement::Refused(_), _) => status,
+        (Decision::Refused(_), _) => status,
     }
 }
 
@@ -84,33 +85,28 @@ fn with_state(status: TokenBucketStatus, state: &BucketState) -> TokenBucketStat
     }
 }
 
-fn verdict(pass: &Pass, state: Option<&BucketState>, connection: Option<&Connection>) -> Verdict {
-    let suspend = match &pass.judgement {
-        Judgement::Refused(verdict) => return Verdict::clone(verdict),
-        Judgement::InForce { suspend, .. } => *suspend,
-    };
-    if let Some(Connection::Down { message, .. }) = connection {
-        return Verdict::progressing(BROKER_UNAVAILABLE, message);
+/// The engine's word counts, as far as there is one about the resource as it is now.
+fn phase(
+    result: &ReconcileResult,
+    state: Option<&BucketState>,
+    connection: Option<&ConnectionState>,
+) -> Phase {
+    if let Decision::Refused(phase) = &result.decision {
+        return Phase::clone(phase);
+    }
+    match connection {
+        None => return Phase::progressing("Connecting", "connecting to the broker"),
+        Some(ConnectionState::Down { message, .. }) => {
+            return Phase::progressing(BROKER_UNAVAILABLE, message);
+        }
+        Some(ConnectionState::Up) => {}
     }
     // A state of an earlier generation says nothing about the spec as it is now.
-    let state = state.filter(|state| i64::try_from(state.revision) == Ok(pass.generation));
-    match (connection, state.map(|state| &state.phase)) {
-        (None, _) => Verdict::progressing("Connecting", "connecting to the broker"),
-        (Some(_), None) => Verdict::progressing(
+    match state.filter(|state| i64::try_from(state.revision) == Ok(result.generation)) {
+        Some(state) => state.phase.clone(),
+        None => Phase::progressing(
             "Applying",
             "making the bucket at the broker as the spec says",
-        ),
-        (Some(_), Some(Phase::Progressing { reason, message })) => {
-            Verdict::progressing(reason, message)
-        }
-        (Some(_), Some(Phase::Stalled { reason, message })) => Verdict::stalled(reason, message),
-        (Some(_), Some(Phase::Ready)) if suspend => Verdict::ready(
-            "Suspended",
-            "the bucket is as the spec says; scheduled refills are suspended",
-        ),
-        (Some(_), Some(Phase::Ready)) => Verdict::ready(
-            "Refilling",
-            "the bucket is as the spec says and is refilled",
         ),
     }
 }
@@ -141,12 +137,12 @@ mod tests {
     use api::from_time;
 
     fn status(
-        pass: &Pass,
+        result: &ReconcileResult,
         state: Option<&BucketState>,
-        connection: Option<&Connection>,
+        connection: Option<&ConnectionState>,
     ) -> TokenBucketStatus {
         compose(
-            pass,
+            result,
             state,
             connection,
             &TokenBucketStatus::default(),
@@ -156,7 +152,11 @@ mod tests {
 
     #[test]
     fn a_bucket_in_force_is_ready_and_shows_what_was_seen() {
-        let status = status(&in_force(3), Some(&state(3, 412)), Some(&Connection::Up));
+        let status = status(
+            &in_force(3),
+            Some(&state(3, 412)),
+            Some(&ConnectionState::Up),
+        );
         assert_eq!(shown(&status), "Ready=True Refilling BrokerConnected=True");
         assert_eq!(status.observed_generation, Some(3));
         assert_eq!(status.queue_name.as_deref(), Some("token_bucket_a"));
@@ -180,7 +180,11 @@ mod tests {
 
     #[test]
     fn a_state_of_an_earlier_generation_does_not_make_the_new_one_ready() {
-        let status = status(&in_force(4), Some(&state(3, 412)), Some(&Connection::Up));
+        let status = status(
+            &in_force(4),
+            Some(&state(3, 412)),
+            Some(&ConnectionState::Up),
+        );
         assert_eq!(
             shown(&status),
             "Reconciling=True Applying BrokerConnected=True"
@@ -204,7 +208,11 @@ mod tests {
 
     #[test]
     fn after_a_restart_what_was_seen_before_stays_until_something_newer_is() {
-        let before = status(&in_force(3), Some(&state(3, 412)), Some(&Connection::Up));
+        let before = status(
+            &in_force(3),
+            Some(&state(3, 412)),
+            Some(&ConnectionState::Up),
+        );
         let after = compose(&in_force(3), None, None, &before, at(200));
         assert_eq!(
             shown(&after),
@@ -222,7 +230,7 @@ mod tests {
         let after = compose(
             &in_force(3),
             Some(&unseen),
-            Some(&Connection::Up),
+            Some(&ConnectionState::Up),
             &before,
             at(200),
         );
@@ -234,7 +242,11 @@ mod tests {
 
     #[test]
     fn a_refused_resource_says_why_and_expects_no_refill() {
-        let before = status(&in_force(3), Some(&state(3, 412)), Some(&Connection::Up));
+        let before = status(
+            &in_force(3),
+            Some(&state(3, 412)),
+            Some(&ConnectionState::Up),
+        );
         let after = compose(&refused(4, "InvalidSchedule"), None, None, &before, at(200));
         assert_eq!(
             shown(&after),
@@ -256,7 +268,7 @@ mod tests {
             phase,
             ..state(3, 1)
         };
-        let status = status(&in_force(3), Some(&stalled), Some(&Connection::Up));
+        let status = status(&in_force(3), Some(&stalled), Some(&ConnectionState::Up));
         assert_eq!(
             shown(&status),
             "Stalled=True QueueInUse BrokerConnected=True"
@@ -266,11 +278,11 @@ mod tests {
 
     #[test]
     fn a_suspended_bucket_is_ready() {
-        let mut pass = in_force(3);
-        if let Judgement::InForce { suspend, .. } = &mut pass.judgement {
+        let mut result = in_force(3);
+        if let Decision::InForce { suspend, .. } = &mut result.decision {
             *suspend = true;
         }
-        let status = status(&pass, Some(&state(3, 1)), Some(&Connection::Up));
+        let status = status(&result, Some(&state(3, 1)), Some(&ConnectionState::Up));
         assert_eq!(shown(&status), "Ready=True Suspended BrokerConnected=True");
     }
 }

@@ -2,12 +2,11 @@
 
 use chrono::{DateTime, Utc};
 
-use super::{Judgement, Pass};
+use super::report::{Decision, ReconcileResult};
 use amqp::Endpoint;
 use api::TokenBucketStatus;
-use api::conditions::Verdict;
 use bucket::BucketId;
-use engine::{BucketState, Connection, Observed, Phase};
+use engine::{BucketState, ConnectionState, Observed, Phase};
 
 pub(super) fn at(second: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(second, 0).unwrap()
@@ -21,33 +20,33 @@ pub(super) fn broker() -> Endpoint {
     Endpoint::parse("amqp://h").unwrap()
 }
 
-pub(super) fn pass(generation: i64, judgement: Judgement) -> Pass {
+pub(super) fn result(generation: i64, decision: Decision) -> ReconcileResult {
     let queue = Some("token_bucket_a".to_owned());
-    Pass {
+    ReconcileResult {
         id: id(),
         uid: "u1".into(),
         generation,
         alert_when_empty: false,
         queue,
         published: None,
-        judgement,
+        decision,
     }
 }
 
-pub(super) fn in_force(generation: i64) -> Pass {
-    pass(
+pub(super) fn in_force(generation: i64) -> ReconcileResult {
+    result(
         generation,
-        Judgement::InForce {
+        Decision::InForce {
             broker: broker(),
             suspend: false,
         },
     )
 }
 
-pub(super) fn refused(generation: i64, reason: &'static str) -> Pass {
-    pass(
+pub(super) fn refused(generation: i64, reason: &'static str) -> ReconcileResult {
+    result(
         generation,
-        Judgement::Refused(Verdict::stalled(reason, "mend it").into()),
+        Decision::Refused(Phase::stalled(reason, "mend it").into()),
     )
 }
 
@@ -64,8 +63,8 @@ pub(super) fn state(revision: u64, tokens: u64) -> BucketState {
     }
 }
 
-pub(super) fn down() -> Connection {
-    Connection::Down {
+pub(super) fn down() -> ConnectionState {
+    ConnectionState::Down {
         reason: "BrokerUnreachable",
         message: "connection refused".into(),
     }

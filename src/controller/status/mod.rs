@@ -1,102 +1,58 @@
 //! The status writer: one task that knows the newest about every bucket and writes it, the urgent first and the rest
 //! within a budget. What cannot be written is tried again; only the newest counts.
 
-mod book;
 mod compose;
 #[cfg(test)]
 mod fixture;
-mod kept;
-mod pace;
+mod interned;
 mod patch;
+mod queue;
+mod report;
 mod transition;
+mod write_policy;
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::Utc;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use governor::clock::{Clock, DefaultClock};
+use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use kube::Client;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::sleep_until;
 use tracing::{info, warn};
 
 use super::events::{Events, Notice};
-use super::pokes::Pokes;
-use crate::ops::api_error::words;
+use super::triggers::ReconcileTriggers;
+use crate::ops::api_error::message;
 use crate::ops::{Metrics, Reading};
 use amqp::Endpoint;
-use api::TokenBucketStatus;
-use api::conditions::{State, Verdict};
-use book::{Book, Job, Moment};
 use bucket::BucketId;
-use engine::{Connection, Outcome};
-use pace::Class;
+use bucket::machine::Now;
+use engine::{Clock, ConnectionState, Outcome};
 use patch::Written;
+use queue::{Job, StatusQueue};
+pub use report::{Decision, ReconcileResult, Report};
 use transition::transition;
+use write_policy::Priority;
 
 /// Writes under way at the same time.
 const IN_FLIGHT: usize = 32;
 /// The broker's reason for refusing user name or password.
 const AUTHENTICATION_REFUSED: &str = "AuthenticationRefused";
 
-/// What the writer is told.
-#[derive(Debug)]
-pub enum Report {
-    /// A pass over a resource ended.
-    Pass(Pass),
-    /// The engine of a broker told something.
-    Outcome(Endpoint, Outcome),
-    /// No bucket is at the broker any more.
-    Left(Endpoint),
-    /// The resource is gone, or about to be.
-    Gone(BucketId),
-}
-
-/// The end of a pass over a resource.
-#[derive(Clone, Debug)]
-pub struct Pass {
-    /// Which resource.
-    pub id: BucketId,
-    /// Its UID.
-    pub uid: Arc<str>,
-    /// Its `metadata.generation`.
-    pub generation: i64,
-    /// Whether there shall be an alert when it is empty for long.
-    pub alert_when_empty: bool,
-    /// Name of the bucket's queue, when that is known.
-    pub queue: Option<String>,
-    /// Its status in the API when it was first seen; what is there later, the writer has written itself.
-    pub published: Option<Box<TokenBucketStatus>>,
-    /// How the pass ended.
-    pub judgement: Judgement,
-}
-
-/// How a pass over a resource ended.
-#[derive(Clone, Debug)]
-pub enum Judgement {
-    /// The engine has it: the rest is for the engine to tell.
-    InForce {
-        /// At which broker.
-        broker: Endpoint,
-        /// Whether scheduled refills are suspended.
-        suspend: bool,
-    },
-    /// It did not come to that.
-    Refused(Box<Verdict>),
-}
-
 /// Writes statuses until the channel is closed, then finishes what is under way.
-pub struct Writer {
+pub struct StatusWriter {
+    /// Tells the time.
+    pub clock: Clock,
     /// Writes the statuses.
     pub client: Client,
     /// Tells what happened.
     pub events: Events,
-    /// Asks for passes over resources.
-    pub pokes: Pokes,
+    /// Has resources reconciled.
+    pub triggers: ReconcileTriggers,
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// How often a changed count is written, at most.
@@ -105,16 +61,16 @@ pub struct Writer {
     pub per_second: NonZeroU32,
 }
 
-impl Writer {
+impl StatusWriter {
     /// Runs the writer.
     pub async fn run(self, mut reports: mpsc::UnboundedReceiver<Report>) {
-        let mut book = Book::new(self.interval);
+        let mut queue = StatusQueue::new(self.interval);
         let budget = Budget::new(self.per_second);
         let mut writes = FuturesUnordered::new();
         loop {
             let mut wake = None;
             while writes.len() < IN_FLIGHT {
-                match next(&mut book, &budget, moment()) {
+                match next(&mut queue, &budget, self.clock.now()) {
                     Ok(job) => writes.push(self.write(job)),
                     Err(due) => {
                         wake = due;
@@ -124,55 +80,54 @@ impl Writer {
             }
             tokio::select! {
                 report = reports.recv() => match report {
-                    Some(report) => self.take_note(&mut book, report),
+                    Some(report) => self.take_note(&mut queue, report),
                     None => break,
                 },
-                Some((job, written)) = writes.next() => self.finish(&mut book, job, written),
-                () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
+                Some((job, written)) = writes.next() => self.finish(&mut queue, job, written),
+                () = sleep_until(self.clock.instant(wake.unwrap_or_default())), if wake.is_some() => {}
             }
         }
         while writes.next().await.is_some() {}
     }
 
-    fn take_note(&self, book: &mut Book, report: Report) {
-        let now = moment();
+    fn take_note(&self, queue: &mut StatusQueue, report: Report) {
+        let now = self.clock.now();
         match report {
-            Report::Pass(pass) => {
+            Report::Reconciled(result) => {
                 self.metrics
-                    .alert_when_empty(&pass.id, pass.alert_when_empty);
-                if let Judgement::Refused(verdict) = &pass.judgement {
-                    let stalled = (verdict.state == State::Stalled).then_some(verdict.reason);
-                    let reading = Reading::Refused { stalled };
-                    self.metrics.bucket(&pass.id, reading);
+                    .alert_when_empty(&result.id, result.alert_when_empty);
+                if let Decision::Refused(phase) = &result.decision {
+                    let reading = Reading::Refused(phase.clone());
+                    self.metrics.bucket(&result.id, reading);
                 }
-                book.pass(pass, now);
+                queue.reconciled(result, now);
             }
             Report::Gone(id) => {
-                book.forget(&id);
+                queue.forget(&id);
                 self.metrics.forget(&id);
             }
             Report::Left(broker) => {
-                book.connection(&broker, None, now);
+                queue.connection(&broker, None, now);
                 self.metrics.forget_broker(&broker.to_string());
             }
             Report::Outcome(broker, Outcome::Connection(connection)) => {
                 self.metrics
-                    .connection(&broker.to_string(), connection == Connection::Up);
+                    .connection(&broker.to_string(), connection == ConnectionState::Up);
                 if matches!(
                     connection,
-                    Connection::Down {
+                    ConnectionState::Down {
                         reason: AUTHENTICATION_REFUSED,
                         ..
                     }
                 ) {
                     // Their Secret may have been changed.
-                    self.pokes.send(&book.at(&broker));
+                    self.triggers.send(&queue.at(&broker));
                 }
-                book.connection(&broker, Some(connection), now);
+                queue.connection(&broker, Some(connection), now);
             }
             Report::Outcome(broker, Outcome::Bucket(id, state)) => {
-                if book.state(&broker, &id, state.clone(), now) {
-                    self.metrics.bucket(&id, Reading::Told(state));
+                if queue.state(&broker, &id, state.clone(), now) {
+                    self.metrics.bucket(&id, Reading::Known(state));
                 }
             }
             Report::Outcome(
@@ -188,8 +143,8 @@ impl Writer {
             ) => {
                 self.metrics.refilled(trigger, added, lag);
             }
-            Report::Outcome(_, Outcome::LeftOut { policy, ticks }) => {
-                self.metrics.left_out(policy, ticks);
+            Report::Outcome(_, Outcome::Skipped { policy, ticks }) => {
+                self.metrics.skipped(policy, ticks);
             }
             Report::Outcome(_, Outcome::Completed { .. }) => {}
             Report::Outcome(_, Outcome::QueueMissing(_)) => self.metrics.repaired(),
@@ -197,14 +152,14 @@ impl Writer {
                 self.metrics.ledger_lost();
                 let note = "The ledger of the bucket was lost: its queue was deleted or purged, or a policy took the message away. \
                     It is written anew; no tick is carried out twice, and those up to the loss are not made up for.";
-                self.warn(book, &broker, &id, Notice::warning("LedgerLost", note));
+                self.warn(queue, &broker, &id, Notice::warning("LedgerLost", note));
             }
             Report::Outcome(broker, Outcome::Contested { bucket: id, rival }) => {
                 let note = format!(
                     "The bucket is refilled for {rival} too. This resource comes first and keeps it: give the other one \
                      another spec.name, or delete it."
                 );
-                self.warn(book, &broker, &id, Notice::warning("NameConflict", &note));
+                self.warn(queue, &broker, &id, Notice::warning("NameConflict", &note));
             }
             Report::Outcome(
                 _,
@@ -219,8 +174,8 @@ impl Writer {
     }
 
     /// Something that no condition says.
-    fn warn(&self, book: &Book, broker: &Endpoint, id: &BucketId, notice: Notice) {
-        if let Some(uid) = book.uid(broker, id) {
+    fn warn(&self, queue: &StatusQueue, broker: &Endpoint, id: &BucketId, notice: Notice) {
+        if let Some(uid) = queue.uid(broker, id) {
             self.events.publish(id, uid, notice);
         }
     }
@@ -230,7 +185,7 @@ impl Writer {
         (job, written)
     }
 
-    fn finish(&self, book: &mut Book, job: Job, written: kube::Result<Written>) {
+    fn finish(&self, queue: &mut StatusQueue, job: Job, written: kube::Result<Written>) {
         match written {
             Ok(Written::Yes) => {
                 self.metrics.status_write("ok");
@@ -242,43 +197,39 @@ impl Writer {
                     }
                     self.events.publish(&job.id, &job.uid, notice);
                 }
-                book.written(job, moment());
+                queue.written(job, self.clock.now());
             }
             // The watch will say so too.
             Ok(Written::Gone) => {
                 self.metrics.status_write("gone");
-                book.written(job, moment());
+                queue.written(job, self.clock.now());
             }
             Err(error) => {
                 self.metrics.status_write("error");
-                warn!(bucket = %job.id, error = words(&error), "cannot write the status: trying again");
-                book.failed(&job, rand::random(), moment());
+                warn!(bucket = %job.id, error = message(&error), "cannot write the status: trying again");
+                queue.failed(&job, rand::random(), self.clock.now());
             }
         }
     }
 }
 
 /// The next status to write, or when to look again.
-fn next(book: &mut Book, budget: &Budget, now: Moment) -> Result<Job, Option<Instant>> {
-    if let Some(job) = book.next(Class::Urgent, now) {
+fn next(queue: &mut StatusQueue, budget: &Budget, now: Now) -> Result<Job, Option<Duration>> {
+    if let Some(job) = queue.next(Priority::Urgent, now) {
         return Ok(job);
     }
-    let (urgent, routine) = (book.next_due(Class::Urgent), book.next_due(Class::Routine));
+    let (urgent, routine) = (
+        queue.next_due(Priority::Urgent),
+        queue.next_due(Priority::Routine),
+    );
     let routine = match routine {
-        Some(due) if due <= now.instant => match budget.take() {
-            Ok(()) => return book.next(Class::Routine, now).ok_or(urgent),
-            Err(pause) => Some(now.instant + pause),
+        Some(due) if due <= now.monotonic => match budget.take() {
+            Ok(()) => return queue.next(Priority::Routine, now).ok_or(urgent),
+            Err(pause) => Some(now.monotonic + pause),
         },
         due => due,
     };
     Err(urgent.into_iter().chain(routine).min())
-}
-
-fn moment() -> Moment {
-    Moment {
-        utc: Utc::now(),
-        instant: Instant::now(),
-    }
 }
 
 /// The budget of routine writes.

@@ -9,7 +9,7 @@ use kube::{Api, Client};
 use serde_json::{Map, Value, json};
 use tokio::time::timeout;
 
-use super::book::Job;
+use super::queue::Job;
 use crate::ops::identity::PROGRAM;
 use api::{TokenBucket, TokenBucketStatus};
 

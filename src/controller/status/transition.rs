@@ -1,7 +1,7 @@
 //! What happened between two statuses, for events and logs. No client required.
 
 use super::compose::BROKER_UNAVAILABLE;
-use super::pace::{condition, holds};
+use super::write_policy::{condition, holds};
 use crate::controller::events::Notice;
 use api::TokenBucketStatus;
 use api::conditions::{BROKER_CONNECTED, READY, STALLED};
@@ -37,14 +37,13 @@ pub(super) fn transition(before: &TokenBucketStatus, after: &TokenBucketStatus) 
 mod tests {
     use super::super::compose::compose;
     use super::super::fixture::{at, down, in_force, refused, state};
-    use super::super::{Judgement, Pass};
+    use super::super::report::{Decision, ReconcileResult};
     use super::*;
-    use api::conditions::Verdict;
-    use engine::Connection;
+    use engine::{ConnectionState, Phase};
 
-    fn status(pass: &Pass, connection: &Connection) -> TokenBucketStatus {
+    fn status(result: &ReconcileResult, connection: &ConnectionState) -> TokenBucketStatus {
         compose(
-            pass,
+            result,
             Some(&state(1, 1)),
             Some(connection),
             &TokenBucketStatus::default(),
@@ -59,14 +58,14 @@ mod tests {
     #[test]
     fn only_changes_are_told() {
         let none = TokenBucketStatus::default();
-        let ready = status(&in_force(1), &Connection::Up);
+        let ready = status(&in_force(1), &ConnectionState::Up);
         let more = TokenBucketStatus {
             available_tokens: Some(9),
             ..ready.clone()
         };
         let away = status(&in_force(1), &down());
-        let conflict = status(&refused(1, "NameConflict"), &Connection::Up);
-        let invalid = status(&refused(1, "InvalidSchedule"), &Connection::Up);
+        let conflict = status(&refused(1, "NameConflict"), &ConnectionState::Up);
+        let invalid = status(&refused(1, "InvalidSchedule"), &ConnectionState::Up);
         for (before, after, told) in [
             (&none, &ready, None),
             (&ready, &more, None),
@@ -90,14 +89,14 @@ mod tests {
     #[test]
     fn a_bucket_in_the_making_is_no_event() {
         let making = in_force(1);
-        let making = Pass {
-            judgement: Judgement::Refused(Verdict::progressing("Applying", "").into()),
+        let making = ReconcileResult {
+            decision: Decision::Refused(Phase::progressing("Applying", "").into()),
             ..making
         };
         assert_eq!(
             reason(
                 &TokenBucketStatus::default(),
-                &status(&making, &Connection::Up)
+                &status(&making, &ConnectionState::Up)
             ),
             None
         );

@@ -18,11 +18,12 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::Readiness;
-use super::api_error::words;
+use super::api_error::message;
 use super::identity::PROGRAM;
+use super::readiness::Readiness;
+use bucket::machine::Now;
 use claim::{Seen, claimed, released};
-use engine::{Granter, Moment, Permit};
+use engine::{Clock, LeaseRenewer, LeaseValidity};
 
 /// A holder that has not renewed its lease for so long has lost it.
 const LEASE_DURATION: Duration = Duration::from_secs(15);
@@ -54,8 +55,8 @@ pub enum ElectionError<E> {
 pub struct Term {
     /// Cancelled when the work is to stop.
     pub stop: CancellationToken,
-    /// Whether the replica knows that it still leads.
-    pub permit: Permit,
+    /// For how long the replica knows that it leads.
+    pub lease: LeaseValidity,
 }
 
 /// One replica's candidacy.
@@ -64,6 +65,7 @@ pub struct Candidate {
     leases: Api<Lease>,
     holder: String,
     readiness: Readiness,
+    clock: Clock,
 }
 
 impl Candidate {
@@ -74,6 +76,7 @@ impl Candidate {
             leases: Api::namespaced(client, namespace),
             holder,
             readiness,
+            clock: Clock::start(),
         }
     }
 
@@ -96,11 +99,11 @@ impl Candidate {
                 taken = self.acquire() => taken,
             };
             info!(holder = self.holder, "this replica leads");
-            let (granter, permit) = Permit::granted(since, LEASE_DURATION);
+            let (renewer, validity) = LeaseValidity::granted(self.clock, since, LEASE_DURATION);
             let term = stop.child_token();
             let mut running = pin!(work(Term {
                 stop: term.clone(),
-                permit,
+                lease: validity,
             }));
             let mut held = Some(lease);
             let successor = tokio::select! {
@@ -108,7 +111,7 @@ impl Candidate {
                     self.release(held).await;
                     return result.map_err(ElectionError::Work);
                 }
-                successor = self.hold(&mut held, &granter) => successor,
+                successor = self.hold(&mut held, &renewer) => successor,
             };
             warn!(
                 holder = successor,
@@ -122,20 +125,20 @@ impl Candidate {
         }
     }
 
-    /// Waits until the lease is free, and takes it. The moment is that of the request.
-    async fn acquire(&self) -> (Lease, Moment) {
+    /// Waits until the lease is free, and takes it. The time is that of the request.
+    async fn acquire(&self) -> (Lease, Now) {
         let mut changes = pin!(self.changes());
         let mut seen = Seen::nothing(Instant::now());
         let mut announced = None;
         loop {
-            let now = Moment::now();
+            let now = self.clock.now();
             let pause = match seen.free_after(&self.holder, Instant::now()) {
                 Duration::ZERO => match self.take(&mut seen).await {
                     Ok(Some(lease)) => return (lease, now),
                     Ok(None) => Duration::ZERO,
                     Err(error) => {
                         warn!(
-                            error = words(&error),
+                            error = message(&error),
                             "cannot take the lease {PROGRAM}: trying again"
                         );
                         RETRY_AFTER
@@ -183,13 +186,13 @@ impl Candidate {
         }
     }
 
-    /// Renews the lease and the permit until somebody else holds the lease, and says who.
-    async fn hold(&self, held: &mut Option<Lease>, granter: &Granter) -> String {
+    /// Renews the lease until somebody else holds the lease, and says who.
+    async fn hold(&self, held: &mut Option<Lease>, renewer: &LeaseRenewer) -> String {
         let mut pause = RENEW_EVERY;
         let mut failing = false;
         loop {
             sleep(pause).await;
-            let now = Moment::now();
+            let now = self.clock.now();
             let renewed = match held.as_ref() {
                 Some(lease) => {
                     self.write(claimed(Some(lease), PROGRAM, &self.holder, LEASE_DURATION))
@@ -204,20 +207,20 @@ impl Candidate {
             (*held, pause) = match renewed {
                 Ok(lease) => {
                     failing = false;
-                    granter.renew(now, LEASE_DURATION);
+                    renewer.renew(now, LEASE_DURATION);
                     (Some(lease), RENEW_EVERY)
                 }
                 // Changed or deleted behind our back: look who holds it.
                 Err(error) if is_conflict(&error) => (None, Duration::ZERO),
                 Err(error) => {
-                    // Who was stopped finds its connections broken: only a second failure means that nobody answers.
-                    let unreachable = failing || granter.lasts(now);
+                    // A stopped leader's connections are broken: only a second failure means that nobody answers.
+                    let unreachable = failing || renewer.is_valid_at(now);
                     if unreachable {
-                        granter.renew(now, LEASE_DURATION);
+                        renewer.renew(now, LEASE_DURATION);
                     }
                     if !failing {
                         warn!(
-                            error = words(&error),
+                            error = message(&error),
                             "cannot renew the lease: going on while nobody else holds it"
                         );
                     }
@@ -260,7 +263,7 @@ impl Candidate {
             Ok(_) => info!("released the lease"),
             Err(error) => {
                 warn!(
-                    error = words(&error),
+                    error = message(&error),
                     "cannot release the lease: the next leader waits until it expires"
                 )
             }

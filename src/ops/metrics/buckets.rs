@@ -10,7 +10,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
-use crate::ops::readings::{Entry, Readings};
+use crate::ops::readings::{BucketReading, Readings};
 use bucket::BucketId;
 
 /// Name, help, unit and value of a gauge.
@@ -18,7 +18,7 @@ type Gauge<'u> = (
     &'static str,
     &'static str,
     Option<&'u Unit>,
-    fn(&Entry) -> Option<u64>,
+    fn(&BucketReading) -> Option<u64>,
 );
 
 /// The series of all buckets.
@@ -34,26 +34,26 @@ impl Collector for Buckets {
                 "tokens_available",
                 "Tokens in the bucket when they were last counted",
                 None,
-                |entry| Some(entry.reading.state()?.observed?.tokens),
+                |entry| Some(entry.state()?.observed?.tokens),
             ),
             (
                 "tokens_maximum",
                 "Limit of the bucket that the broker enforces",
                 None,
-                |entry| entry.reading.state()?.limit,
+                |entry| entry.state()?.limit,
             ),
             (
                 "next_refill_timestamp",
                 "When the next refill is due; absent while none is",
                 Some(&Unit::Seconds),
-                |entry| seconds(entry.reading.state()?.next_refill?),
+                |entry| seconds(entry.state()?.next_refill?),
             ),
             (
                 "last_refill_timestamp",
                 "When the newest refill was completed",
                 Some(&Unit::Seconds),
                 |entry| {
-                    let state = entry.reading.state()?;
+                    let state = entry.state()?;
                     seconds(state.last_refill.as_ref()?.completed_time)
                 },
             ),
@@ -61,7 +61,7 @@ impl Collector for Buckets {
                 "bucket_ready",
                 "1 while the bucket is refilled as its spec says",
                 None,
-                |entry| Some(entry.reading.is_ready().into()),
+                |entry| Some(entry.is_ready().into()),
             ),
             (
                 "bucket_alert_when_empty",
@@ -83,8 +83,8 @@ impl Collector for Buckets {
             "Tokens added to the bucket since its ledger began",
         );
         let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for (id, Entry { reading, .. }) in entries.iter() {
-            if let Some(issued) = reading.state().map(|state| state.issued) {
+        for (id, entry) in entries.iter() {
+            if let Some(issued) = entry.state().map(|state| state.issued) {
                 ConstCounter::new(issued).encode(metric.encode_family(&labels(id))?)?;
             }
         }
@@ -93,8 +93,8 @@ impl Collector for Buckets {
             "1 while the bucket needs a person, by the reason of its status",
         );
         let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        for (id, Entry { reading, .. }) in entries.iter() {
-            if let Some(reason) = reading.stalled() {
+        for (id, entry) in entries.iter() {
+            if let Some(reason) = entry.stalled() {
                 let [namespace, name] = labels(id);
                 let labels = [namespace, name, ("reason", reason)];
                 ConstGauge::new(1_i64).encode(metric.encode_family(&labels)?)?;

@@ -76,7 +76,7 @@ pub struct Metrics {
     registry: Registry,
     refills: Family<OfRefill, Counter>,
     tokens_added: Counter,
-    left_out: Family<ByPolicy, Counter>,
+    skipped: Family<ByPolicy, Counter>,
     requests: Family<OfRequest, Counter>,
     readings: Readings,
     repairs: Counter,
@@ -101,7 +101,7 @@ impl Metrics {
             registry: Registry::default(),
             refills: Family::default(),
             tokens_added: Counter::default(),
-            left_out: Family::default(),
+            skipped: Family::default(),
             requests: Family::default(),
             readings,
             repairs: Counter::default(),
@@ -150,7 +150,7 @@ impl Metrics {
         let help = "Refills carried out: added, or full when nothing fitted";
         ours.register("refills", help, self.refills.clone());
         let help = "Ticks that were missed and are not carried out, by spec.missedRefills";
-        ours.register("ticks_left_out", help, self.left_out.clone());
+        ours.register("ticks_left_out", help, self.skipped.clone());
         let help = "Requests to the Kubernetes API, by method and status; status 0 when none came";
         ours.register("api_requests", help, self.requests.clone());
         for (name, help, family) in [
@@ -223,9 +223,9 @@ impl Metrics {
     }
 
     /// Ticks were missed and are not carried out.
-    pub fn left_out(&self, policy: MissedRefills, ticks: u64) {
+    pub fn skipped(&self, policy: MissedRefills, ticks: u64) {
         let policy = Word(policy);
-        self.left_out
+        self.skipped
             .get_or_create(&ByPolicy { policy })
             .inc_by(ticks);
     }

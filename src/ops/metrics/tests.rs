@@ -12,7 +12,7 @@ fn id() -> BucketId {
 
 fn reading() -> Reading {
     let at = |seconds| DateTime::from_timestamp(seconds, 0).unwrap();
-    Reading::Told(Arc::new(BucketState {
+    Reading::Known(Arc::new(BucketState {
         revision: 1,
         phase: Phase::Ready,
         observed: Some(Observed {
@@ -40,13 +40,13 @@ fn full() -> Metrics {
     metrics.dropped("UnknownBucket", false);
     metrics.dropped("Malformed", true);
     metrics.repaired();
-    metrics.left_out(MissedRefills::Skip, 9);
+    metrics.skipped(MissedRefills::Skip, 9);
     metrics.api_request("PATCH", 200);
     metrics.bucket(&id(), reading());
     metrics.alert_when_empty(&id(), true);
     let stalled = BucketId::new("shop", "bad");
-    let reason = Some("NameConflict");
-    metrics.bucket(&stalled, Reading::Refused { stalled: reason });
+    let phase = Phase::stalled("NameConflict", "mend it").into();
+    metrics.bucket(&stalled, Reading::Refused(phase));
     metrics.connection("127.0.0.1:5672", true);
     metrics.reconciled(Duration::from_millis(2));
     metrics.reconcile_error("InvalidSchedule");

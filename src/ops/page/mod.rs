@@ -1,6 +1,6 @@
 //! The page at `/`: every bucket's level in the last hour, for people. It only shows, and it works without scripts.
 
-mod hour;
+mod model;
 mod sparkline;
 mod view;
 
@@ -10,14 +10,12 @@ use axum::http::header::{self, HeaderName, HeaderValue};
 use axum::response::{Html, IntoResponse};
 use axum::routing::get;
 use chrono::{DateTime, Utc};
-use serde::Deserialize;
 
-use super::readings::{Entry, Readings};
-use bucket::{BucketId, Refill};
+use super::hour::MINUTES;
+use super::readings::{BucketReading, Readings};
+use bucket::BucketId;
 use engine::Phase;
-
-use hour::MINUTES;
-pub use hour::{Hour, Range};
+use model::{Row, Shown, View, Wish};
 
 /// Buckets on one page.
 const ROWS: usize = 100;
@@ -41,56 +39,6 @@ const HEADERS: [(HeaderName, HeaderValue); 4] = [
     (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
 ];
 
-/// What the address asks for.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-struct Wish {
-    /// Part of `namespace/name`.
-    find: String,
-    /// From 1; text, so that nonsense is the first page and not an error.
-    page: String,
-}
-
-/// A bucket as the page shows it.
-#[derive(Clone, Debug)]
-struct Row {
-    id: BucketId,
-    standing: Standing,
-    tokens: Option<u64>,
-    maximum: Option<u64>,
-    next_refill: Option<DateTime<Utc>>,
-    last_refill: Option<Refill>,
-    minutes: [Option<Range>; MINUTES],
-}
-
-/// Whether refills of a bucket run. In the order in which people want to see them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Standing {
-    Stalled(&'static str),
-    Working(&'static str),
-    Ready,
-}
-
-/// All that is on one page.
-#[derive(Debug)]
-struct View {
-    wish: Wish,
-    /// None on a replica that stands by.
-    shown: Option<Shown>,
-    now: DateTime<Utc>,
-}
-
-#[derive(Debug)]
-struct Shown {
-    rows: Vec<Row>,
-    /// Buckets that the wish is about, on all pages.
-    found: usize,
-    stalled: usize,
-    working: usize,
-    page: usize,
-    pages: usize,
-}
-
 /// The page, of what is in `readings`. `leads` says whether this replica is the one that knows.
 pub fn router(
     readings: Readings,
@@ -108,26 +56,27 @@ pub fn router(
 fn show(readings: &Readings, wish: &Wish, now: DateTime<Utc>) -> Shown {
     let entries = readings.entries();
     let find = wish.find.trim().to_lowercase();
-    let mut found: Vec<(Standing, &BucketId, &Entry)> = entries
+    let unknown = Phase::progressing("Connecting", "");
+    let mut found: Vec<(&Phase, &BucketId, &BucketReading)> = entries
         .iter()
         .filter(|(id, _)| id.to_string().contains(&find))
-        .map(|(id, entry)| (standing(entry), id, entry))
+        .map(|(id, entry)| (entry.phase().unwrap_or(&unknown), id, entry))
         .collect();
-    found.sort_by_key(|(standing, id, _)| (*standing, *id));
-    let count = |wanted: fn(&Standing) -> bool| {
-        let standings = found.iter().map(|(standing, ..)| standing);
-        standings.filter(|standing| wanted(standing)).count()
+    found.sort_by_key(|(phase, id, _)| (urgency(phase), *id));
+    let count = |wanted: fn(&Phase) -> bool| {
+        let phases = found.iter().map(|(phase, ..)| phase);
+        phases.filter(|phase| wanted(phase)).count()
     };
     let pages = found.len().div_ceil(ROWS).max(1);
     let page = wish.page.parse().unwrap_or(1).clamp(1, pages);
     Shown {
-        stalled: count(|standing| matches!(standing, Standing::Stalled(_))),
-        working: count(|standing| matches!(standing, Standing::Working(_))),
+        stalled: count(|phase| matches!(phase, Phase::Stalled { .. })),
+        working: count(|phase| matches!(phase, Phase::Progressing { .. })),
         rows: found
             .iter()
             .skip((page - 1) * ROWS)
             .take(ROWS)
-            .map(|(standing, id, entry)| row(*standing, id, entry, now))
+            .map(|(phase, id, entry)| row(phase, id, entry, now))
             .collect(),
         found: found.len(),
         page,
@@ -135,22 +84,20 @@ fn show(readings: &Readings, wish: &Wish, now: DateTime<Utc>) -> Shown {
     }
 }
 
-fn standing(entry: &Entry) -> Standing {
-    if let Some(reason) = entry.reading.stalled() {
-        return Standing::Stalled(reason);
-    }
-    match entry.reading.state().map(|state| &state.phase) {
-        Some(Phase::Ready) => Standing::Ready,
-        Some(Phase::Progressing { reason, .. }) => Standing::Working(reason),
-        _ => Standing::Working("Connecting"),
+/// The order in which people want to see buckets.
+fn urgency(phase: &Phase) -> (u8, &'static str) {
+    match phase {
+        Phase::Stalled { reason, .. } => (0, reason),
+        Phase::Progressing { reason, .. } => (1, reason),
+        Phase::Ready => (2, ""),
     }
 }
 
-fn row(standing: Standing, id: &BucketId, entry: &Entry, now: DateTime<Utc>) -> Row {
-    let state = entry.reading.state();
+fn row(phase: &Phase, id: &BucketId, entry: &BucketReading, now: DateTime<Utc>) -> Row {
+    let state = entry.state();
     Row {
         id: id.clone(),
-        standing,
+        phase: phase.clone(),
         tokens: state.and_then(|state| Some(state.observed?.tokens)),
         maximum: state.and_then(|state| state.limit),
         next_refill: state.and_then(|state| state.next_refill),
@@ -170,8 +117,12 @@ mod tests {
     fn readings(names: impl IntoIterator<Item = String>) -> Readings {
         let readings = Readings::new(true);
         for name in names {
-            let stalled = name.starts_with("bad").then_some("NameConflict");
-            readings.set(&BucketId::new("shop", &name), Reading::Refused { stalled });
+            let phase = match name.starts_with("bad") {
+                true => Phase::stalled("NameConflict", "mend it"),
+                false => Phase::progressing("SecretNotFound", "create it"),
+            };
+            let reading = Reading::Refused(phase.into());
+            readings.set(&BucketId::new("shop", &name), reading);
         }
         readings
     }

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use maud::{Markup, html};
 
-use super::hour::{MINUTES, Range};
+use crate::ops::hour::{MINUTES, Range};
 
 /// Height of the picture in its own units; its width is one for each minute.
 const HEIGHT: f64 = 20.0;

@@ -3,10 +3,11 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::hour::{MINUTES, Range};
+use super::model::{Row, Shown, View, Wish};
 use super::sparkline::sparkline;
-use super::{Row, Shown, Standing, View, Wish};
+use crate::ops::hour::{MINUTES, Range};
 use crate::ops::identity::PROGRAM;
+use engine::Phase;
 
 const STYLE: &str = include_str!("style.css");
 
@@ -119,10 +120,10 @@ fn line(row: &Row, now: DateTime<Utc>) -> Markup {
                 }
             }
             td {
-                @match row.standing {
-                    Standing::Ready => span.good { "Ready" },
-                    Standing::Working(reason) => span.wait { "Working: " (reason) },
-                    Standing::Stalled(reason) => span.bad { "Stalled: " (reason) },
+                @match &row.phase {
+                    Phase::Ready => span.good { "Ready" },
+                    Phase::Progressing { reason, .. } => span.wait { "Working: " (reason) },
+                    Phase::Stalled { reason, .. } => span.bad { "Stalled: " (reason) },
                 }
             }
         }

@@ -8,7 +8,7 @@ use token_bucket_operator::amqp::{Broker, Endpoint};
 use token_bucket_operator::api::{DeletionPolicy, MissedRefills, QueueType};
 use token_bucket_operator::bucket::{Bucket, BucketId, RefillRequest};
 use token_bucket_operator::engine::{
-    BucketState, Engine, Options, Outcome, Permit, Phase, Removal,
+    BucketState, Engine, LeaseValidity, Options, Outcome, Phase, Removal,
 };
 use token_bucket_operator::schedule::Timetable;
 use tokio::sync::mpsc;
@@ -27,22 +27,22 @@ pub struct Running {
 
 impl Running {
     pub fn start(vhost: &Vhost<'_>) -> Self {
-        Self::start_with(vhost, Permit::unlimited())
+        Self::start_with(vhost, LeaseValidity::unlimited())
     }
 
-    pub fn start_with(vhost: &Vhost<'_>, permit: Permit) -> Self {
-        Self::start_at(&vhost.amqp_url(), QueueType::Classic, permit)
+    pub fn start_with(vhost: &Vhost<'_>, lease: LeaseValidity) -> Self {
+        Self::start_at(&vhost.amqp_url(), QueueType::Classic, lease)
     }
 
     /// On any broker, with refill queues of any type.
     pub fn of_type(amqp_url: &str, refill_queue_type: QueueType) -> Self {
-        Self::start_at(amqp_url, refill_queue_type, Permit::unlimited())
+        Self::start_at(amqp_url, refill_queue_type, LeaseValidity::unlimited())
     }
 
-    fn start_at(amqp_url: &str, refill_queue_type: QueueType, permit: Permit) -> Self {
+    fn start_at(amqp_url: &str, refill_queue_type: QueueType, lease: LeaseValidity) -> Self {
         let options = Options {
             refill_queue_type,
-            permit,
+            lease,
             ..Self::options()
         };
         Self::start_as(amqp_url, options)
@@ -55,7 +55,7 @@ impl Running {
             operator: "test".into(),
             status_interval: Duration::from_millis(200),
             refill_queue_type: QueueType::Classic,
-            permit: Permit::unlimited(),
+            lease: LeaseValidity::unlimited(),
         }
     }
 

@@ -9,7 +9,7 @@ use super::effect::{Take, Transaction};
 use super::entry::Request;
 use super::event::{Baton, Taken};
 use super::share::{Account, share};
-use crate::{Bucket, BucketId, Cause, Ledger, Owner, QueueType, Refusal, Trigger, accept};
+use crate::{Bucket, BucketId, Ledger, Owner, QueueType, Refusal, Trigger, accept};
 
 /// Buckets whose ledgers are held together.
 #[derive(Clone, Debug)]
@@ -161,15 +161,10 @@ impl Item {
         for Request { cause, .. } in &self.requests {
             match accept(cause, &self.bucket, &mut held.ledger, held.tokens, now) {
                 Ok(added) => {
-                    let (trigger, tick) = match cause {
-                        Cause::Tick { tick, .. } => (Trigger::Schedule, Some(*tick)),
-                        Cause::Annotation(_) => (Trigger::Manual, None),
-                        Cause::Request(_) => (Trigger::Request, None),
-                    };
                     accepted.push(Accepted {
-                        trigger,
+                        trigger: cause.trigger(),
                         added,
-                        tick,
+                        tick: cause.tick(),
                     });
                 }
                 Err(refusal) => refused.push(refusal),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 use schedule::Timetable;
 
-use crate::{Bucket, BucketId, Due, Passed, due, overdue};
+use crate::{Bucket, BucketId, Passed, TickSpan, catch_up, due};
 
 /// A busy machine may keep us from looking for so long. Ticks of a longer absence passed while nobody could refill.
 pub(super) const MOST_LAG: TimeDelta = TimeDelta::seconds(10);
@@ -47,7 +47,7 @@ struct Entry {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Request {
     pub(super) bucket: Arc<Bucket>,
-    pub(super) due: Due,
+    pub(super) span: TickSpan,
 }
 
 impl DueQueue {
@@ -62,7 +62,7 @@ impl DueQueue {
     ) -> Option<Request> {
         self.leave(&bucket.id);
         let timetable = bucket.timetable.clone().anchored(since);
-        let Passed { due, left_out } = overdue(&bucket, &timetable, reference, now);
+        let Passed { due, skipped } = catch_up(&bucket, &timetable, reference, now);
         let entry = Entry {
             bucket: bucket.clone(),
             timetable,
@@ -73,8 +73,8 @@ impl DueQueue {
         };
         self.entries.insert(bucket.id.clone(), entry);
         self.line_up(&bucket.id, DateTime::<Utc>::MIN_UTC);
-        self.skip(&bucket, reference, left_out);
-        due.into_iter().next().map(|due| Request { bucket, due })
+        self.skip(&bucket, reference, skipped);
+        due.into_iter().next().map(|span| Request { bucket, span })
     }
 
     /// Takes a bucket out.
@@ -115,19 +115,19 @@ impl DueQueue {
             let stuck = std::mem::take(&mut entry.refused)
                 && entry.timetable.next(entry.last).is_some_and(late);
             let (bucket, timetable) = (entry.bucket.clone(), &entry.timetable);
-            let Passed { due, left_out } = if awake && !stuck {
+            let Passed { due, skipped } = if awake && !stuck {
                 due(&bucket, timetable, entry.last, now, MOST_LATE_TICKS)
             } else {
-                overdue(&bucket, timetable, entry.last, now)
+                catch_up(&bucket, timetable, entry.last, now)
             };
-            // The ledger will name that tick, so what is left out after it is known again by the next connection.
-            let newest = due.last().map_or(now, |due| due.tick);
+            // The ledger will name that tick, so what is skipped after it is known again by the next connection.
+            let newest = due.last().map_or(now, |span| span.tick);
             let reference = std::mem::replace(&mut entry.last, newest);
             self.line_up(&id, DateTime::<Utc>::MIN_UTC);
-            self.skip(&bucket, reference, left_out);
-            let of_bucket = |due| Request {
+            self.skip(&bucket, reference, skipped);
+            let of_bucket = |span| Request {
                 bucket: bucket.clone(),
-                due,
+                span,
             };
             requests.extend(due.into_iter().map(of_bucket));
         }
@@ -144,7 +144,7 @@ impl DueQueue {
         }
     }
 
-    /// What was left out since the last call.
+    /// What was skipped since the last call.
     pub(super) fn take_skipped(&mut self) -> Vec<Skipped> {
         std::mem::take(&mut self.skipped)
     }
@@ -190,7 +190,7 @@ mod tests {
             .map(|request| {
                 (
                     request.bucket.id.name(),
-                    (request.due.tick - at(0)).num_seconds(),
+                    (request.span.tick - at(0)).num_seconds(),
                 )
             })
             .collect()
@@ -210,14 +210,14 @@ mod tests {
     #[test]
     fn a_bucket_that_enters_late_gets_what_its_policy_wants() {
         let mut queue = DueQueue::default();
-        let overdue = queue.enter(named("a"), at(0), at(0), at(190));
-        assert_eq!(seconds(overdue.as_slice()), [("a", 180)]);
-        let left_out = Skipped {
+        let caught_up = queue.enter(named("a"), at(0), at(0), at(190));
+        assert_eq!(seconds(caught_up.as_slice()), [("a", 180)]);
+        let skipped = Skipped {
             bucket: named("a"),
             reference: at(0),
             ticks: 2,
         };
-        assert_eq!(queue.take_skipped(), [left_out]);
+        assert_eq!(queue.take_skipped(), [skipped]);
         assert_eq!(queue.next(), Some(at(240)));
     }
 

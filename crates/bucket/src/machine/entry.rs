@@ -14,8 +14,8 @@ use crate::{Bucket, Cause, Known, Owner, backoff};
 /// Delays between two tries: they double from the first to the last one.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(15);
-/// A ledger that somebody holds comes back within milliseconds; the pauses between two looks double, from this one.
-const FIRST_LOOK: Duration = Duration::from_millis(4);
+/// A ledger that somebody holds comes back within milliseconds; the pauses between two tries double, from this one.
+const FIRST_PAUSE: Duration = Duration::from_millis(4);
 /// One that is absent for longer is perhaps lost.
 const LONGEST_ABSENCE: Duration = Duration::from_secs(1);
 
@@ -85,7 +85,7 @@ pub(super) enum Stage {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Absent {
     since: Duration,
-    looks: u32,
+    tries: u32,
 }
 
 /// A request that waits.
@@ -216,10 +216,10 @@ impl Entry {
     pub(super) fn absent(&mut self, now: Now) -> Option<Duration> {
         let absent = self.absent.get_or_insert(Absent {
             since: now.monotonic,
-            looks: 0,
+            tries: 0,
         });
-        let pause = backoff(FIRST_LOOK, absent.looks, LONGEST_ABSENCE);
-        absent.looks += 1;
+        let pause = backoff(FIRST_PAUSE, absent.tries, LONGEST_ABSENCE);
+        absent.tries += 1;
         let longest = absent.since + LONGEST_ABSENCE;
         (now.monotonic < longest).then(|| longest.min(now.monotonic + pause))
     }
@@ -300,12 +300,12 @@ mod tests {
     fn an_absent_ledger_is_looked_for_ever_more_rarely_and_then_perhaps_lost() {
         let mut entry = entry();
         let mut at = now(100);
-        let mut looks = 0;
+        let mut tries = 0;
         while let Some(next) = entry.absent(at) {
             assert!(next > at.monotonic && next <= Duration::from_secs(101));
             at.monotonic = next;
-            looks += 1;
+            tries += 1;
         }
-        assert_eq!((looks, at.monotonic), (8, Duration::from_secs(101)));
+        assert_eq!((tries, at.monotonic), (8, Duration::from_secs(101)));
     }
 }

@@ -304,7 +304,7 @@ impl Machine {
         let pending = std::mem::take(&mut entry.pending);
         self.scheduler.leave(id);
         self.show(id, phase);
-        self.disown(id, pending.into(), None, now);
+        self.reroute(id, pending.into(), None, now);
         self.sleep(id, now.monotonic + LOOK_AGAIN);
     }
 

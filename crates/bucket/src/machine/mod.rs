@@ -42,7 +42,7 @@ pub use event::{
     Taken,
 };
 pub use failure::{Class, Failure};
-pub use outcome::{BucketState, Connection, Observed, Outcome, Phase};
+pub use outcome::{BucketState, ConnectionState, Observed, Outcome, Phase};
 
 /// How often the clock has to be looked at: how soon a changed wall clock is noticed.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
@@ -122,7 +122,7 @@ impl Machine {
             self.permitted = permitted;
         }
         if self.is_active() && self.permitted {
-            self.scheduler.look(now);
+            self.scheduler.take_due(now);
         }
         self.take(event, now);
         self.go_on(now);
@@ -337,7 +337,7 @@ impl Machine {
         if let Some(at) = entry.wake {
             self.timers.remove(&(at, id.clone()));
         }
-        self.disown(id, entry.pending.into(), Some(&entry.bucket.name), now);
+        self.reroute(id, entry.pending.into(), Some(&entry.bucket.name), now);
         if let Some(queue) = self.queues.touch(&entry.bucket.refill_queue) {
             queue.leave(id, delete, now);
         }
@@ -347,7 +347,7 @@ impl Machine {
     fn connect(&mut self, now: Now) {
         self.connected = true;
         self.blocked = false;
-        self.tell(Outcome::Connection(Connection::Up));
+        self.tell(Outcome::Connection(ConnectionState::Up));
         for queue in self.queues.by_name.values_mut() {
             queue.closed(Some(now.monotonic));
         }
@@ -361,7 +361,10 @@ impl Machine {
             reason, message, ..
         }) = failure
         {
-            self.tell(Outcome::Connection(Connection::Down { reason, message }));
+            self.tell(Outcome::Connection(ConnectionState::Down {
+                reason,
+                message,
+            }));
         }
         self.scheduler.reset();
         self.counter.reset();

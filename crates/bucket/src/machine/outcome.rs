@@ -12,7 +12,7 @@ use crate::{BucketId, Ledger, MissedRefills, Refill, Trigger};
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
     /// The connection came up, or is away.
-    Connection(Connection),
+    Connection(ConnectionState),
     /// A bucket's state changed or was counted anew.
     Bucket(BucketId, Arc<BucketState>),
     /// A refill was committed.
@@ -38,7 +38,7 @@ pub enum Outcome {
         added: u64,
     },
     /// Ticks that were missed are not carried out.
-    LeftOut {
+    Skipped {
         /// By this policy, or because they are older than the deadline.
         policy: MissedRefills,
         /// How many.
@@ -70,7 +70,7 @@ pub enum Outcome {
 
 /// State of the connection to the broker.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Connection {
+pub enum ConnectionState {
     /// Connected.
     Up,
     /// Not connected: why, in words for people. It is being retried.
@@ -134,18 +134,21 @@ pub enum Phase {
 }
 
 impl Phase {
-    pub(super) fn progressing(reason: &'static str, message: impl Into<String>) -> Self {
+    /// It is being worked on.
+    pub fn progressing(reason: &'static str, message: impl Into<String>) -> Self {
         let message = message.into();
         Self::Progressing { reason, message }
     }
 
-    pub(super) fn stalled(reason: &'static str, message: impl Into<String>) -> Self {
+    /// A person must act.
+    pub fn stalled(reason: &'static str, message: impl Into<String>) -> Self {
         let message = message.into();
         Self::Stalled { reason, message }
     }
 
     /// What a bucket is in while this is in its way.
-    pub(super) fn of(failure: &Failure) -> Self {
+    #[must_use]
+    pub fn of(failure: &Failure) -> Self {
         let Failure {
             reason,
             message,

@@ -189,7 +189,7 @@ impl Machine {
         } in batch.items
         {
             let Some(entry) = self.buckets.get_mut(&id) else {
-                self.disown(&id, requests, Some(&bucket.name), now);
+                self.reroute(&id, requests, Some(&bucket.name), now);
                 continue;
             };
             entry.batch = None;
@@ -281,7 +281,7 @@ impl Machine {
                 let tickets = item.requests.iter().filter_map(|it| it.ticket.as_ref());
                 tickets.for_each(|ticket| self.acknowledge(ticket));
             }
-            _ => self.disown(&item.id, item.requests, Some(&item.bucket.name), now),
+            _ => self.reroute(&item.id, item.requests, Some(&item.bucket.name), now),
         }
     }
 

@@ -9,7 +9,7 @@ use super::failure::{Class, Failure};
 use super::outcome::{Outcome, Phase};
 use super::refill_queue::Ticket;
 use crate::request::{Origin, RefillRequest};
-use crate::{BucketId, Cause, Refusal, parked_queue_name};
+use crate::{BucketId, Cause, Refusal, TickSpan, parked_queue_name};
 
 impl Machine {
     pub(super) fn consuming(&mut self, consumer: ConsumerId, now: Now) {
@@ -83,7 +83,7 @@ impl Machine {
             match request {
                 Ok(request) => self.route(ticket, request, now),
                 Err(rejection) => {
-                    self.park(ticket, None, rejection.kind(), rejection.to_string());
+                    self.reject(ticket, None, rejection.kind(), rejection.to_string());
                 }
             }
         }
@@ -110,9 +110,7 @@ impl Machine {
                 ticks,
             } => Cause::Tick {
                 uid,
-                tick,
-                since,
-                ticks,
+                span: TickSpan { since, tick, ticks },
             },
             Origin::Foreign { id } => Cause::Request(id.map(Into::into)),
         };
@@ -121,9 +119,9 @@ impl Machine {
         };
         // Without a turn: a flood of duplicates costs the broker nothing.
         let done = entry.known.as_ref().and_then(|known| known.tick);
-        if let Cause::Tick { tick, uid, .. } = &cause
+        if let Cause::Tick { uid, span } = &cause
             && **uid == *entry.bucket.uid
-            && done.is_some_and(|done| *tick <= done)
+            && done.is_some_and(|done| span.tick <= done)
         {
             self.refused(&id, Refusal::Duplicate);
             self.acknowledge(&ticket);
@@ -134,7 +132,7 @@ impl Machine {
             ticket: Some(ticket),
         };
         if entry.stage == Stage::Stalled {
-            self.disown(&id, vec![request], None, now);
+            self.reroute(&id, vec![request], None, now);
             return;
         }
         entry.pending.push_back(request);
@@ -163,7 +161,7 @@ impl Machine {
 
     /// Requests that their bucket cannot take. Ours are made anew from the ledger when it can; somebody else's are kept
     /// for a person, or wait for a bucket of the same name when this one, which had it, is `gone`.
-    pub(super) fn disown(
+    pub(super) fn reroute(
         &mut self,
         id: &BucketId,
         requests: Vec<Request>,
@@ -183,7 +181,7 @@ impl Machine {
                     }
                     None => {
                         let message = "its bucket is stalled".to_owned();
-                        self.park(ticket, Some(id.clone()), "BucketStalled", message);
+                        self.reject(ticket, Some(id.clone()), "BucketStalled", message);
                     }
                 },
             }
@@ -207,7 +205,8 @@ impl Machine {
         }
     }
 
-    fn park(
+    /// It goes where a person can look at it.
+    fn reject(
         &mut self,
         ticket: Ticket,
         bucket: Option<BucketId>,

@@ -26,7 +26,7 @@ pub(super) struct Scheduler {
     seen: Option<Now>,
     /// Ticks that were told to be skipped, and after which one. A ledger says nothing of them, so the next connection
     /// finds the same ones again.
-    told: HashMap<BucketId, (DateTime<Utc>, u64)>,
+    reported: HashMap<BucketId, (DateTime<Utc>, u64)>,
 }
 
 impl Scheduler {
@@ -51,7 +51,7 @@ impl Scheduler {
     /// The bucket is not in force any more.
     pub(super) fn forget(&mut self, id: &BucketId) {
         self.leave(id);
-        self.told.remove(id);
+        self.reported.remove(id);
     }
 
     /// The connection is gone: the ledgers say where to go on.
@@ -62,7 +62,7 @@ impl Scheduler {
     }
 
     /// Takes what is due. Not to be called while nobody can refill: what passes then is found to be missed.
-    pub(super) fn look(&mut self, now: Now) {
+    pub(super) fn take_due(&mut self, now: Now) {
         let before = self.seen.replace(now).unwrap_or(now);
         let monotonic = now.monotonic.saturating_sub(before.monotonic);
         let monotonic = TimeDelta::from_std(monotonic).unwrap_or(TimeDelta::MAX);
@@ -102,9 +102,9 @@ impl Scheduler {
     /// What became of them. What was not accepted is due again in a while. The answer are the buckets that it was about.
     pub(super) fn published(&mut self, results: &[Result<(), Failure>], now: Now) -> Vec<BucketId> {
         let published = self.published.take().unwrap_or_default();
-        for (Request { bucket, due }, result) in published.iter().zip(results) {
+        for (Request { bucket, span }, result) in published.iter().zip(results) {
             if result.is_err() {
-                self.due.put_back(&bucket.id, due.since, now.utc);
+                self.due.put_back(&bucket.id, span.since, now.utc);
             }
         }
         published
@@ -115,29 +115,29 @@ impl Scheduler {
 
     /// Ticks that are skipped, apart from those that were told before.
     pub(super) fn skipped(&mut self) -> impl Iterator<Item = Outcome> {
-        let Self { due, told, .. } = self;
+        let Self { due, reported, .. } = self;
         due.take_skipped().into_iter().filter_map(
             |Skipped {
                  bucket,
                  reference,
                  ticks,
              }| {
-                let before = told.insert(bucket.id.clone(), (reference, ticks));
+                let before = reported.insert(bucket.id.clone(), (reference, ticks));
                 let before = before.filter(|(after, _)| *after == reference);
                 let ticks = ticks.saturating_sub(before.map_or(0, |(_, ticks)| ticks));
                 let policy = bucket.missed_refills;
-                (ticks > 0).then_some(Outcome::LeftOut { policy, ticks })
+                (ticks > 0).then_some(Outcome::Skipped { policy, ticks })
             },
         )
     }
 }
 
-fn message(Request { bucket, due }: &Request) -> (Arc<str>, RefillRequest) {
+fn message(Request { bucket, span }: &Request) -> (Arc<str>, RefillRequest) {
     let origin = Origin::Schedule {
         uid: bucket.uid.to_string(),
-        since: due.since,
-        tick: due.tick,
-        ticks: due.ticks,
+        since: span.since,
+        tick: span.tick,
+        ticks: span.ticks,
     };
     let request = RefillRequest {
         bucket: bucket.name.to_string(),
@@ -154,7 +154,7 @@ mod tests {
     use crate::fixture::{at, bucket};
 
     #[test]
-    fn a_tick_that_is_left_out_is_told_once_however_often_it_is_found() {
+    fn a_tick_that_is_skipped_is_told_once_however_often_it_is_found() {
         let mut scheduler = Scheduler::default();
         let bucket = Arc::new(bucket());
         let mut told = |reference, now| {
@@ -164,7 +164,7 @@ mod tests {
             };
             scheduler.enter(&bucket, at(0), at(reference), now);
             match scheduler.skipped().next() {
-                Some(Outcome::LeftOut { ticks, .. }) => ticks,
+                Some(Outcome::Skipped { ticks, .. }) => ticks,
                 _ => 0,
             }
         };

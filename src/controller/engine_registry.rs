@@ -1,4 +1,4 @@
-//! The engines that run: one for each broker that buckets are at.
+//! The registry of engines: one for each broker that buckets are at, and which bucket is assigned to which of them.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,28 +14,28 @@ use bucket::BucketId;
 use engine::{Engine, Options};
 
 /// All engines, and which bucket is at which of them.
-pub struct Brokers {
+pub struct EngineRegistry {
     options: Options,
     reports: mpsc::UnboundedSender<Report>,
     stop: CancellationToken,
     crashed: CancellationToken,
     tasks: TaskTracker,
-    state: Mutex<State>,
+    inner: Mutex<Inner>,
 }
 
 #[derive(Default)]
-struct State {
+struct Inner {
     engines: HashMap<Endpoint, Running>,
-    homes: HashMap<BucketId, Endpoint>,
+    assignments: HashMap<BucketId, Endpoint>,
 }
 
 struct Running {
     engine: Engine,
     stop: CancellationToken,
-    users: HashSet<BucketId>,
+    buckets: HashSet<BucketId>,
 }
 
-impl Brokers {
+impl EngineRegistry {
     /// No engine yet. Each one that is started reports on `reports` and stops on `stop`.
     #[must_use]
     pub fn new(
@@ -49,44 +49,48 @@ impl Brokers {
             stop,
             crashed: CancellationToken::new(),
             tasks: TaskTracker::new(),
-            state: Mutex::default(),
+            inner: Mutex::default(),
         }
     }
 
     /// The engine of `endpoint`, which `id` is at from now on; where it was before, it is released.
-    pub fn enter(&self, id: &BucketId, endpoint: &Endpoint) -> Engine {
-        let mut state = self.state();
-        if state.homes.get(id).is_some_and(|home| home != endpoint) {
-            self.release(&mut state, id);
+    pub fn assign(&self, id: &BucketId, endpoint: &Endpoint) -> Engine {
+        let mut inner = self.inner();
+        if inner
+            .assignments
+            .get(id)
+            .is_some_and(|before| before != endpoint)
+        {
+            self.release(&mut inner, id);
         }
-        let running = state
+        let running = inner
             .engines
             .entry(endpoint.clone())
             .or_insert_with(|| self.start(endpoint));
-        running.users.insert(id.clone());
+        running.buckets.insert(id.clone());
         let engine = running.engine.clone();
-        state.homes.insert(id.clone(), endpoint.clone());
+        inner.assignments.insert(id.clone(), endpoint.clone());
         engine
     }
 
     /// Nothing is done for `id` any more; its queues stay. An engine without buckets stops.
-    pub fn leave(&self, id: &BucketId) {
-        self.release(&mut self.state(), id);
+    pub fn unassign(&self, id: &BucketId) {
+        self.release(&mut self.inner(), id);
     }
 
     /// Where `id` is.
     #[must_use]
-    pub fn home(&self, id: &BucketId) -> Option<Endpoint> {
-        self.state().homes.get(id).cloned()
+    pub fn broker_of(&self, id: &BucketId) -> Option<Endpoint> {
+        self.inner().assignments.get(id).cloned()
     }
 
     /// The buckets at `endpoint`.
     #[must_use]
-    pub fn users(&self, endpoint: &Endpoint) -> Vec<BucketId> {
-        self.state()
+    pub fn buckets_at(&self, endpoint: &Endpoint) -> Vec<BucketId> {
+        self.inner()
             .engines
             .get(endpoint)
-            .map(|running| running.users.iter().cloned().collect())
+            .map(|running| running.buckets.iter().cloned().collect())
             .unwrap_or_default()
     }
 
@@ -98,24 +102,24 @@ impl Brokers {
     /// Stops all engines and waits until they have released everything.
     pub async fn drain(&self) {
         self.stop.cancel();
-        *self.state() = State::default();
+        *self.inner() = Inner::default();
         self.tasks.close();
         self.tasks.wait().await;
     }
 
-    fn release(&self, state: &mut State, id: &BucketId) {
-        let Some(endpoint) = state.homes.remove(id) else {
+    fn release(&self, inner: &mut Inner, id: &BucketId) {
+        let Some(endpoint) = inner.assignments.remove(id) else {
             return;
         };
-        let Some(running) = state.engines.get_mut(&endpoint) else {
+        let Some(running) = inner.engines.get_mut(&endpoint) else {
             return;
         };
         running.engine.release(id);
-        running.users.remove(id);
-        if running.users.is_empty() {
+        running.buckets.remove(id);
+        if running.buckets.is_empty() {
             info!(broker = %endpoint, "no bucket is at this broker any more: disconnecting");
             running.stop.cancel();
-            state.engines.remove(&endpoint);
+            inner.engines.remove(&endpoint);
             // Told here, before another engine for the same broker can tell that it is connected.
             let _ = self.reports.send(Report::Left(endpoint));
         }
@@ -149,11 +153,11 @@ impl Brokers {
         Running {
             engine,
             stop,
-            users: HashSet::new(),
+            buckets: HashSet::new(),
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

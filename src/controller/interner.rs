@@ -9,12 +9,12 @@ const MANY_MORE: usize = 64;
 
 /// Values in use, and a few that are not any more.
 #[derive(Debug)]
-pub(super) struct Shared<T: ?Sized> {
+pub(super) struct Interner<T: ?Sized> {
     values: HashSet<Arc<T>>,
     used: usize,
 }
 
-impl<T: ?Sized> Default for Shared<T> {
+impl<T: ?Sized> Default for Interner<T> {
     fn default() -> Self {
         Self {
             values: HashSet::new(),
@@ -23,9 +23,9 @@ impl<T: ?Sized> Default for Shared<T> {
     }
 }
 
-impl<T: Eq + Hash + ?Sized> Shared<T> {
+impl<T: Eq + Hash + ?Sized> Interner<T> {
     /// The one that is kept of all that are equal to `value`.
-    pub(super) fn share(&mut self, value: Arc<T>) -> Arc<T> {
+    pub(super) fn intern(&mut self, value: Arc<T>) -> Arc<T> {
         if let Some(known) = self.values.get(&value) {
             return known.clone();
         }
@@ -44,24 +44,27 @@ mod tests {
 
     #[test]
     fn equal_values_are_kept_once() {
-        let mut shared = Shared::<str>::default();
-        let (one, other) = (shared.share("same".into()), shared.share("same".into()));
+        let mut interner = Interner::<str>::default();
+        let (one, other) = (
+            interner.intern("same".into()),
+            interner.intern("same".into()),
+        );
         assert!(Arc::ptr_eq(&one, &other));
-        assert_eq!(shared.values.len(), 1);
+        assert_eq!(interner.values.len(), 1);
     }
 
     #[test]
     fn what_nobody_uses_any_more_is_not_kept() {
-        let mut shared = Shared::<str>::default();
-        let in_use = shared.share("used".into());
+        let mut interner = Interner::<str>::default();
+        let in_use = interner.intern("used".into());
         for number in 0..1000 {
-            shared.share(number.to_string().into());
+            interner.intern(number.to_string().into());
         }
         assert!(
-            shared.values.len() <= 2 * MANY_MORE,
+            interner.values.len() <= 2 * MANY_MORE,
             "{}",
-            shared.values.len()
+            interner.values.len()
         );
-        assert!(Arc::ptr_eq(&in_use, &shared.share("used".into())));
+        assert!(Arc::ptr_eq(&in_use, &interner.intern("used".into())));
     }
 }

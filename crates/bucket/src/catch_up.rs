@@ -7,17 +7,17 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::{Bucket, MissedRefills};
 use schedule::Timetable;
 
-/// More ticks that are left out are not told apart.
+/// More ticks that are skipped are not told apart.
 const MOST_COUNTED: u64 = 1_000_000;
 
-/// A request to make for one bucket: `ticks` ticks in `(since, tick]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Due {
+/// What one request stands for: `ticks` ticks in `(since, tick]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TickSpan {
+    /// Exclusive start.
+    pub since: DateTime<Utc>,
     /// The newest of the ticks.
     pub tick: DateTime<Utc>,
-    /// Exclusive start of what the request stands for.
-    pub since: DateTime<Utc>,
-    /// How many ticks it stands for.
+    /// How many they are.
     pub ticks: u64,
 }
 
@@ -25,14 +25,14 @@ pub struct Due {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Passed {
     /// The requests to make, the oldest first.
-    pub due: Vec<Due>,
-    /// How many of the ticks no request stands for: left out by the policy, or too old.
-    pub left_out: u64,
+    pub due: Vec<TickSpan>,
+    /// How many of the ticks no request stands for: skipped by the policy, or too old.
+    pub skipped: u64,
 }
 
 /// What the policy wants done about the ticks in `(reference, now]`, which all passed while nobody could refill.
 #[must_use]
-pub fn overdue(
+pub fn catch_up(
     bucket: &Bucket,
     timetable: &Timetable,
     reference: DateTime<Utc>,
@@ -59,19 +59,19 @@ pub fn overdue(
     let Some(tick) = newest else {
         return Passed {
             due: Vec::new(),
-            left_out: count(now),
+            skipped: count(now),
         };
     };
-    let (ticks, left_out) = if bucket.missed_refills == MissedRefills::All {
-        // More refills than fill an empty bucket add nothing, and are not left out either.
+    let (ticks, skipped) = if bucket.missed_refills == MissedRefills::All {
+        // More refills than fill an empty bucket add nothing, and are not skipped either.
         let enough = bucket.maximum.div_ceil(bucket.amount.max(1));
         (timetable.missed(since, tick, enough), count(since))
     } else {
         (1, count(now) - 1)
     };
     Passed {
-        due: vec![Due { tick, since, ticks }],
-        left_out,
+        due: vec![TickSpan { tick, since, ticks }],
+        skipped,
     }
 }
 
@@ -92,9 +92,9 @@ pub fn due(
     let mut since = last;
     while let Some(tick) = timetable.next(since).filter(|tick| *tick <= now) {
         if ticks.len() == most {
-            return overdue(bucket, timetable, last, now);
+            return catch_up(bucket, timetable, last, now);
         }
-        ticks.push(Due {
+        ticks.push(TickSpan {
             tick,
             since,
             ticks: 1,
@@ -108,7 +108,7 @@ pub fn due(
             .is_none_or(|deadline: Duration| super::refill::age(due.tick, now) <= deadline)
     });
     Passed {
-        left_out: all - ticks.len() as u64,
+        skipped: all - ticks.len() as u64,
         due: ticks,
     }
 }
@@ -127,7 +127,7 @@ mod tests {
     }
 
     fn found(bucket: &Bucket, reference: i64, now: i64) -> Option<(i64, u64)> {
-        let passed = overdue(bucket, &bucket.timetable, at(reference), at(now));
+        let passed = catch_up(bucket, &bucket.timetable, at(reference), at(now));
         let due = passed.due.first()?;
         Some(((due.tick - at(0)).num_seconds(), due.ticks))
     }
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn ticks_past_the_starting_deadline_are_left_out() {
+    fn ticks_past_the_starting_deadline_are_skipped() {
         let deadline = |seconds| Bucket {
             starting_deadline: Some(Duration::from_secs(seconds)),
             ..policy(MissedRefills::All)
@@ -194,24 +194,24 @@ mod tests {
     fn ticks_found_together_by_an_awake_scheduler_each_run() {
         let bucket = policy(MissedRefills::Latest);
         let passed = due(&bucket, &bucket.timetable, at(60), at(190), 100);
-        let expected = [(60, 120), (120, 180)].map(|(since, tick)| Due {
+        let expected = [(60, 120), (120, 180)].map(|(since, tick)| TickSpan {
             since: at(since),
             tick: at(tick),
             ticks: 1,
         });
-        assert_eq!((passed.due.as_slice(), passed.left_out), (&expected[..], 0));
+        assert_eq!((passed.due.as_slice(), passed.skipped), (&expected[..], 0));
     }
 
     #[test]
     fn too_many_ticks_found_together_go_by_the_policy() {
         let bucket = policy(MissedRefills::Latest);
         let passed = due(&bucket, &bucket.timetable, at(0), at(600), 3);
-        let newest = Due {
+        let newest = TickSpan {
             since: at(0),
             tick: at(600),
             ticks: 1,
         };
-        assert_eq!((passed.due, passed.left_out), (vec![newest], 9));
+        assert_eq!((passed.due, passed.skipped), (vec![newest], 9));
     }
 
     #[test]
@@ -223,40 +223,40 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_carried_out_is_left_out() {
+    fn what_is_not_carried_out_is_skipped() {
         for (missed_refills, left) in [
             (MissedRefills::Latest, 4),
             (MissedRefills::Skip, 5),
             (MissedRefills::All, 0),
         ] {
             let bucket = policy(missed_refills);
-            let passed = overdue(&bucket, &bucket.timetable, at(0), at(301));
-            assert_eq!(passed.left_out, left, "{missed_refills:?}");
+            let passed = catch_up(&bucket, &bucket.timetable, at(0), at(301));
+            assert_eq!(passed.skipped, left, "{missed_refills:?}");
         }
     }
 
     #[test]
-    fn a_tick_older_than_the_deadline_is_left_out_by_every_policy() {
+    fn a_tick_older_than_the_deadline_is_skipped_by_every_policy() {
         for missed_refills in [MissedRefills::Latest, MissedRefills::All] {
             let bucket = Bucket {
                 starting_deadline: Some(Duration::from_secs(90)),
                 ..policy(missed_refills)
             };
-            let passed = overdue(&bucket, &bucket.timetable, at(0), at(310));
+            let passed = catch_up(&bucket, &bucket.timetable, at(0), at(310));
             let carried: u64 = passed.due.iter().map(|due| due.ticks).sum();
-            assert_eq!(passed.left_out + carried, 5, "{missed_refills:?}");
+            assert_eq!(passed.skipped + carried, 5, "{missed_refills:?}");
         }
     }
 
     #[test]
-    fn a_tick_whose_turn_comes_after_the_deadline_is_left_out_by_an_awake_scheduler_too() {
+    fn a_tick_whose_turn_comes_after_the_deadline_is_skipped_by_an_awake_scheduler_too() {
         let bucket = Bucket {
             starting_deadline: Some(Duration::from_secs(15)),
             ..policy(MissedRefills::All)
         };
         let passed = due(&bucket, &bucket.timetable, at(60), at(190), 100);
         let ticks: Vec<_> = passed.due.iter().map(|due| due.tick).collect();
-        assert_eq!((ticks, passed.left_out), (vec![at(180)], 1));
+        assert_eq!((ticks, passed.skipped), (vec![at(180)], 1));
     }
 
     #[test]
@@ -265,7 +265,7 @@ mod tests {
             suspend: true,
             ..policy(MissedRefills::Skip)
         };
-        let passed = overdue(&bucket, &bucket.timetable, at(0), at(301));
+        let passed = catch_up(&bucket, &bucket.timetable, at(0), at(301));
         assert_eq!(passed, Passed::default());
     }
 }

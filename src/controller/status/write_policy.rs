@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use tokio::time::Instant;
 
 use api::TokenBucketStatus;
 use api::conditions::{BROKER_CONNECTED, READY, RECONCILING};
@@ -18,7 +17,7 @@ const REFRESH: Duration = Duration::from_secs(600);
 
 /// Whether a write waits for its share of the budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Class {
+pub(super) enum Priority {
     /// First statuses and changed conditions.
     Urgent,
     /// Changed counts.
@@ -29,11 +28,11 @@ pub(super) enum Class {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Times {
     /// The last write, or else when the bucket became known.
-    pub(super) touched: Instant,
+    pub(super) touched: Duration,
     /// Since when it is being worked on.
-    pub(super) unsettled: Option<Instant>,
+    pub(super) unsettled: Option<Duration>,
     /// The earliest time of the next write, after failed ones.
-    pub(super) not_before: Option<Instant>,
+    pub(super) not_before: Option<Duration>,
 }
 
 /// When `desired` has to be written over `written`; None when they are equal.
@@ -42,22 +41,22 @@ pub(super) fn due(
     desired: &TokenBucketStatus,
     times: Times,
     interval: Duration,
-    now: Instant,
-) -> Option<(Class, Instant)> {
-    let (class, due) = if !say_the_same_words(written, desired) {
+    now: Duration,
+) -> Option<(Priority, Duration)> {
+    let (priority, due) = if !say_the_same_words(written, desired) {
         let hold = times
             .unsettled
             .map_or(Duration::ZERO, |_| settle(written, desired));
-        (Class::Urgent, times.unsettled.unwrap_or(now) + hold)
+        (Priority::Urgent, times.unsettled.unwrap_or(now) + hold)
     } else if written == desired {
         return None;
     } else if written.says_the_same_as(desired) {
-        (Class::Routine, times.touched + REFRESH)
+        (Priority::Routine, times.touched + REFRESH)
     } else {
-        (Class::Routine, times.touched + interval)
+        (Priority::Routine, times.touched + interval)
     };
     Some((
-        class,
+        priority,
         times.not_before.map_or(due, |earliest| due.max(earliest)),
     ))
 }
@@ -109,7 +108,7 @@ mod tests {
     use super::super::compose::compose;
     use super::super::fixture::{at, down, in_force, state};
     use super::*;
-    use engine::{BucketState, Connection, Observed};
+    use engine::{BucketState, ConnectionState, Observed};
 
     const INTERVAL: Duration = Duration::from_secs(10);
 
@@ -117,7 +116,7 @@ mod tests {
         compose(
             &in_force(1),
             Some(&state(1, tokens)),
-            Some(&Connection::Up),
+            Some(&ConnectionState::Up),
             &TokenBucketStatus::default(),
             at(0),
         )
@@ -127,25 +126,25 @@ mod tests {
         compose(&in_force(1), None, None, written, at(0))
     }
 
-    /// Class and delay of the write.
+    /// Priority and delay of the write.
     fn write(
         written: &TokenBucketStatus,
         desired: &TokenBucketStatus,
-    ) -> Option<(Class, Duration)> {
-        let now = Instant::now();
+    ) -> Option<(Priority, Duration)> {
+        let now = Duration::from_secs(100);
         let times = Times {
             touched: now,
             unsettled: is_unsettled(desired).then_some(now),
             not_before: None,
         };
-        due(written, desired, times, INTERVAL, now).map(|(class, due)| (class, due - now))
+        due(written, desired, times, INTERVAL, now).map(|(priority, due)| (priority, due - now))
     }
 
     #[test]
     fn the_first_status_is_written_at_once() {
         assert_eq!(
             write(&TokenBucketStatus::default(), &ready(1)),
-            Some((Class::Urgent, Duration::ZERO))
+            Some((Priority::Urgent, Duration::ZERO))
         );
     }
 
@@ -154,7 +153,7 @@ mod tests {
         let none = TokenBucketStatus::default();
         assert_eq!(
             write(&none, &connecting(&none)),
-            Some((Class::Urgent, SETTLE))
+            Some((Priority::Urgent, SETTLE))
         );
     }
 
@@ -169,11 +168,11 @@ mod tests {
         );
         assert_eq!(
             write(&TokenBucketStatus::default(), &away),
-            Some((Class::Urgent, Duration::ZERO))
+            Some((Priority::Urgent, Duration::ZERO))
         );
         assert_eq!(
             write(&ready(1), &away),
-            Some((Class::Urgent, Duration::ZERO))
+            Some((Priority::Urgent, Duration::ZERO))
         );
     }
 
@@ -181,7 +180,7 @@ mod tests {
     fn a_restart_writes_nothing_about_a_bucket_that_is_seen_soon() {
         assert_eq!(
             write(&ready(1), &connecting(&ready(1))),
-            Some((Class::Urgent, SETTLE_FROM_READY))
+            Some((Priority::Urgent, SETTLE_FROM_READY))
         );
         assert_eq!(write(&ready(1), &ready(1)), None);
     }
@@ -190,7 +189,7 @@ mod tests {
     fn a_changed_count_waits_for_the_interval_and_the_budget() {
         assert_eq!(
             write(&ready(1), &ready(2)),
-            Some((Class::Routine, INTERVAL))
+            Some((Priority::Routine, INTERVAL))
         );
     }
 
@@ -206,17 +205,17 @@ mod tests {
         let later = compose(
             &in_force(1),
             Some(&seen_later),
-            Some(&Connection::Up),
+            Some(&ConnectionState::Up),
             &ready(1),
             at(0),
         );
-        assert_eq!(write(&ready(1), &later), Some((Class::Routine, REFRESH)));
+        assert_eq!(write(&ready(1), &later), Some((Priority::Routine, REFRESH)));
     }
 
     #[test]
     fn a_message_that_varies_is_not_urgent() {
         let away = |message: &str| {
-            let connection = Connection::Down {
+            let connection = ConnectionState::Down {
                 reason: "BrokerUnreachable",
                 message: message.into(),
             };
@@ -224,13 +223,13 @@ mod tests {
         };
         assert_eq!(
             write(&away("refused"), &away("timed out")),
-            Some((Class::Routine, INTERVAL))
+            Some((Priority::Routine, INTERVAL))
         );
     }
 
     #[test]
     fn a_failed_write_is_not_repeated_before_its_pause() {
-        let now = Instant::now();
+        let now = Duration::from_secs(100);
         let times = Times {
             touched: now,
             unsettled: None,
@@ -243,6 +242,6 @@ mod tests {
             INTERVAL,
             now,
         );
-        assert_eq!(due, Some((Class::Urgent, now + INTERVAL)));
+        assert_eq!(due, Some((Priority::Urgent, now + INTERVAL)));
     }
 }

@@ -41,10 +41,10 @@ impl Hour {
         }
         let since = self.newest.max(minute - MINUTES as i64) + 1;
         for passed in since..=minute {
-            self.ranges[place(passed)] = None;
+            self.ranges[slot(passed)] = None;
         }
         self.newest = minute;
-        let range = self.ranges[place(minute)].get_or_insert(Range {
+        let range = self.ranges[slot(minute)].get_or_insert(Range {
             low: tokens,
             high: tokens,
         });
@@ -59,7 +59,7 @@ impl Hour {
         std::array::from_fn(|index| {
             let minute = last - (MINUTES - 1 - index) as i64;
             let known = minute <= self.newest && self.newest - minute < MINUTES as i64;
-            known.then(|| self.ranges[place(minute)]).flatten()
+            known.then(|| self.ranges[slot(minute)]).flatten()
         })
     }
 }
@@ -68,7 +68,7 @@ fn minute(at: DateTime<Utc>) -> i64 {
     at.timestamp().div_euclid(60)
 }
 
-fn place(minute: i64) -> usize {
+fn slot(minute: i64) -> usize {
     minute.rem_euclid(MINUTES as i64) as usize
 }
 

@@ -1,24 +1,24 @@
-//! Asks for passes over resources that did not change themselves.
+//! Triggers the reconciliation of resources that did not change themselves.
 
 use kube::runtime::reflector::ObjectRef;
 use tokio::sync::mpsc;
 
-use super::Guarded;
+use super::resource::Guarded;
 use bucket::BucketId;
 
 /// Towards the controller of each scope: a namespace, or all.
 #[derive(Clone, Debug, Default)]
-pub struct Pokes(Vec<(Option<String>, mpsc::UnboundedSender<ObjectRef<Guarded>>)>);
+pub struct ReconcileTriggers(Vec<(Option<String>, mpsc::UnboundedSender<ObjectRef<Guarded>>)>);
 
-impl Pokes {
-    /// The stream of asked passes for a further scope.
+impl ReconcileTriggers {
+    /// The stream of triggers for a further scope.
     pub fn of_scope(&mut self, scope: Option<&str>) -> mpsc::UnboundedReceiver<ObjectRef<Guarded>> {
         let (sender, receiver) = mpsc::unbounded_channel();
         self.0.push((scope.map(str::to_owned), sender));
         receiver
     }
 
-    /// Asks for a pass over each of `ids`.
+    /// Reconciles each of `ids`.
     pub fn send(&self, ids: &[BucketId]) {
         for id in ids {
             for (scope, sender) in &self.0 {

@@ -6,28 +6,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use tokio::time::Instant;
 
 use super::compose::compose;
-use super::kept::{Kept, Shelf};
-use super::pace::{Class, Times, due, is_unsettled};
-use super::{Judgement, Pass};
+use super::interned::{InternedStatus, StatusInterner};
+use super::report::{Decision, ReconcileResult};
+use super::write_policy::{Priority, Times, due, is_unsettled};
 use amqp::Endpoint;
 use api::TokenBucketStatus;
+use bucket::machine::Now;
 use bucket::{BucketId, backoff};
-use engine::{BucketState, Connection};
+use engine::{BucketState, ConnectionState};
 
 /// The pause after a failed write doubles from this…
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// …up to this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-
-/// A moment, for people and for pauses.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Moment {
-    pub(super) utc: DateTime<Utc>,
-    pub(super) instant: Instant,
-}
 
 /// A status to write.
 #[derive(Clone, Debug)]
@@ -39,64 +32,64 @@ pub(super) struct Job {
 }
 
 struct Entry {
-    pass: Pass,
+    result: ReconcileResult,
     state: Option<Arc<BucketState>>,
-    written: Kept,
+    written: InternedStatus,
     times: Times,
     failures: u32,
     busy: bool,
-    queued: Option<(Class, Instant)>,
+    queued: Option<(Priority, Duration)>,
 }
 
 /// The newest knowledge about every bucket.
-pub(super) struct Book {
+pub(super) struct StatusQueue {
     interval: Duration,
     /// Boxed: a large entry in each empty place of the map would be half of its memory.
     entries: HashMap<BucketId, Box<Entry>>,
-    shelf: Shelf,
-    connections: HashMap<Endpoint, Connection>,
-    urgent: BTreeSet<(Instant, BucketId)>,
-    routine: BTreeSet<(Instant, BucketId)>,
+    interner: StatusInterner,
+    connections: HashMap<Endpoint, ConnectionState>,
+    urgent: BTreeSet<(Duration, BucketId)>,
+    routine: BTreeSet<(Duration, BucketId)>,
 }
 
-impl Book {
+impl StatusQueue {
     pub(super) fn new(interval: Duration) -> Self {
         Self {
             interval,
             entries: HashMap::new(),
-            shelf: Shelf::default(),
+            interner: StatusInterner::default(),
             connections: HashMap::new(),
             urgent: BTreeSet::new(),
             routine: BTreeSet::new(),
         }
     }
 
-    /// A pass over the resource ended.
-    pub(super) fn pass(&mut self, mut pass: Pass, now: Moment) {
-        let published = pass.published.take();
-        let id = pass.id.clone();
+    /// A resource was reconciled.
+    pub(super) fn reconciled(&mut self, mut result: ReconcileResult, now: Now) {
+        let published = result.published.take();
+        let id = result.id.clone();
         match self.entries.get_mut(&id) {
-            Some(entry) if entry.pass.uid == pass.uid => {
+            Some(entry) if entry.result.uid == result.uid => {
                 // What another engine told, or this one before the bucket was taken from it, is of the past.
-                if entry.pass.judgement.broker() != pass.judgement.broker() {
+                if entry.result.decision.broker() != result.decision.broker() {
                     entry.state = None;
                 }
-                entry.pass = pass;
+                entry.result = result;
             }
             _ => {
                 self.forget(&id);
                 let entry = Entry {
                     state: None,
-                    written: self.shelf.keep(*published.unwrap_or_default()),
+                    written: self.interner.intern(*published.unwrap_or_default()),
                     times: Times {
-                        touched: now.instant,
+                        touched: now.monotonic,
                         unsettled: None,
                         not_before: None,
                     },
                     failures: 0,
                     busy: false,
                     queued: None,
-                    pass,
+                    result,
                 };
                 self.entries.insert(id.clone(), Box::new(entry));
             }
@@ -110,12 +103,12 @@ impl Book {
         broker: &Endpoint,
         id: &BucketId,
         state: Arc<BucketState>,
-        now: Moment,
+        now: Now,
     ) -> bool {
         let Some(entry) = self.entries.get_mut(id) else {
             return false;
         };
-        if entry.pass.judgement.broker() != Some(broker) {
+        if entry.result.decision.broker() != Some(broker) {
             return false;
         }
         entry.state = Some(state);
@@ -126,15 +119,15 @@ impl Book {
     /// UID of a resource whose bucket is at that broker.
     pub(super) fn uid(&self, broker: &Endpoint, id: &BucketId) -> Option<&str> {
         let entry = self.entries.get(id)?;
-        (entry.pass.judgement.broker() == Some(broker)).then_some(&*entry.pass.uid)
+        (entry.result.decision.broker() == Some(broker)).then_some(&*entry.result.uid)
     }
 
     /// The connection to a broker changed; None when the broker is not used any more.
     pub(super) fn connection(
         &mut self,
         broker: &Endpoint,
-        connection: Option<Connection>,
-        now: Moment,
+        connection: Option<ConnectionState>,
+        now: Now,
     ) {
         match connection {
             Some(connection) => self.connections.insert(broker.clone(), connection),
@@ -147,65 +140,65 @@ impl Book {
 
     /// The buckets at a broker.
     pub(super) fn at(&self, broker: &Endpoint) -> Vec<BucketId> {
-        let passes = self.entries.values().map(|entry| &entry.pass);
-        passes
-            .filter(|pass| pass.judgement.broker() == Some(broker))
-            .map(|pass| pass.id.clone())
+        let results = self.entries.values().map(|entry| &entry.result);
+        results
+            .filter(|result| result.decision.broker() == Some(broker))
+            .map(|result| result.id.clone())
             .collect()
     }
 
     /// Nothing is to be written about the bucket any more.
     pub(super) fn forget(&mut self, id: &BucketId) {
-        if let Some((class, due)) = self.entries.remove(id).and_then(|entry| entry.queued) {
-            self.queue(class).remove(&(due, id.clone()));
+        if let Some((priority, due)) = self.entries.remove(id).and_then(|entry| entry.queued) {
+            self.queue(priority).remove(&(due, id.clone()));
         }
     }
 
-    /// The next status of that class which is due.
-    pub(super) fn next(&mut self, class: Class, now: Moment) -> Option<Job> {
-        if self.next_due(class)? > now.instant {
+    /// The next status of that priority which is due.
+    pub(super) fn next(&mut self, priority: Priority, now: Now) -> Option<Job> {
+        if self.next_due(priority)? > now.monotonic {
             return None;
         }
-        let (_, id) = self.queue(class).pop_first()?;
+        let (_, id) = self.queue(priority).pop_first()?;
         let entry = self.entries.get_mut(&id)?;
         entry.queued = None;
         entry.busy = true;
         let before = entry.written.status();
         Some(Job {
             id,
-            uid: entry.pass.uid.clone(),
+            uid: entry.result.uid.clone(),
             status: entry.desired(&before, &self.connections, now.utc),
             before,
         })
     }
 
-    /// When the next status of that class is due.
-    pub(super) fn next_due(&self, class: Class) -> Option<Instant> {
-        let queue = match class {
-            Class::Urgent => &self.urgent,
-            Class::Routine => &self.routine,
+    /// When the next status of that priority is due.
+    pub(super) fn next_due(&self, priority: Priority) -> Option<Duration> {
+        let queue = match priority {
+            Priority::Urgent => &self.urgent,
+            Priority::Routine => &self.routine,
         };
         queue.first().map(|(due, _)| *due)
     }
 
     /// A status was written.
-    pub(super) fn written(&mut self, mut job: Job, now: Moment) {
-        let written = self.shelf.keep(std::mem::take(&mut job.status));
+    pub(super) fn written(&mut self, mut job: Job, now: Now) {
+        let written = self.interner.intern(std::mem::take(&mut job.status));
         if let Some(entry) = self.finished(&job) {
             entry.written = written;
             entry.failures = 0;
-            entry.times.touched = now.instant;
+            entry.times.touched = now.monotonic;
             entry.times.not_before = None;
             self.schedule(&job.id, now);
         }
     }
 
     /// A status could not be written; `jitter` from 0 to 1 spreads the next attempts. The newest is written then.
-    pub(super) fn failed(&mut self, job: &Job, jitter: f64, now: Moment) {
+    pub(super) fn failed(&mut self, job: &Job, jitter: f64, now: Now) {
         if let Some(entry) = self.finished(job) {
             let pause = backoff(FIRST_PAUSE, entry.failures, LONGEST_PAUSE);
             entry.failures = entry.failures.saturating_add(1);
-            entry.times.not_before = Some(now.instant + pause.mul_f64(0.5 + jitter / 2.0));
+            entry.times.not_before = Some(now.monotonic + pause.mul_f64(0.5 + jitter / 2.0));
             self.schedule(&job.id, now);
         }
     }
@@ -214,19 +207,19 @@ impl Book {
         let entry = self
             .entries
             .get_mut(&job.id)
-            .filter(|entry| entry.pass.uid == job.uid)?;
+            .filter(|entry| entry.result.uid == job.uid)?;
         entry.busy = false;
         Some(entry)
     }
 
-    fn queue(&mut self, class: Class) -> &mut BTreeSet<(Instant, BucketId)> {
-        match class {
-            Class::Urgent => &mut self.urgent,
-            Class::Routine => &mut self.routine,
+    fn queue(&mut self, priority: Priority) -> &mut BTreeSet<(Duration, BucketId)> {
+        match priority {
+            Priority::Urgent => &mut self.urgent,
+            Priority::Routine => &mut self.routine,
         }
     }
 
-    fn schedule(&mut self, id: &BucketId, now: Moment) {
+    fn schedule(&mut self, id: &BucketId, now: Now) {
         let Some(entry) = self.entries.get_mut(id) else {
             return;
         };
@@ -234,16 +227,22 @@ impl Book {
         let written = entry.written.status();
         let desired = entry.desired(&written, &self.connections, now.utc);
         entry.times.unsettled =
-            is_unsettled(&desired).then(|| entry.times.unsettled.unwrap_or(now.instant));
+            is_unsettled(&desired).then(|| entry.times.unsettled.unwrap_or(now.monotonic));
         if !entry.busy {
-            entry.queued = due(&written, &desired, entry.times, self.interval, now.instant);
+            entry.queued = due(
+                &written,
+                &desired,
+                entry.times,
+                self.interval,
+                now.monotonic,
+            );
         }
         let next = entry.queued;
-        if let Some((class, due)) = queued {
-            self.queue(class).remove(&(due, id.clone()));
+        if let Some((priority, due)) = queued {
+            self.queue(priority).remove(&(due, id.clone()));
         }
-        if let Some((class, due)) = next {
-            self.queue(class).insert((due, id.clone()));
+        if let Some((priority, due)) = next {
+            self.queue(priority).insert((due, id.clone()));
         }
     }
 }
@@ -252,19 +251,25 @@ impl Entry {
     fn desired(
         &self,
         written: &TokenBucketStatus,
-        connections: &HashMap<Endpoint, Connection>,
+        connections: &HashMap<Endpoint, ConnectionState>,
         now: DateTime<Utc>,
     ) -> TokenBucketStatus {
         let connection = self
-            .pass
-            .judgement
+            .result
+            .decision
             .broker()
             .and_then(|broker| connections.get(broker));
-        compose(&self.pass, self.state.as_deref(), connection, written, now)
+        compose(
+            &self.result,
+            self.state.as_deref(),
+            connection,
+            written,
+            now,
+        )
     }
 }
 
-impl Judgement {
+impl Decision {
     /// Where the bucket is in force.
     pub(super) fn broker(&self) -> Option<&Endpoint> {
         match self {

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use crate::controller::shared::Shared;
+use crate::controller::interner::Interner;
 use api::TokenBucketStatus;
 
 /// A status without what others say too.
 #[derive(Debug, Default)]
-pub(super) struct Kept {
+pub(super) struct InternedStatus {
     words: Arc<[Words]>,
     /// When each of the conditions began.
     since: Box<[Time]>,
@@ -30,10 +30,10 @@ struct Words {
 
 /// The texts of all statuses that are kept.
 #[derive(Debug, Default)]
-pub(super) struct Shelf(Shared<[Words]>);
+pub(super) struct StatusInterner(Interner<[Words]>);
 
-impl Shelf {
-    pub(super) fn keep(&mut self, mut status: TokenBucketStatus) -> Kept {
+impl StatusInterner {
+    pub(super) fn intern(&mut self, mut status: TokenBucketStatus) -> InternedStatus {
         let (words, since): (Vec<_>, Vec<_>) = std::mem::take(&mut status.conditions)
             .into_iter()
             .map(|condition| {
@@ -55,15 +55,15 @@ impl Shelf {
                 (words, last_transition_time)
             })
             .unzip();
-        Kept {
-            words: self.0.share(words.into()),
+        InternedStatus {
+            words: self.0.intern(words.into()),
             since: since.into(),
             rest: status,
         }
     }
 }
 
-impl Kept {
+impl InternedStatus {
     /// The status as it was.
     pub(super) fn status(&self) -> TokenBucketStatus {
         let condition = |(words, since): (&Words, &Time)| Condition {
@@ -86,13 +86,13 @@ mod tests {
     use super::super::compose::compose;
     use super::super::fixture::{at, in_force, refused, state};
     use super::*;
-    use engine::Connection;
+    use engine::ConnectionState;
 
     fn ready(tokens: u64, second: i64) -> TokenBucketStatus {
         compose(
             &in_force(1),
             Some(&state(1, tokens)),
-            Some(&Connection::Up),
+            Some(&ConnectionState::Up),
             &TokenBucketStatus::default(),
             at(second),
         )
@@ -105,16 +105,16 @@ mod tests {
 
     #[test]
     fn a_status_comes_back_as_it_was() {
-        let mut shelf = Shelf::default();
+        let mut interner = StatusInterner::default();
         for status in [ready(5, 1), stalled(3), TokenBucketStatus::default()] {
-            assert_eq!(shelf.keep(status.clone()).status(), status);
+            assert_eq!(interner.intern(status.clone()).status(), status);
         }
     }
 
     #[test]
     fn what_many_say_is_kept_once() {
-        let mut shelf = Shelf::default();
-        let (one, other) = (shelf.keep(ready(5, 1)), shelf.keep(ready(7, 2)));
+        let mut interner = StatusInterner::default();
+        let (one, other) = (interner.intern(ready(5, 1)), interner.intern(ready(7, 2)));
         assert!(Arc::ptr_eq(&one.words, &other.words));
         assert_eq!(other.status(), ready(7, 2));
     }
