@@ -261,6 +261,14 @@ impl World {
             let Some(todo) = self.acts.remove(&order) else {
                 continue;
             };
+            if let Todo::Operator(operator, epoch, _) = todo
+                && let Some(until) = self.sleeps_until(operator, epoch)
+            {
+                // In the same place: a process that wakes finds what has come in the order in which it came.
+                self.acts.insert(order, todo);
+                self.todo.push(Reverse((until, order)));
+                continue;
+            }
             match todo {
                 Todo::Plan(step) => {
                     let step = self.plan.steps[step].1;

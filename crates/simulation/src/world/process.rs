@@ -106,6 +106,16 @@ impl World {
         }
     }
 
+    /// When the process goes on, if it stands still.
+    pub(super) fn sleeps_until(&self, operator: usize, epoch: u64) -> Option<Micros> {
+        let Process {
+            epoch: now,
+            paused_until,
+            ..
+        } = &self.processes[operator];
+        (*now == epoch && *paused_until > self.now).then_some(*paused_until)
+    }
+
     pub(super) fn operator_todo(&mut self, operator: usize, delay: Micros, act: Act) {
         let epoch = self.processes[operator].epoch;
         self.after(delay, Todo::Operator(operator, epoch, act));
@@ -114,11 +124,6 @@ impl World {
     pub(super) fn act(&mut self, operator: usize, epoch: u64, act: Act) -> Result<(), Violation> {
         let process = &mut self.processes[operator];
         if process.epoch != epoch {
-            return Ok(());
-        }
-        if process.paused_until > self.now {
-            let until = process.paused_until;
-            self.at(until, Todo::Operator(operator, epoch, act));
             return Ok(());
         }
         let link = process.link;
@@ -146,7 +151,7 @@ impl World {
             Act::Step(of, work) if of == link => self.step(operator, work)?,
             Act::Deliver(of, consumer) if of == link => self.deliver(operator, consumer)?,
             Act::Lost(of) if of == link => self.lost(operator)?,
-            Act::Status(resource, known) => self.resources[resource].status = Some(*known),
+            Act::Status(resource, known) => self.status_written(resource, *known),
             Act::Wake | Act::Event(..) | Act::Step(..) | Act::Deliver(..) | Act::Lost(..) => {}
         }
         Ok(())
@@ -203,6 +208,22 @@ impl World {
             known: it.status.clone(),
         };
         self.handle(operator, event)
+    }
+
+    /// Operators get to know of the first status, too: from then on the resource has had a ledger.
+    fn status_written(&mut self, number: usize, known: Known) {
+        let resource = &mut self.resources[number];
+        let cluster = resource.cluster;
+        if resource.status.replace(known).is_some() {
+            return;
+        }
+        for operator in 0..self.processes.len() {
+            let process = &self.processes[operator];
+            if process.operator.cluster == cluster && process.is_alive() {
+                let delay = self.upto(60_000);
+                self.apply(operator, number, delay);
+            }
+        }
     }
 
     pub(super) fn take_replaced(&mut self, shell: &mut Shell) {
