@@ -21,6 +21,9 @@ impl Work {
             return Err(Refused::Gone);
         };
         let job = *job;
+        if shell.writing.contains(&bucket.name) {
+            return Err(Refused::InUse);
+        }
         let found = |found| {
             done(Event::Inspected {
                 job,
@@ -101,8 +104,9 @@ impl Work {
         let (queue, job) = (bucket.ledger_queue(), *job);
         let lock = lock_of(bucket);
         let quorum = bucket.queue_type == QueueType::Quorum;
-        let answer = |broker: &mut Broker<Body>, written| {
+        let mut answer = |broker: &mut Broker<Body>, written| {
             broker.delete(channel, &lock, false)?;
+            shell.writing.remove(&bucket.name);
             done(Event::LedgerWritten {
                 job,
                 written: Ok(written),
@@ -110,7 +114,11 @@ impl Work {
         };
         match self.step {
             0 => {
+                if shell.writing.contains(&bucket.name) {
+                    return Err(Refused::InUse);
+                }
                 broker.declare(channel, &lock, Arguments::default(), true)?;
+                shell.writing.insert(bucket.name.clone());
             }
             1 => {
                 let new = broker.arguments(&queue).is_none();

@@ -6,7 +6,7 @@ mod removal;
 mod take;
 mod work;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bucket::machine::{BatchId, Class, ConsumerId, Event, Failure};
@@ -51,6 +51,8 @@ pub struct Shell {
     /// Transaction channels between two batches.
     free: Vec<ChannelId>,
     publisher: Option<ChannelId>,
+    /// Buckets whose ledgers are being written: the connection's own lock does not keep it out.
+    writing: BTreeSet<Arc<str>>,
     pub(crate) mutant: Option<Mutant>,
     /// Refill queues are quorum queues, of which one consumer is active.
     single_active: bool,
@@ -75,6 +77,7 @@ impl Shell {
             batches: BTreeMap::new(),
             free: Vec::new(),
             publisher: None,
+            writing: BTreeSet::new(),
             mutant,
             single_active,
             complaint: None,

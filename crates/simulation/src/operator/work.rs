@@ -220,12 +220,13 @@ impl Work {
                 found: Err(failure),
             },
             What::WriteLedger(job, bucket, ..) => {
-                // The lock belongs to the connection and would stay.
-                if self.step > 0
-                    && let Ok(channel) = broker.open(shell.connection, false)
-                {
-                    let _ = broker.delete(channel, &super::ledgers::lock_of(bucket), false);
-                    broker.close(channel);
+                if self.step > 0 {
+                    shell.writing.remove(&bucket.name);
+                    // The lock belongs to the connection and would stay.
+                    if let Ok(channel) = broker.open(shell.connection, false) {
+                        let _ = broker.delete(channel, &super::ledgers::lock_of(bucket), false);
+                        broker.close(channel);
+                    }
                 }
                 Event::LedgerWritten {
                     job: *job,
