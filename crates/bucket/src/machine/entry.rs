@@ -41,6 +41,8 @@ pub(super) struct Entry {
     pub(super) unsettled: bool,
     /// What was done for it, as far as it is known without its ledger; None: it never had one.
     pub(super) known: Option<Known>,
+    /// There has been a queue for its ledger: when that is gone, somebody may still hold the ledger.
+    pub(super) had_ledger: bool,
     /// Its ledger has been written for its resource by this process.
     pub(super) owned: bool,
     /// UID of the resource that had its id before.
@@ -116,6 +118,7 @@ impl Entry {
             pending: VecDeque::new(),
             unsettled: false,
             known,
+            had_ledger: false,
             owned: false,
             gone: None,
             yielded: false,

@@ -131,6 +131,7 @@ impl Machine {
         match found {
             Ok(Inspection::Queues(queue)) => {
                 if let Some(entry) = self.buckets.get_mut(&id) {
+                    entry.had_ledger = true;
                     entry.stage = Stage::Opening(queue);
                 }
                 self.line_up(&id);
@@ -156,15 +157,16 @@ impl Machine {
         };
         let owner = Owner::of(&entry.bucket, &self.settings.operator);
         let fingerprint = entry.bucket.timetable.fingerprint();
-        let ledger = match (&entry.known, bucket_exists) {
-            (None, false) => Ledger::new(owner, &fingerprint, entry.bucket.initial_tokens),
-            (Some(known), false) => Ledger::after_loss(owner, &fingerprint, known, now.utc),
-            (None, true) if !entry.yielded => {
-                Ledger::after_loss(owner, &fingerprint, &Known::default(), now.utc)
+        let is_new = entry.known.is_none() && !entry.had_ledger;
+        let lost = !is_new && !entry.yielded;
+        let ledger = match (lost, bucket_exists) {
+            (false, false) => Ledger::new(owner, &fingerprint, entry.bucket.initial_tokens),
+            (_, true) if !is_new => return self.absent(id, now),
+            _ => {
+                let known = entry.known.clone().unwrap_or_default();
+                Ledger::after_loss(owner, &fingerprint, &known, now.utc)
             }
-            (_, true) => return self.absent(id, now),
         };
-        let lost = entry.known.is_some();
         self.write_ledger(id, Box::new(ledger), lost, None);
     }
 

@@ -300,6 +300,7 @@ impl Machine {
                 entry.revision = revision;
                 if before.uid != bucket.uid {
                     entry.known = known;
+                    entry.had_ledger = false;
                     entry.owned = false;
                     entry.gone = Some(before.uid.clone());
                     entry.yielded = false;
