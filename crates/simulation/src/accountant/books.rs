@@ -7,7 +7,7 @@ use bucket::{Ledger, MissedRefills, ledger_queue_name, queue_name};
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{Doing, Leniency, Violation};
-use crate::broker::{Broker, Entry};
+use crate::broker::{Broker, ConnectionId, Entry};
 use crate::fixture::timetable;
 use crate::operator::Body;
 use crate::plan::{SCHEDULES, Spec};
@@ -30,8 +30,8 @@ pub struct Books {
     manual: BTreeSet<(Box<str>, Box<str>)>,
     /// The most tokens in the queue since the ledger was got.
     high: u64,
-    /// Tokens that went with a queue that was replaced.
-    pub(super) in_hand: u64,
+    /// Tokens that went with a queue that was replaced, and on whose connection.
+    pub(super) in_hand: Vec<(ConnectionId, u64)>,
     /// The specifications that were ever in force, with the UID and the creation of their resource.
     pub(super) specs: Vec<(Box<str>, DateTime<Utc>, Spec)>,
     /// Where ledgers said that `@every` counts from, for which resource.
@@ -64,7 +64,7 @@ impl Books {
             requests: BTreeSet::new(),
             manual: BTreeSet::new(),
             high: 0,
-            in_hand: 0,
+            in_hand: Vec::new(),
             specs: Vec::new(),
             anchors: BTreeSet::new(),
             cap: 0,
@@ -192,7 +192,7 @@ impl Books {
             // Nobody can know them any more.
             self.requests = new.requests.iter().cloned().collect();
         }
-        self.in_hand = 0;
+        self.in_hand.clear();
         if movement.ledger.is_some() {
             self.lost = movement.vanished;
         }
@@ -256,11 +256,12 @@ impl Books {
             ));
         }
         // What came from somewhere has to be somewhere; only what is above the maximum goes.
+        let in_hand: u64 = self.in_hand.iter().map(|(_, tokens)| tokens).sum();
         let (came, stays) = (
-            issued + movement.taken + self.in_hand + old.owed,
+            issued + movement.taken + in_hand + old.owed,
             movement.published + new.owed,
         );
-        let level = self.high + old.owed + self.in_hand + issued + movement.taken;
+        let level = self.high + old.owed + in_hand + issued + movement.taken;
         if stays > came {
             return Err(format!(
                 "I4: {} tokens minted: {movement:?} after {old:?}",

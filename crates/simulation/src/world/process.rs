@@ -228,7 +228,7 @@ impl World {
 
     pub(super) fn take_replaced(&mut self, shell: &mut Shell) {
         for (name, tokens) in shell.replaced.drain(..) {
-            self.accountant.replaced(&name, tokens);
+            self.accountant.replaced(&name, shell.connection, tokens);
         }
     }
 
