@@ -148,6 +148,11 @@ impl Entry {
         matches!(self.stage, Stage::Ready { .. })
     }
 
+    /// Whether there has been a ledger, as far as anybody knows.
+    pub(super) fn has_had_ledger(&self) -> bool {
+        self.known.is_some() || self.had_ledger
+    }
+
     /// What its queue needs next; None while that is not known.
     pub(super) fn adjustment(&self) -> Adjustment {
         match self.stage {
