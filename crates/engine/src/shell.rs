@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use amqp::{Broker, BrokerError, Endpoint};
-use bucket::machine::{Effect, Event, Machine, Now, Outcome, RemoveFailure, Settings};
+use bucket::machine::{Effect, Event, MOST_TOKENS, Machine, Now, Outcome, RemoveFailure, Settings};
 use chrono::Utc;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -44,6 +44,7 @@ impl Shell {
             operator: options.operator.as_str().into(),
             status_interval: options.status_interval,
             channels: CHANNELS,
+            most_tokens: MOST_TOKENS,
             hold_limit: endpoint.hold_limit(),
         });
         Self {

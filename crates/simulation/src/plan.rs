@@ -1,5 +1,6 @@
 //! What happens in one simulated schedule, as plain data: it is made from a seed, and shrinks by leaving things out.
 
+use bucket::machine::MOST_TOKENS;
 use bucket::{DeletionPolicy, MissedRefills};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -30,6 +31,8 @@ pub struct Plan {
     pub resources: Vec<Resource>,
     /// How often somebody takes a token of each bucket, on average.
     pub takers: Vec<Option<Millis>>,
+    /// Most tokens in one transaction: with few of them nearly all refills take several.
+    pub most_tokens: u64,
     /// A broker that removes what is given back more often than this.
     pub delivery_limit: Option<u32>,
     /// Replicas may all consume a refill queue, and one of them is active; else it is exclusive.
@@ -79,6 +82,8 @@ pub struct Spec {
     pub suspend: bool,
     /// `missedRefills`
     pub missed: MissedRefills,
+    /// `startingDeadlineSeconds`
+    pub deadline: Option<u64>,
     /// `queueType: quorum`
     pub quorum: bool,
     /// Value of the refill annotation.
@@ -120,6 +125,8 @@ pub enum Step {
     PurgeQueue(u8),
     /// A ledger is purged, or expires.
     PurgeLedger(u8),
+    /// Somebody puts something that is no ledger in the place of one, and takes it out after so long.
+    DamageLedger(u8, Millis),
     /// Requests are lost.
     PurgeRequests(u8),
     /// Somebody deletes a refill queue.
@@ -147,6 +154,8 @@ pub enum Edit {
     Suspend(bool),
     /// `missedRefills`
     Missed(MissedRefills),
+    /// `startingDeadlineSeconds`
+    Deadline(Option<u64>),
     /// The refill annotation.
     Annotate(u8),
 }
@@ -177,6 +186,7 @@ impl Spec {
             Edit::RefillQueue(queue) => self.refill_queue = queue,
             Edit::Suspend(suspend) => self.suspend = suspend,
             Edit::Missed(missed) => self.missed = missed,
+            Edit::Deadline(deadline) => self.deadline = deadline,
             Edit::Annotate(value) => self.annotation = Some(value),
         }
         self
@@ -230,6 +240,7 @@ impl Generator<'_> {
             operators,
             resources: Vec::new(),
             takers: Vec::new(),
+            most_tokens: [MOST_TOKENS, MOST_TOKENS, 3, 1][self.index(4)],
             delivery_limit: [None, None, Some(20), Some(3)][self.index(4)],
             single_active: self.chance(40),
             shared_queues: rivals && self.chance(15),
@@ -275,6 +286,7 @@ impl Generator<'_> {
             refill_queue: u8::from(self.chance(20)),
             suspend: self.chance(5),
             missed: self.missed(),
+            deadline: self.deadline(),
             quorum: self.chance(30),
             annotation: None,
         }
@@ -283,6 +295,10 @@ impl Generator<'_> {
     fn missed(&mut self) -> MissedRefills {
         use MissedRefills::{All, Latest, Skip};
         [Latest, All, All, Skip][self.index(4)]
+    }
+
+    fn deadline(&mut self) -> Option<u64> {
+        self.chance(15).then(|| 1 + self.below(6))
     }
 
     fn create(&mut self, plan: &mut Plan, cluster: u8, bucket: u8, spec: Spec) {
@@ -300,13 +316,14 @@ impl Generator<'_> {
     }
 
     fn edit(&mut self) -> Edit {
-        match self.below(8) {
+        match self.below(9) {
             0 => Edit::Amount(1 + self.below(6)),
             1 | 2 => Edit::Maximum(1 + self.below(14)),
             3 => Edit::Schedule(self.index(SCHEDULES.len())),
             4 => Edit::RefillQueue(u8::from(self.chance(50))),
             5 => Edit::Suspend(self.chance(50)),
             6 => Edit::Missed(self.missed()),
+            7 => Edit::Deadline(self.deadline()),
             _ => Edit::Annotate(u8::try_from(self.below(4)).unwrap_or_default()),
         }
     }
@@ -348,9 +365,10 @@ impl Generator<'_> {
                 2 => Step::PurgeRequests(queue),
                 _ => Step::DeleteRequests(queue),
             },
-            13 | 14 => match self.below(2) {
-                0 => Step::DeleteLedger(bucket),
-                _ => Step::PurgeLedger(bucket),
+            13 | 14 => match self.below(5) {
+                0 | 1 => Step::DeleteLedger(bucket),
+                2 | 3 => Step::PurgeLedger(bucket),
+                _ => Step::DamageLedger(bucket, millis),
             },
             15 => match self.below(3) {
                 0 => Step::Put(bucket, 1 + self.below(4)),

@@ -295,7 +295,16 @@ impl Books {
                 .filter(|(of, ..)| **of == *uid)
                 .map(|(_, created, _)| *created);
             let begin = created.min().unwrap_or(old.since);
-            let ticks = self.ticks(uid, old.tick.unwrap_or(begin), tick);
+            let begin = old.tick.unwrap_or(begin);
+            let ticks = self.ticks(uid, self.not_too_old(uid, begin, tick), tick);
+            let decided = new.last_refill.as_ref().map(|refill| refill.completed_time);
+            if !self.lenient.clocks
+                && decided.is_none_or(|decided| self.not_too_old(uid, begin, decided) >= tick)
+            {
+                return Err(format!(
+                    "I3: tick {tick} was carried out past its deadline: {new:?}"
+                ));
+            }
             if ticks == 0 && !self.lenient.clocks {
                 return Err(format!("I2: no tick was due at {tick}: {old:?} {new:?}"));
             }
@@ -326,6 +335,18 @@ impl Books {
             refills += 1;
         }
         Ok(refills)
+    }
+
+    /// The end of the ticks after `begin` that are too old at `now` whatever the specification of their resource was.
+    fn not_too_old(&self, uid: &str, begin: DateTime<Utc>, now: DateTime<Utc>) -> DateTime<Utc> {
+        let specs = self.specs.iter().filter(|(of, ..)| **of == *uid);
+        let deadlines: Option<Vec<_>> = specs.map(|(_, _, spec)| spec.deadline).collect();
+        let longest = deadlines.and_then(|deadlines| deadlines.into_iter().max());
+        let Some(longest) = longest.and_then(|seconds| i64::try_from(seconds).ok()) else {
+            return begin;
+        };
+        // A tick exactly as old as that is none of them.
+        begin.max(now - TimeDelta::seconds(longest) - TimeDelta::nanoseconds(1))
     }
 
     /// Ticks in `(after, tick]` of any specification of a resource, if `tick` is one.
@@ -367,8 +388,15 @@ impl Books {
         if old.owner.as_ref().is_some_and(|owner| *owner.uid != *uid) {
             return Ok(());
         }
+        let decided = new
+            .last_refill
+            .as_ref()
+            .map_or(tick, |it| it.completed_time);
         let ticks = match spec.missed {
-            MissedRefills::All => self.ticks(uid, old.reference(), tick),
+            MissedRefills::All => {
+                let begin = self.not_too_old(uid, old.reference(), decided);
+                self.ticks(uid, begin, tick)
+            }
             MissedRefills::Latest | MissedRefills::Skip => 1,
         };
         let room = spec.maximum.saturating_sub(self.high + old.owed);

@@ -57,13 +57,16 @@ impl Work {
                 }
                 None => {}
                 Some(got) => {
-                    let Body::Ledger(ledger) = &got.body else {
-                        return Err(Refused::Precondition);
+                    let ledger = match &got.body {
+                        Body::Ledger(ledger) => Some(ledger),
+                        // It tells of no other owner.
+                        _ => None,
                     };
-                    let owner = ledger.owner.as_ref();
+                    let owner = ledger.and_then(|ledger| ledger.owner.as_ref());
                     if owner.is_some_and(|owner| *owner.uid != *removing.uid) {
                         self.step = LAST;
-                    } else if removing.policy == DeletionPolicy::Retain {
+                    } else if let (DeletionPolicy::Retain, Some(ledger)) = (removing.policy, ledger)
+                    {
                         let nobodys = Ledger {
                             owner: None,
                             ..(**ledger).clone()
@@ -72,6 +75,8 @@ impl Work {
                         broker.publish(channel, &ledger_queue, body, true)?;
                         broker.settle(channel, got.tag, true)?;
                         broker.commit(channel)?;
+                        self.step = LAST;
+                    } else if removing.policy == DeletionPolicy::Retain {
                         self.step = LAST;
                     }
                 }

@@ -48,6 +48,8 @@ enum Todo {
     Sent(usize),
     /// Somebody tries to remove the queues of a deleted resource.
     Remove(usize),
+    /// Somebody takes out what is no ledger.
+    MendLedger(u8),
     /// The alarm ends.
     AlarmEnds,
     /// A policy ends.
@@ -164,6 +166,7 @@ impl World {
                             | Step::DeleteRequests(_)
                             | Step::PurgeLedger(_)
                             | Step::DeleteLedger(_)
+                            | Step::DamageLedger(..)
                     )
                 }),
         };
@@ -293,6 +296,7 @@ impl World {
                         self.operator_todo(operator, 0, Act::Event(None, event));
                     }
                 }
+                Todo::MendLedger(bucket) => self.mend_ledger(bucket),
                 Todo::AlarmEnds => self.alarm(false),
                 Todo::PolicyEnds(bucket) => {
                     let queue = bucket::queue_name(fixture::bucket_name(bucket));

@@ -14,6 +14,8 @@ use crate::plan::{FAULTS_END, Step};
 
 /// Resources whose removal was refused are tried again after this.
 const REMOVE_AGAIN: Micros = 700_000;
+/// Somebody who finds a ledger held comes again after this.
+const MEND_AGAIN: Micros = 130_000;
 
 impl World {
     pub(super) fn carry_out(&mut self, step: Step) -> Result<(), Violation> {
@@ -103,6 +105,11 @@ impl World {
                 self.broker
                     .empty(&ledger_queue_name(bucket_name(bucket.into())));
             }
+            Step::DamageLedger(bucket, lasts) => {
+                let queue = ledger_queue_name(bucket_name(bucket.into()));
+                self.broker.put(&queue, Body::Garbage);
+                self.after(millis(lasts), Todo::MendLedger(bucket));
+            }
             Step::PurgeRequests(queue) => {
                 self.broker.empty(refill_queue(queue));
             }
@@ -132,6 +139,17 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Somebody purges a ledger that cannot be read, once nobody looks at it.
+    pub(super) fn mend_ledger(&mut self, bucket: u8) {
+        let queue = ledger_queue_name(bucket_name(bucket.into()));
+        let is_damaged = self.broker.messages(&queue).next() == Some(&Body::Garbage);
+        if is_damaged {
+            self.broker.empty(&queue);
+        } else if self.broker.held(&queue) > 0 {
+            self.after(MEND_AGAIN, Todo::MendLedger(bucket));
+        }
     }
 
     fn policy(&mut self, bucket: usize, policy: Policy, lasts: Micros) {

@@ -164,6 +164,7 @@ impl World {
             operator: format!("cluster-{cluster}").into(),
             status_interval: Duration::from_secs(10),
             channels: process.operator.channels,
+            most_tokens: self.plan.most_tokens,
             hold_limit: Duration::from_micros(HOLD_LIMIT),
         }));
         process.wakes_at = Micros::MAX;

@@ -25,6 +25,7 @@ impl Script {
             operator: "ops".into(),
             status_interval: Duration::from_secs(3600),
             channels: 1,
+            most_tokens: MOST_TOKENS,
             hold_limit: Duration::from_secs(35),
         };
         Self {
