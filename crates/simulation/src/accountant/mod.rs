@@ -2,6 +2,7 @@
 //! that was due.
 
 mod books;
+mod ticks;
 
 use bucket::queue_name;
 use chrono::{DateTime, Utc};

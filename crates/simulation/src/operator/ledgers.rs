@@ -5,10 +5,14 @@ use std::sync::Arc;
 use bucket::Bucket;
 use bucket::QueueType;
 use bucket::machine::{Event, Inspection, QueueState};
+use chrono::TimeDelta;
 
 use super::work::{Progress, WAITS, What, Work};
-use super::{Body, Shell};
+use super::{Body, Mutant, Shell};
 use crate::broker::{Arguments, Broker, Refused};
+
+/// What a mutant forgets of what was carried out before a ledger was lost.
+const FORGOTTEN: TimeDelta = TimeDelta::seconds(3);
 
 impl Work {
     pub(super) fn inspect_step(
@@ -148,7 +152,11 @@ impl Work {
                 }
             }
             3 => {
-                let body = Body::Ledger(Arc::new((**ledger).clone()));
+                let mut written = (**ledger).clone();
+                if shell.mutant == Some(Mutant::ForgetsTicks) && wait.is_some() {
+                    written.tick = written.tick.map(|tick| tick - FORGOTTEN);
+                }
+                let body = Body::Ledger(Arc::new(written));
                 broker.publish(channel, &queue, body, true)?;
                 if !broker.commit(channel)?.is_empty() {
                     return Err(Refused::NotFound);

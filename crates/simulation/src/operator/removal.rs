@@ -5,21 +5,12 @@ use std::sync::Arc;
 use bucket::machine::{Event, JobId};
 use bucket::{DeletionPolicy, Ledger, ledger_queue_name, queue_name};
 
-use super::work::{Progress, WAITS, Work};
+use super::work::{Progress, Removing, WAITS, Work};
 use super::{Body, Shell};
 use crate::broker::{Broker, Refused};
 
 /// The step before the last one.
 const LAST: usize = 3;
-
-/// What to remove.
-#[derive(Clone, Debug)]
-pub(super) struct Removing {
-    pub(super) name: Arc<str>,
-    pub(super) uid: Arc<str>,
-    pub(super) policy: DeletionPolicy,
-    pub(super) refill_queue: Option<Arc<str>>,
-}
 
 impl Work {
     /// The ledger says whose the bucket is, and while it is held nobody changes that.

@@ -4,6 +4,7 @@ mod calm;
 mod connection;
 mod people;
 mod process;
+mod watch;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -111,6 +112,8 @@ pub struct World {
     sent: Vec<(Shell, Work)>,
     accountant: Accountant,
     mutant: Option<Mutant>,
+    /// How many floods of requests there have been.
+    floods: u32,
     /// What the journal comes from.
     doing: Doing,
     events: u64,
@@ -195,6 +198,7 @@ impl World {
             sent: Vec::new(),
             accountant: Accountant::new(plan.takers.len(), lenient),
             mutant,
+            floods: 0,
             doing: Doing::Else,
             events: 0,
             trace: traced.then(Vec::new),

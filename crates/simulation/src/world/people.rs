@@ -79,14 +79,17 @@ impl World {
                 self.restart_broker(millis(down));
             }
             Step::Request(bucket, queue, id) => {
-                let request = RefillRequest {
-                    bucket: bucket_name(bucket.into()).into(),
-                    origin: Origin::Foreign {
-                        id: id.map(|id| format!("id-{bucket}-{id}")),
-                    },
-                };
-                self.broker
-                    .put(refill_queue(queue), Body::Request(request.into()));
+                // A ledger knows the last few: nobody asks again by an id from before a flood.
+                let floods = self.floods;
+                let id = id.map(|id| format!("id-{bucket}-{floods}-{id}"));
+                self.ask(bucket, queue, id);
+            }
+            Step::Flood(bucket, queue, requests) => {
+                self.floods += 1;
+                for number in 0..requests {
+                    let id = format!("flood-{}-{number}", self.floods);
+                    self.ask(bucket, queue, Some(id));
+                }
             }
             Step::Garbage(queue) => {
                 self.broker.put(refill_queue(queue), Body::Garbage);
@@ -139,6 +142,16 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Somebody asks for a refill.
+    fn ask(&mut self, bucket: u8, queue: u8, id: Option<String>) {
+        let request = RefillRequest {
+            bucket: bucket_name(bucket.into()).into(),
+            origin: Origin::Foreign { id },
+        };
+        self.broker
+            .put(refill_queue(queue), Body::Request(request.into()));
     }
 
     /// Somebody purges a ledger that cannot be read, once nobody looks at it.

@@ -4,11 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bucket::Known;
-use bucket::machine::{
-    BucketState, ConsumerId, Effect, Event, Machine, Now, Outcome, Phase, Settings,
-};
-use chrono::TimeDelta;
+use bucket::machine::{BucketState, ConsumerId, Effect, Event, Machine, Now, Outcome, Settings};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{Act, HOLD_LIMIT, Micros, Todo, World};
 use crate::accountant::Violation;
@@ -48,6 +45,8 @@ pub(super) struct Process {
     pub(super) permitted: bool,
     /// What it has told last of each resource.
     pub(super) told: BTreeMap<usize, Arc<BucketState>>,
+    /// The newest tick of each resource that it has told to be carried out.
+    pub(super) carried_out: BTreeMap<usize, DateTime<Utc>>,
 }
 
 impl Process {
@@ -69,6 +68,7 @@ impl Process {
             blocked: false,
             permitted: true,
             told: BTreeMap::new(),
+            carried_out: BTreeMap::new(),
         }
     }
 
@@ -182,51 +182,6 @@ impl World {
         Ok(())
     }
 
-    /// A resource that is created and not being deleted.
-    pub(super) fn is_there(&self, resource: usize) -> bool {
-        let Some(resource) = self.resources.get(resource) else {
-            return false;
-        };
-        resource.created.is_some() && resource.deleting.is_none() && !resource.gone
-    }
-
-    /// An operator gets to know how a resource is, after a while.
-    pub(super) fn apply(&mut self, operator: usize, resource: usize, delay: Micros) {
-        self.operator_todo(operator, delay, Act::Apply(resource));
-    }
-
-    fn applied(&mut self, operator: usize, resource: usize) -> Result<(), Violation> {
-        if !self.is_there(resource) {
-            return Ok(());
-        }
-        let queue = self.refill_queue(resource);
-        let it = &self.resources[resource];
-        let created = it.created.unwrap_or_default() / 1_000;
-        let bucket = fixture::bucket(&it.uid, &it.id, it.bucket, created, it.spec, queue);
-        let event = Event::Apply {
-            bucket: Arc::new(bucket),
-            revision: it.revision,
-            known: it.status.clone(),
-        };
-        self.handle(operator, event)
-    }
-
-    /// Operators get to know of the first status, too: from then on the resource has had a ledger.
-    fn status_written(&mut self, number: usize, known: Known) {
-        let resource = &mut self.resources[number];
-        let cluster = resource.cluster;
-        if resource.status.replace(known).is_some() {
-            return;
-        }
-        for operator in 0..self.processes.len() {
-            let process = &self.processes[operator];
-            if process.operator.cluster == cluster && process.is_alive() {
-                let delay = self.upto(60_000);
-                self.apply(operator, number, delay);
-            }
-        }
-    }
-
     pub(super) fn take_replaced(&mut self, shell: &mut Shell) {
         for (name, tokens) in shell.replaced.drain(..) {
             self.accountant.replaced(&name, shell.connection, tokens);
@@ -262,40 +217,20 @@ impl World {
             }
             match effect {
                 Effect::Tell(Outcome::Bucket(id, state)) => self.told(operator, &id, state),
+                Effect::Tell(Outcome::Refilled { bucket, tick, .. }) => {
+                    self.told_refill(operator, &bucket, tick);
+                }
                 Effect::Tell(_) => {}
                 Effect::Answer { ticket, result } => self.answered(ticket, result.is_ok()),
-                effect => self.begin(operator, effect),
+                effect => {
+                    if let Effect::WriteLedger { bucket, ledger, .. } = &effect {
+                        self.remembers(operator, bucket, ledger)?;
+                    }
+                    self.begin(operator, effect);
+                }
             }
         }
         Ok(())
-    }
-
-    fn told(&mut self, operator: usize, id: &bucket::BucketId, state: Arc<BucketState>) {
-        let cluster = self.processes[operator].operator.cluster;
-        let is_it = |resource: &super::Resource| {
-            resource.id == *id
-                && resource.cluster == cluster
-                && resource.created.is_some()
-                && !resource.gone
-        };
-        let Some(resource) = self.resources.iter().rposition(is_it) else {
-            return;
-        };
-        if state.phase == Phase::Ready {
-            let known = Known {
-                tick: state
-                    .last_refill
-                    .as_ref()
-                    .and_then(|refill| refill.scheduled_time),
-                manual: state.refill_request.clone(),
-                // A status does not name them.
-                requests: Vec::new(),
-                issued: state.issued,
-            };
-            let delay = self.upto(900_000);
-            self.operator_todo(operator, delay, Act::Status(resource, Box::new(known)));
-        }
-        self.processes[operator].told.insert(resource, state);
     }
 
     fn begin(&mut self, operator: usize, effect: Effect) {
@@ -324,6 +259,10 @@ impl World {
         }
         let link = process.link;
         let progress = work.step(&mut shell, &mut self.broker);
+        let given_up = match progress {
+            Err(_) if self.upto(3) == 0 => work.give_up(&mut shell, &mut self.broker),
+            _ => None,
+        };
         if self.trace.is_some() {
             self.note(|| format!("  operator {operator}: {}", work.name()));
         }
@@ -371,12 +310,16 @@ impl World {
                 self.tell_machine(operator, consumer, event);
             }
             Err(_) => {
-                process.works.insert(number, work);
-                if !process.blocked {
-                    process.blocked = true;
+                if !std::mem::replace(&mut process.blocked, true) {
                     self.tell_machine(operator, Some(CONNECTION), Event::Blocked(true));
                 }
-                self.operator_todo(operator, STALL, Act::Step(link, number));
+                match given_up {
+                    Some(event) => self.tell_machine(operator, consumer, event),
+                    None => {
+                        self.processes[operator].works.insert(number, work);
+                        self.operator_todo(operator, STALL, Act::Step(link, number));
+                    }
+                }
             }
         }
         Ok(())
