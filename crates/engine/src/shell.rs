@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use amqp::Endpoint;
-use bucket::machine::{Effect, Event, Machine, Outcome, Settings};
+use bucket::machine::{Effect, Event, MOST_TOKENS, Machine, Outcome, Settings};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -39,6 +39,7 @@ impl Shell {
             operator: options.operator.as_str().into(),
             status_interval: options.status_interval,
             channels: CHANNELS,
+            most_tokens: MOST_TOKENS,
             hold_limit: endpoint.hold_limit(),
         });
         Self {

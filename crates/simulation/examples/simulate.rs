@@ -22,6 +22,7 @@ fn mutant() -> Option<Mutant> {
         "keeps-old-ledger" => Some(Mutant::KeepsOldLedger),
         "repeats-tick" => Some(Mutant::RepeatsTick),
         "forgets-owed" => Some(Mutant::ForgetsOwed),
+        "forgets-ticks" => Some(Mutant::ForgetsTicks),
         _ => None,
     }
 }

@@ -1,6 +1,7 @@
 //! Names and times of the simulated world.
 
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use bucket::{Bucket, BucketId, QueueType};
 use chrono::{DateTime, TimeDelta, Utc};
@@ -64,7 +65,7 @@ pub fn bucket(
         refill_queue: queue.into(),
         suspend: spec.suspend,
         missed_refills: spec.missed,
-        starting_deadline: None,
+        starting_deadline: spec.deadline.map(Duration::from_secs),
         queue_type: if spec.quorum {
             QueueType::Quorum
         } else {

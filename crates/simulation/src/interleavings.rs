@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bucket::machine::{ConsumerId, Effect, Event, Machine, Now, Settings};
+use bucket::machine::{ConsumerId, Effect, Event, MOST_TOKENS, Machine, Now, Settings};
 use bucket::{BucketId, Known, MissedRefills, queue_name};
 
 use crate::accountant::{Accountant, Leniency, Violation};
@@ -348,6 +348,7 @@ fn spec() -> Spec {
         refill_queue: 0,
         suspend: false,
         missed: MissedRefills::All,
+        deadline: None,
         quorum: false,
         annotation: None,
     }
@@ -358,6 +359,7 @@ fn machine(_: usize) -> Machine {
         operator: "cluster".into(),
         status_interval: Duration::from_secs(60),
         channels: 1,
+        most_tokens: MOST_TOKENS,
         hold_limit: HOLD_LIMIT,
     })
 }

@@ -31,3 +31,8 @@ fn a_tick_that_is_compared_wrongly_is_found() {
 fn owed_tokens_that_are_not_written_down_are_found() {
     is_found(Mutant::ForgetsOwed);
 }
+
+#[test]
+fn a_lost_ledger_that_is_written_with_an_older_tick_is_found() {
+    is_found(Mutant::ForgetsTicks);
+}

@@ -105,15 +105,15 @@ pub(super) struct Accepted {
 }
 
 impl Item {
-    /// What has to be taken for it.
-    pub(super) fn take(&self) -> Take {
+    /// What has to be taken for it; of tokens that go, at most so many at once.
+    pub(super) fn take(&self, most_tokens: u64) -> Take {
         Take {
             name: self.bucket.name.clone(),
             queue_type: self.bucket.queue_type,
             tokens: match self.task {
                 Task::Refill { .. } | Task::Replace => 0,
-                Task::Trim(excess) => excess.min(super::share::MOST_TOKENS),
-                Task::Carry => super::share::MOST_TOKENS,
+                Task::Trim(excess) => excess.min(most_tokens),
+                Task::Carry => most_tokens,
             },
         }
     }
@@ -228,6 +228,7 @@ impl Held {
 pub(super) fn decide(
     items: &[Item],
     taken: Vec<Taken>,
+    most_tokens: u64,
     now: DateTime<Utc>,
 ) -> Result<(Transaction, Vec<Decided>), Box<Held>> {
     let mut transaction = Transaction::default();
@@ -273,18 +274,21 @@ pub(super) fn decide(
             Task::Replace => decided.push(commits(item, held, &mut transaction)),
         }
     }
-    share_out(items, &refills, &mut decided, &mut transaction, now);
+    let mut accounts = accounts(items, &refills, &decided);
+    let tokens = share(&mut accounts, most_tokens, now);
+    share_out(
+        items,
+        &refills,
+        &mut decided,
+        &mut transaction,
+        accounts,
+        tokens,
+    );
     Ok((transaction, decided))
 }
 
-/// Adds the tokens that the buckets of a batch are owed.
-fn share_out(
-    items: &[Item],
-    refills: &[usize],
-    decided: &mut [Decided],
-    transaction: &mut Transaction,
-    now: DateTime<Utc>,
-) {
+/// What the buckets that are refilled may get.
+fn accounts(items: &[Item], refills: &[usize], decided: &[Decided]) -> Vec<Account> {
     let account = |index: &usize| match &decided[*index] {
         Decided::Commits(outcome) => Some(Account {
             ledger: outcome.held.ledger.clone(),
@@ -293,8 +297,18 @@ fn share_out(
         }),
         _ => None,
     };
-    let mut accounts: Vec<_> = refills.iter().filter_map(account).collect();
-    let tokens = share(&mut accounts, now);
+    refills.iter().filter_map(account).collect()
+}
+
+/// Adds the tokens that the buckets of a batch get.
+fn share_out(
+    items: &[Item],
+    refills: &[usize],
+    decided: &mut [Decided],
+    transaction: &mut Transaction,
+    accounts: Vec<Account>,
+    tokens: Vec<u64>,
+) {
     for ((index, account), tokens) in refills.iter().zip(accounts).zip(tokens) {
         let (item, Decided::Commits(outcome)) = (&items[*index], &mut decided[*index]) else {
             continue;

@@ -41,6 +41,8 @@ pub(super) struct Entry {
     pub(super) unsettled: bool,
     /// What was done for it, as far as it is known without its ledger; None: it never had one.
     pub(super) known: Option<Known>,
+    /// There has been a queue for its ledger: when that is gone, somebody may still hold the ledger.
+    pub(super) had_ledger: bool,
     /// Its ledger has been written for its resource by this process.
     pub(super) owned: bool,
     /// UID of the resource that had its id before.
@@ -116,6 +118,7 @@ impl Entry {
             pending: VecDeque::new(),
             unsettled: false,
             known,
+            had_ledger: false,
             owned: false,
             gone: None,
             yielded: false,
@@ -143,6 +146,11 @@ impl Entry {
     /// Whether its refills run.
     pub(super) fn is_ready(&self) -> bool {
         matches!(self.stage, Stage::Ready { .. })
+    }
+
+    /// Whether there has been a ledger, as far as anybody knows.
+    pub(super) fn has_had_ledger(&self) -> bool {
+        self.known.is_some() || self.had_ledger
     }
 
     /// What its queue needs next; None while that is not known.

@@ -131,6 +131,7 @@ impl Machine {
         match found {
             Ok(Inspection::Queues(queue)) => {
                 if let Some(entry) = self.buckets.get_mut(&id) {
+                    entry.had_ledger = true;
                     entry.stage = Stage::Opening(queue);
                 }
                 self.line_up(&id);
@@ -151,25 +152,27 @@ impl Machine {
     /// queue is there already: then that is somebody's, with the tokens that it holds, and with the ticks until now. Any
     /// other bucket has lost its ledger; when its own queue is gone too, nobody can be about to refill it.
     fn no_ledger(&mut self, id: &BucketId, bucket_exists: bool, now: Now) {
+        if bucket_exists {
+            return self.absent(id, now);
+        }
         let Some(entry) = self.buckets.get(id) else {
             return;
         };
         let owner = Owner::of(&entry.bucket, &self.settings.operator);
         let fingerprint = entry.bucket.timetable.fingerprint();
-        let ledger = match (&entry.known, bucket_exists) {
-            (None, false) => Ledger::new(owner, &fingerprint, entry.bucket.initial_tokens),
-            (Some(known), false) => Ledger::after_loss(owner, &fingerprint, known, now.utc),
-            (None, true) if !entry.yielded => {
-                Ledger::after_loss(owner, &fingerprint, &Known::default(), now.utc)
-            }
-            (_, true) => return self.absent(id, now),
+        let lost = entry.has_had_ledger() && !entry.yielded;
+        let ledger = if lost {
+            let known = entry.known.clone().unwrap_or_default();
+            Ledger::after_loss(owner, &fingerprint, &known, now.utc)
+        } else {
+            Ledger::new(owner, &fingerprint, entry.bucket.initial_tokens)
         };
-        let lost = entry.known.is_some();
         self.write_ledger(id, Box::new(ledger), lost, None);
     }
 
     /// The ledger of a bucket is absent: somebody holds it, or it is lost. In that case nobody knows which of the ticks up
-    /// to now were carried out.
+    /// to now were carried out. Of a bucket that is not known to have had one it is looked for as well before one is
+    /// written: another operator may be about to come with it.
     pub(super) fn absent(&mut self, id: &BucketId, now: Now) {
         let limit = self.settings.hold_limit;
         let Some(entry) = self.buckets.get_mut(id) else {
@@ -189,8 +192,11 @@ impl Machine {
         let fingerprint = entry.bucket.timetable.fingerprint();
         let known = entry.known.clone().unwrap_or_default();
         let ledger = Ledger::after_loss(owner, &fingerprint, &known, now.utc);
-        self.show(id, Phase::progressing("LedgerHeld", message));
-        self.write_ledger(id, Box::new(ledger), true, Some(limit));
+        let lost = entry.has_had_ledger();
+        if lost {
+            self.show(id, Phase::progressing("LedgerHeld", message));
+        }
+        self.write_ledger(id, Box::new(ledger), lost, lost.then_some(limit));
     }
 
     /// Writes a ledger where there is none; what was known of the bucket goes on from it.

@@ -43,6 +43,7 @@ pub use event::{
 };
 pub use failure::{Class, Failure};
 pub use outcome::{BucketState, ConnectionState, Observed, Outcome, Phase};
+pub use share::MOST_TOKENS;
 
 /// How often the clock has to be looked at: how soon a changed wall clock is noticed.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
@@ -58,6 +59,8 @@ pub struct Settings {
     pub status_interval: Duration,
     /// Batches that may be under way at the same time.
     pub channels: usize,
+    /// Most tokens that one transaction publishes.
+    pub most_tokens: u64,
     /// How long somebody can hold a ledger at most: until the broker has noticed that a connection is dead. A ledger that
     /// is absent for longer is lost.
     pub hold_limit: Duration,
@@ -300,6 +303,7 @@ impl Machine {
                 entry.revision = revision;
                 if before.uid != bucket.uid {
                     entry.known = known;
+                    entry.had_ledger = false;
                     entry.owned = false;
                     entry.gone = Some(before.uid.clone());
                     entry.yielded = false;

@@ -38,7 +38,8 @@ impl Machine {
                     entry.batch = Some(batch);
                 }
             }
-            let wanted = items.iter().map(Item::take).collect();
+            let most = self.settings.most_tokens;
+            let wanted = items.iter().map(|item| item.take(most)).collect();
             self.effects.push(Effect::Take { batch, wanted });
             let step = Step::Taking;
             self.batches.insert(batch, Batch { items, step });
@@ -48,7 +49,7 @@ impl Machine {
     /// The buckets whose turn it is. One whose queue has to be put right comes alone.
     fn take_turns(&mut self) -> Vec<Item> {
         let mut items = Vec::new();
-        let mut room = Room::default();
+        let mut room = Room::of(self.settings.most_tokens);
         while room.is_left()
             && let Some(id) = self.turns.front().cloned()
         {
@@ -109,7 +110,8 @@ impl Machine {
             Ok(taken) => taken,
             Err(failure) => return self.batch_failed(batch, &failure, now),
         };
-        match batch::decide(&batch.items, taken, now.utc) {
+        let most = self.settings.most_tokens;
+        match batch::decide(&batch.items, taken, most, now.utc) {
             Ok((transaction, decided)) => {
                 if transaction.is_empty() {
                     return self.batch_done(batch.items, decided, &[], now);

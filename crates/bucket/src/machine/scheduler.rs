@@ -99,11 +99,13 @@ impl Scheduler {
         Some(Effect::Publish { requests })
     }
 
-    /// What became of them. What was not accepted is due again in a while. The answer are the buckets that it was about.
+    /// What became of them. What was not accepted is due again in a while, and with it what is due for the same bucket and
+    /// not published yet: a later tick must not overtake. The answer are the buckets that it was about.
     pub(super) fn published(&mut self, results: &[Result<(), Failure>], now: Now) -> Vec<BucketId> {
         let published = self.published.take().unwrap_or_default();
         for (Request { bucket, span }, result) in published.iter().zip(results) {
             if result.is_err() {
+                self.waiting.retain(|waits| waits.bucket.id != bucket.id);
                 self.due.put_back(&bucket.id, span.since, now.utc);
             }
         }
@@ -151,7 +153,9 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::MissedRefills;
     use crate::fixture::{at, bucket};
+    use crate::machine::Class;
 
     #[test]
     fn a_tick_that_is_skipped_is_told_once_however_often_it_is_found() {
@@ -174,5 +178,38 @@ mod tests {
         assert_eq!(told(0, 360), 2);
         // A refill has moved the reference.
         assert_eq!(told(600, 780), 2);
+    }
+
+    #[test]
+    fn a_tick_does_not_overtake_one_that_was_not_accepted() {
+        let mut scheduler = Scheduler::default();
+        let now = |second: i64| Now {
+            utc: at(second),
+            monotonic: Duration::from_secs(second.try_into().unwrap()),
+        };
+        let bucket = Bucket {
+            missed_refills: MissedRefills::All,
+            ..bucket()
+        };
+        scheduler.enter(&Arc::new(bucket), at(0), at(0), now(10));
+        scheduler.take_due(now(60));
+        assert!(scheduler.publish().is_some());
+        // It is due while the one before is being published.
+        scheduler.take_due(now(120));
+        let failure = Failure {
+            reason: "Told",
+            message: "told".into(),
+            class: Class::Blocked,
+        };
+        scheduler.published(&[Err(failure)], now(121));
+        assert_eq!(scheduler.publish(), None);
+        scheduler.take_due(now(122));
+        let Some(Effect::Publish { requests }) = scheduler.publish() else {
+            panic!("nothing is asked for again")
+        };
+        let [(_, request)] = &requests[..] else {
+            panic!("{requests:?}")
+        };
+        assert!(matches!(request.origin, Origin::Schedule { ticks: 2, .. }));
     }
 }

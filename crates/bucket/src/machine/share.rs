@@ -4,38 +4,39 @@ use chrono::{DateTime, Utc};
 
 use crate::Ledger;
 
-/// Most tokens that one transaction publishes: beyond this a broker's memory grows and nothing becomes faster.
-pub(super) const MOST_TOKENS: u64 = 10_000;
+/// The most tokens that are of use in one transaction: beyond this a broker's memory grows and nothing becomes faster.
+pub const MOST_TOKENS: u64 = 10_000;
 
 /// Most buckets in one transaction: enough that its round trips cost little, and few enough that the next one, on
 /// another channel, has some too.
 pub(super) const MOST_BUCKETS: usize = 256;
 
-/// Most tokens that a transaction which ends somebody's refill has for those whose refills go on: a small bucket waits for
-/// a transaction that is under way, and should not wait for another full one.
-const MOST_BESIDE: u64 = 2_000;
+/// The part of a transaction which ends somebody's refill that those whose refills go on have at most: a small bucket waits
+/// for a transaction that is under way, and should not wait for another full one.
+const MOST_BESIDE: u64 = 5;
 
-/// A bucket that gets more than this may take part with others that do: a transaction is shared by enough of them
-/// that nobody waits long, and by few enough that their counts and ledgers cost little beside their tokens.
-const SHARE: u64 = 500;
+/// As many buckets that get a lot take part together: enough of them that nobody waits long, and few enough that their
+/// counts and ledgers cost little beside their tokens.
+const MOST_SHARES: u64 = 20;
 
 /// Room in a transaction that is being put together.
 #[derive(Debug)]
 pub(super) struct Room {
     tokens: u64,
+    share: u64,
     buckets: usize,
 }
 
-impl Default for Room {
-    fn default() -> Self {
+impl Room {
+    /// In a transaction that publishes at most so many tokens.
+    pub(super) fn of(most_tokens: u64) -> Self {
         Self {
-            tokens: MOST_TOKENS,
+            tokens: most_tokens,
+            share: most_tokens.div_ceil(MOST_SHARES),
             buckets: MOST_BUCKETS,
         }
     }
-}
 
-impl Room {
     /// Whether another bucket may take part.
     pub(super) fn is_left(&self) -> bool {
         self.tokens > 0 && self.buckets > 0
@@ -43,7 +44,7 @@ impl Room {
 
     /// A bucket that may get so many tokens takes part.
     pub(super) fn take(&mut self, tokens: u64) {
-        self.tokens = self.tokens.saturating_sub(tokens.min(SHARE));
+        self.tokens = self.tokens.saturating_sub(tokens.min(self.share));
         self.buckets = self.buckets.saturating_sub(1);
     }
 }
@@ -61,8 +62,8 @@ pub(super) struct Account {
 
 /// Shares the tokens of a transaction among the buckets that are owed some: whoever needs little gets all of it, the
 /// others equal parts of the rest, so that a big refill holds up nobody. The rest is small when somebody gets all. Answers
-/// the tokens to publish for each account; what is published is not owed any more.
-pub(super) fn share(accounts: &mut [Account], now: DateTime<Utc>) -> Vec<u64> {
+/// the tokens to publish for each account, `most` in all; what is published is not owed any more.
+pub(super) fn share(accounts: &mut [Account], most: u64, now: DateTime<Utc>) -> Vec<u64> {
     let mut tokens = vec![0; accounts.len()];
     let mut owing: Vec<(usize, &mut Account)> = Vec::new();
     for (index, account) in accounts.iter_mut().enumerate() {
@@ -74,7 +75,7 @@ pub(super) fn share(accounts: &mut [Account], now: DateTime<Utc>) -> Vec<u64> {
         }
     }
     owing.sort_by_key(|(_, account)| account.ledger.owed);
-    let mut budget = MOST_TOKENS;
+    let mut budget = most;
     let mut parts = owing.len() as u64;
     let mut ends = false;
     for (index, Account { ledger, .. }) in owing {
@@ -83,7 +84,7 @@ pub(super) fn share(accounts: &mut [Account], now: DateTime<Utc>) -> Vec<u64> {
         if part == ledger.owed {
             ends = true;
         } else if ends {
-            budget = budget.min(MOST_BESIDE);
+            budget = budget.min(most.div_ceil(MOST_BESIDE));
             part = part.min(budget.div_ceil(parts));
         }
         parts -= 1;
@@ -122,7 +123,7 @@ mod tests {
     #[test]
     fn many_small_refills_share_a_transaction() {
         let mut accounts = [account(5, 0, 5), account(7, 0, 7)];
-        assert_eq!(share(&mut accounts, at(61)), [5, 7]);
+        assert_eq!(share(&mut accounts, MOST_TOKENS, at(61)), [5, 7]);
         assert_eq!(owed(&accounts), [0, 0]);
     }
 
@@ -130,23 +131,26 @@ mod tests {
     fn a_big_refill_leaves_room_for_small_ones() {
         let mut accounts = [account(1_000_000, 0, 1_000_000), account(100, 0, 100)];
         assert_eq!(
-            share(&mut accounts, at(61)),
-            [MOST_BESIDE, 100],
+            share(&mut accounts, MOST_TOKENS, at(61)),
+            [MOST_TOKENS / MOST_BESIDE, 100],
             "the small one does not wait for a full transaction"
         );
-        assert_eq!(owed(&accounts), [1_000_000 - MOST_BESIDE, 0]);
+        assert_eq!(owed(&accounts), [1_000_000 - MOST_TOKENS / MOST_BESIDE, 0]);
     }
 
     #[test]
     fn big_refills_that_all_go_on_share_a_full_transaction() {
         let mut accounts = [0; 4].map(|_| account(1_000_000, 0, 900_000));
-        assert_eq!(share(&mut accounts, at(61)), [MOST_TOKENS / 4; 4]);
+        assert_eq!(
+            share(&mut accounts, MOST_TOKENS, at(61)),
+            [MOST_TOKENS / 4; 4]
+        );
     }
 
     #[test]
     fn what_is_owed_beyond_a_lowered_maximum_is_excess() {
         let mut accounts = [account(10, 8, 100)];
-        assert_eq!(share(&mut accounts, at(61)), [2]);
+        assert_eq!(share(&mut accounts, MOST_TOKENS, at(61)), [2]);
         assert_eq!(owed(&accounts), [0]);
     }
 
@@ -155,7 +159,7 @@ mod tests {
         let mut accounts: Vec<_> = (0..MOST_TOKENS + 1_000).map(|_| account(3, 0, 2)).collect();
         let mut transactions = 0;
         while accounts.iter().any(|account| account.ledger.owed > 0) {
-            let tokens = share(&mut accounts, at(61));
+            let tokens = share(&mut accounts, MOST_TOKENS, at(61));
             assert!(tokens.iter().sum::<u64>() <= MOST_TOKENS);
             for (account, tokens) in accounts.iter_mut().zip(tokens) {
                 account.tokens += tokens;
@@ -169,7 +173,7 @@ mod tests {
     #[test]
     fn a_transaction_has_room_for_as_many_as_it_can_serve() {
         let fit = |tokens| {
-            let mut room = Room::default();
+            let mut room = Room::of(MOST_TOKENS);
             let mut buckets = 0;
             while room.is_left() {
                 room.take(tokens);
@@ -177,7 +181,7 @@ mod tests {
             }
             buckets
         };
-        assert_eq!(fit(1_000_000), MOST_TOKENS / SHARE);
+        assert_eq!(fit(1_000_000), MOST_SHARES);
         assert_eq!(fit(100), MOST_TOKENS / 100);
         assert_eq!(fit(1), MOST_BUCKETS as u64);
     }

@@ -3,21 +3,20 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use bucket::{Ledger, MissedRefills, ledger_queue_name, queue_name};
-use chrono::{DateTime, TimeDelta, Utc};
+use bucket::{Ledger, ledger_queue_name, queue_name};
+use chrono::{DateTime, Utc};
 
 use super::{Doing, Leniency, Violation};
-use crate::broker::{Broker, Entry};
-use crate::fixture::timetable;
+use crate::broker::{Broker, ConnectionId, Entry};
 use crate::operator::Body;
-use crate::plan::{SCHEDULES, Spec};
+use crate::plan::Spec;
 
 /// The books of one bucket.
 #[derive(Clone, Debug)]
 pub struct Books {
     pub(super) queue: String,
     ledger_queue: String,
-    lenient: Leniency,
+    pub(super) lenient: Leniency,
     /// The ledger that was written last.
     pub truth: Option<Arc<Ledger>>,
     /// Somebody has removed it.
@@ -29,13 +28,13 @@ pub struct Books {
     /// Annotations that have been carried out, with the resources.
     manual: BTreeSet<(Box<str>, Box<str>)>,
     /// The most tokens in the queue since the ledger was got.
-    high: u64,
-    /// Tokens that went with a queue that was replaced.
-    pub(super) in_hand: u64,
+    pub(super) high: u64,
+    /// Tokens that went with a queue that was replaced, and on whose connection.
+    pub(super) in_hand: Vec<(ConnectionId, u64)>,
     /// The specifications that were ever in force, with the UID and the creation of their resource.
     pub(super) specs: Vec<(Box<str>, DateTime<Utc>, Spec)>,
     /// Where ledgers said that `@every` counts from, for which resource.
-    anchors: BTreeSet<(Box<str>, DateTime<Utc>)>,
+    pub(super) anchors: BTreeSet<(Box<str>, DateTime<Utc>)>,
     /// More than the maximum may be there.
     pub cap: u64,
     /// How many ticks were carried out, for people who look at figures.
@@ -64,7 +63,7 @@ impl Books {
             requests: BTreeSet::new(),
             manual: BTreeSet::new(),
             high: 0,
-            in_hand: 0,
+            in_hand: Vec::new(),
             specs: Vec::new(),
             anchors: BTreeSet::new(),
             cap: 0,
@@ -192,7 +191,7 @@ impl Books {
             // Nobody can know them any more.
             self.requests = new.requests.iter().cloned().collect();
         }
-        self.in_hand = 0;
+        self.in_hand.clear();
         if movement.ledger.is_some() {
             self.lost = movement.vanished;
         }
@@ -256,11 +255,12 @@ impl Books {
             ));
         }
         // What came from somewhere has to be somewhere; only what is above the maximum goes.
+        let in_hand: u64 = self.in_hand.iter().map(|(_, tokens)| tokens).sum();
         let (came, stays) = (
-            issued + movement.taken + self.in_hand + old.owed,
+            issued + movement.taken + in_hand + old.owed,
             movement.published + new.owed,
         );
-        let level = self.high + old.owed + self.in_hand + issued + movement.taken;
+        let level = self.high + old.owed + in_hand + issued + movement.taken;
         if stays > came {
             return Err(format!(
                 "I4: {} tokens minted: {movement:?} after {old:?}",
@@ -294,7 +294,17 @@ impl Books {
                 .filter(|(of, ..)| **of == *uid)
                 .map(|(_, created, _)| *created);
             let begin = created.min().unwrap_or(old.since);
-            let ticks = self.ticks(uid, old.tick.unwrap_or(begin), tick);
+            let begin = old.tick.unwrap_or(begin);
+            let ticks = self.ticks(uid, begin, tick);
+            // The newest one counts: those before it that its request stands for were young enough when it was made.
+            let decided = new.last_refill.as_ref().map(|refill| refill.completed_time);
+            if !self.lenient.clocks
+                && decided.is_none_or(|decided| self.not_too_old(uid, begin, decided) >= tick)
+            {
+                return Err(format!(
+                    "I3: tick {tick} was carried out past its deadline: {new:?}"
+                ));
+            }
             if ticks == 0 && !self.lenient.clocks {
                 return Err(format!("I2: no tick was due at {tick}: {old:?} {new:?}"));
             }
@@ -325,58 +335,5 @@ impl Books {
             refills += 1;
         }
         Ok(refills)
-    }
-
-    /// Ticks in `(after, tick]` of any specification of a resource, if `tick` is one.
-    fn ticks(&self, uid: &str, after: DateTime<Utc>, tick: DateTime<Utc>) -> u64 {
-        let mut ticks = BTreeSet::new();
-        let mut seen = Vec::new();
-        for (_, created, spec) in self.specs.iter().filter(|(of, ..)| **of == *uid) {
-            // Only `@every` has one.
-            let every = SCHEDULES[spec.schedule].starts_with('@');
-            let anchors = self.anchors.iter().filter(|(of, _)| every && **of == *uid);
-            for anchor in anchors.map(|(_, anchor)| *anchor).chain([*created]) {
-                if seen.contains(&(spec.schedule, anchor)) {
-                    continue;
-                }
-                seen.push((spec.schedule, anchor));
-                let timetable = timetable(spec.schedule).anchored(anchor);
-                let first = timetable.next(after.min(tick - TimeDelta::seconds(1)));
-                let all = std::iter::successors(first, |tick| timetable.next(*tick));
-                ticks.extend(all.take_while(|other| *other <= tick));
-            }
-        }
-        if !ticks.contains(&tick) {
-            return 0;
-        }
-        let due = ticks.into_iter().filter(|due| *due > after).count() as u64;
-        due.max(1)
-    }
-
-    /// I3: a tick adds what fits. With `missedRefills: All` those before it that nobody has carried out count too.
-    fn enough(&self, uid: &str, old: &Ledger, new: &Ledger, issued: u64) -> Result<(), Violation> {
-        if new.tick == old.tick || self.lenient.clocks || self.lenient.requests {
-            return Ok(());
-        }
-        let of_owner: Vec<_> = self.specs.iter().filter(|(of, ..)| **of == *uid).collect();
-        // Edits change what is wanted; a ledger that was lost forgets ticks.
-        let ([(_, _, spec)], Some(tick)) = (&of_owner[..], new.tick) else {
-            return Ok(());
-        };
-        if old.owner.as_ref().is_some_and(|owner| *owner.uid != *uid) {
-            return Ok(());
-        }
-        let ticks = match spec.missed {
-            MissedRefills::All => self.ticks(uid, old.reference(), tick),
-            MissedRefills::Latest | MissedRefills::Skip => 1,
-        };
-        let room = spec.maximum.saturating_sub(self.high + old.owed);
-        let due = (spec.amount * ticks).min(room);
-        if issued < due {
-            return Err(format!(
-                "I3: {issued} tokens issued for {ticks} ticks, {due} were due: {old:?} {new:?}"
-            ));
-        }
-        Ok(())
     }
 }

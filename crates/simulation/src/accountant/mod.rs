@@ -2,11 +2,12 @@
 //! that was due.
 
 mod books;
+mod ticks;
 
 use bucket::queue_name;
 use chrono::{DateTime, Utc};
 
-use crate::broker::{Broker, Entry};
+use crate::broker::{Broker, ConnectionId, Entry};
 use crate::operator::Body;
 use crate::plan::Spec;
 
@@ -72,17 +73,19 @@ impl Accountant {
         books.cap = books.cap.max(spec.maximum);
     }
 
-    /// A queue was replaced, and so many tokens went with it.
-    pub fn replaced(&mut self, name: &str, tokens: u64) {
+    /// A queue was replaced on a connection, and so many tokens went with it.
+    pub fn replaced(&mut self, name: &str, connection: ConnectionId, tokens: u64) {
         let queue = queue_name(name);
         if let Some(books) = self.books.iter_mut().find(|books| books.queue == queue) {
-            books.in_hand += tokens;
+            books.in_hand.push((connection, tokens));
         }
     }
 
-    /// Whoever replaced queues is gone; what went with them is lost.
-    pub fn forget_replaced(&mut self) {
-        self.books.iter_mut().for_each(|books| books.in_hand = 0);
+    /// A connection is gone; what went with the queues that were replaced on it is lost.
+    pub fn forget_replaced(&mut self, connection: ConnectionId) {
+        for books in &mut self.books {
+            books.in_hand.retain(|(of, _)| *of != connection);
+        }
     }
 
     /// The queues of a bucket are gone with its resource.

@@ -4,12 +4,14 @@
 
 mod channel;
 mod queue;
+mod transaction;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-pub use channel::{Got, Published};
+pub use channel::Got;
 pub use queue::{Arguments, Policy};
+pub use transaction::Published;
 
 use channel::Channel;
 use queue::{Queue, Stored};

@@ -5,10 +5,14 @@ use std::sync::Arc;
 use bucket::Bucket;
 use bucket::QueueType;
 use bucket::machine::{Event, Inspection, QueueState};
+use chrono::TimeDelta;
 
 use super::work::{Progress, WAITS, What, Work};
-use super::{Body, Shell};
+use super::{Body, Mutant, Shell};
 use crate::broker::{Arguments, Broker, Refused};
+
+/// What a mutant forgets of what was carried out before a ledger was lost.
+const FORGOTTEN: TimeDelta = TimeDelta::seconds(3);
 
 impl Work {
     pub(super) fn inspect_step(
@@ -21,6 +25,9 @@ impl Work {
             return Err(Refused::Gone);
         };
         let job = *job;
+        if shell.writing.contains(&bucket.name) {
+            return Err(Refused::InUse);
+        }
         let found = |found| {
             done(Event::Inspected {
                 job,
@@ -101,8 +108,9 @@ impl Work {
         let (queue, job) = (bucket.ledger_queue(), *job);
         let lock = lock_of(bucket);
         let quorum = bucket.queue_type == QueueType::Quorum;
-        let answer = |broker: &mut Broker<Body>, written| {
+        let mut answer = |broker: &mut Broker<Body>, written| {
             broker.delete(channel, &lock, false)?;
+            shell.writing.remove(&bucket.name);
             done(Event::LedgerWritten {
                 job,
                 written: Ok(written),
@@ -110,7 +118,11 @@ impl Work {
         };
         match self.step {
             0 => {
+                if shell.writing.contains(&bucket.name) {
+                    return Err(Refused::InUse);
+                }
                 broker.declare(channel, &lock, Arguments::default(), true)?;
+                shell.writing.insert(bucket.name.clone());
             }
             1 => {
                 let new = broker.arguments(&queue).is_none();
@@ -140,7 +152,11 @@ impl Work {
                 }
             }
             3 => {
-                let body = Body::Ledger(Arc::new((**ledger).clone()));
+                let mut written = (**ledger).clone();
+                if shell.mutant == Some(Mutant::ForgetsTicks) && wait.is_some() {
+                    written.tick = written.tick.map(|tick| tick - FORGOTTEN);
+                }
+                let body = Body::Ledger(Arc::new(written));
                 broker.publish(channel, &queue, body, true)?;
                 if !broker.commit(channel)?.is_empty() {
                     return Err(Refused::NotFound);

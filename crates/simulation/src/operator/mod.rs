@@ -3,16 +3,17 @@
 
 mod ledgers;
 mod removal;
+mod steps;
 mod take;
 mod work;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use bucket::machine::{BatchId, Class, ConsumerId, Event, Failure};
-use bucket::{Ledger, RefillRequest};
+use bucket::machine::{BatchId, Class, ConsumerId, Delivered, Event, Failure};
+use bucket::{Ledger, RefillRequest, Rejection};
 
-use crate::broker::{Arguments, Broker, ChannelId, ConnectionId, Refused};
+use crate::broker::{Arguments, Broker, ChannelId, ConnectionId, Got, Refused};
 
 pub use work::{Progress, WAITS, Work};
 
@@ -40,6 +41,8 @@ pub enum Mutant {
     RepeatsTick,
     /// What is owed is not written down.
     ForgetsOwed,
+    /// A ledger that was lost is written anew with an older tick.
+    ForgetsTicks,
 }
 
 /// One connection of an operator, as the operator sees it.
@@ -51,6 +54,8 @@ pub struct Shell {
     /// Transaction channels between two batches.
     free: Vec<ChannelId>,
     publisher: Option<ChannelId>,
+    /// Buckets whose ledgers are being written: the connection's own lock does not keep it out.
+    writing: BTreeSet<Arc<str>>,
     pub(crate) mutant: Option<Mutant>,
     /// Refill queues are quorum queues, of which one consumer is active.
     single_active: bool,
@@ -75,6 +80,7 @@ impl Shell {
             batches: BTreeMap::new(),
             free: Vec::new(),
             publisher: None,
+            writing: BTreeSet::new(),
             mutant,
             single_active,
             complaint: None,
@@ -99,7 +105,7 @@ impl Shell {
         while deliveries.len() < most
             && let Some(got) = broker.deliver(*channel, queue)?
         {
-            deliveries.push(work::delivered(got));
+            deliveries.push(delivered(got));
         }
         Ok((!deliveries.is_empty()).then_some(Event::Delivered {
             consumer,
@@ -151,11 +157,23 @@ pub(crate) fn failure(refused: Refused, connected: bool) -> Failure {
         Refused::Locked => ("QueueLocked", Class::InUse),
         Refused::Precondition => ("OtherArguments", Class::Person),
         Refused::Partial => ("PublishRejected", Class::Person),
-        Refused::Gone | Refused::Stalled => ("ChannelClosed", Class::Transient),
+        Refused::Gone => ("ChannelClosed", Class::Transient),
+        Refused::Stalled => ("BrokerBlocked", Class::Blocked),
     };
     Failure {
         reason,
         message: format!("{refused:?}"),
         class,
+    }
+}
+
+fn delivered(got: Got<Body>) -> Delivered {
+    let request = match got.body {
+        Body::Request(request) => Ok((*request).clone()),
+        _ => Err(Rejection::NotCelery),
+    };
+    Delivered {
+        tag: got.tag,
+        request,
     }
 }

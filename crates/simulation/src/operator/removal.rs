@@ -5,21 +5,12 @@ use std::sync::Arc;
 use bucket::machine::{Event, JobId};
 use bucket::{DeletionPolicy, Ledger, ledger_queue_name, queue_name};
 
-use super::work::{Progress, WAITS, Work};
+use super::work::{Progress, Removing, WAITS, Work};
 use super::{Body, Shell};
 use crate::broker::{Broker, Refused};
 
 /// The step before the last one.
 const LAST: usize = 3;
-
-/// What to remove.
-#[derive(Clone, Debug)]
-pub(super) struct Removing {
-    pub(super) name: Arc<str>,
-    pub(super) uid: Arc<str>,
-    pub(super) policy: DeletionPolicy,
-    pub(super) refill_queue: Option<Arc<str>>,
-}
 
 impl Work {
     /// The ledger says whose the bucket is, and while it is held nobody changes that.
@@ -57,13 +48,16 @@ impl Work {
                 }
                 None => {}
                 Some(got) => {
-                    let Body::Ledger(ledger) = &got.body else {
-                        return Err(Refused::Precondition);
+                    let ledger = match &got.body {
+                        Body::Ledger(ledger) => Some(ledger),
+                        // It tells of no other owner.
+                        _ => None,
                     };
-                    let owner = ledger.owner.as_ref();
+                    let owner = ledger.and_then(|ledger| ledger.owner.as_ref());
                     if owner.is_some_and(|owner| *owner.uid != *removing.uid) {
                         self.step = LAST;
-                    } else if removing.policy == DeletionPolicy::Retain {
+                    } else if let (DeletionPolicy::Retain, Some(ledger)) = (removing.policy, ledger)
+                    {
                         let nobodys = Ledger {
                             owner: None,
                             ..(**ledger).clone()
@@ -72,6 +66,8 @@ impl Work {
                         broker.publish(channel, &ledger_queue, body, true)?;
                         broker.settle(channel, got.tag, true)?;
                         broker.commit(channel)?;
+                        self.step = LAST;
+                    } else if removing.policy == DeletionPolicy::Retain {
                         self.step = LAST;
                     }
                 }

@@ -95,7 +95,8 @@ impl World {
     fn unrest_of_resource(&self, number: usize, queue: &str, ledger_queue: &str) -> Option<String> {
         let resource = &self.resources[number];
         let (bucket, spec) = (resource.bucket, resource.spec);
-        let Some(truth) = &self.accountant.books(bucket).truth else {
+        let books = self.accountant.books(bucket);
+        let Some(truth) = &books.truth else {
             return Some(format!("I3: {queue} has no ledger"));
         };
         let ready = self.broker.ready(queue);
@@ -103,7 +104,8 @@ impl World {
             .broker
             .arguments(queue)
             .and_then(|arguments| arguments.max_length);
-        let abandoned = truth.owner.is_none() && spec.suspend;
+        // Who is suspended does not take the bucket over: it stays as somebody who is gone has left it, or lost.
+        let abandoned = spec.suspend && (truth.owner.is_none() || books.lost);
         if !abandoned
             && truth
                 .owner
@@ -128,7 +130,7 @@ impl World {
             return Some(format!("I4: {queue} is missing"));
         };
         let put = self.plan.any(|step| matches!(step, Step::Put(..)));
-        if ready > spec.maximum && !put {
+        if ready > spec.maximum && !put && !abandoned {
             return Some(format!(
                 "I1: {ready} tokens in {queue}, {} are the maximum",
                 spec.maximum

@@ -49,7 +49,7 @@ impl World {
         process.delivering.clear();
         let works = std::mem::take(&mut process.works);
         let connection = shell.connection;
-        self.accountant.forget_replaced();
+        self.accountant.forget_replaced(connection);
         for work in works.into_values() {
             if work.is_sent() && self.upto(2) == 0 {
                 self.sent.push((shell.clone(), work));
@@ -71,7 +71,7 @@ impl World {
         let goes_on = matches!(progress, Ok(Progress::More | Progress::Also(_)));
         self.doing = work.doing();
         self.take_replaced(&mut shell);
-        self.accountant.forget_replaced();
+        self.accountant.forget_replaced(shell.connection);
         if goes_on && work.is_sent() {
             self.sent[number] = (shell, work);
             let delay = self.latency();

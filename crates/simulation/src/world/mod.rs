@@ -4,6 +4,7 @@ mod calm;
 mod connection;
 mod people;
 mod process;
+mod watch;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -48,6 +49,8 @@ enum Todo {
     Sent(usize),
     /// Somebody tries to remove the queues of a deleted resource.
     Remove(usize),
+    /// Somebody takes out what is no ledger.
+    MendLedger(u8),
     /// The alarm ends.
     AlarmEnds,
     /// A policy ends.
@@ -109,6 +112,8 @@ pub struct World {
     sent: Vec<(Shell, Work)>,
     accountant: Accountant,
     mutant: Option<Mutant>,
+    /// How many floods of requests there have been.
+    floods: u32,
     /// What the journal comes from.
     doing: Doing,
     events: u64,
@@ -164,6 +169,7 @@ impl World {
                             | Step::DeleteRequests(_)
                             | Step::PurgeLedger(_)
                             | Step::DeleteLedger(_)
+                            | Step::DamageLedger(..)
                     )
                 }),
         };
@@ -192,6 +198,7 @@ impl World {
             sent: Vec::new(),
             accountant: Accountant::new(plan.takers.len(), lenient),
             mutant,
+            floods: 0,
             doing: Doing::Else,
             events: 0,
             trace: traced.then(Vec::new),
@@ -261,6 +268,14 @@ impl World {
             let Some(todo) = self.acts.remove(&order) else {
                 continue;
             };
+            if let Todo::Operator(operator, epoch, _) = todo
+                && let Some(until) = self.sleeps_until(operator, epoch)
+            {
+                // In the same place: a process that wakes finds what has come in the order in which it came.
+                self.acts.insert(order, todo);
+                self.todo.push(Reverse((until, order)));
+                continue;
+            }
             match todo {
                 Todo::Plan(step) => {
                     let step = self.plan.steps[step].1;
@@ -285,6 +300,7 @@ impl World {
                         self.operator_todo(operator, 0, Act::Event(None, event));
                     }
                 }
+                Todo::MendLedger(bucket) => self.mend_ledger(bucket),
                 Todo::AlarmEnds => self.alarm(false),
                 Todo::PolicyEnds(bucket) => {
                     let queue = bucket::queue_name(fixture::bucket_name(bucket));

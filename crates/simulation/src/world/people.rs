@@ -14,6 +14,8 @@ use crate::plan::{FAULTS_END, Step};
 
 /// Resources whose removal was refused are tried again after this.
 const REMOVE_AGAIN: Micros = 700_000;
+/// Somebody who finds a ledger held comes again after this.
+const MEND_AGAIN: Micros = 130_000;
 
 impl World {
     pub(super) fn carry_out(&mut self, step: Step) -> Result<(), Violation> {
@@ -77,14 +79,17 @@ impl World {
                 self.restart_broker(millis(down));
             }
             Step::Request(bucket, queue, id) => {
-                let request = RefillRequest {
-                    bucket: bucket_name(bucket.into()).into(),
-                    origin: Origin::Foreign {
-                        id: id.map(|id| format!("id-{bucket}-{id}")),
-                    },
-                };
-                self.broker
-                    .put(refill_queue(queue), Body::Request(request.into()));
+                // A ledger knows the last few: nobody asks again by an id from before a flood.
+                let floods = self.floods;
+                let id = id.map(|id| format!("id-{bucket}-{floods}-{id}"));
+                self.ask(bucket, queue, id);
+            }
+            Step::Flood(bucket, queue, requests) => {
+                self.floods += 1;
+                for number in 0..requests {
+                    let id = format!("flood-{}-{number}", self.floods);
+                    self.ask(bucket, queue, Some(id));
+                }
             }
             Step::Garbage(queue) => {
                 self.broker.put(refill_queue(queue), Body::Garbage);
@@ -102,6 +107,11 @@ impl World {
             Step::PurgeLedger(bucket) => {
                 self.broker
                     .empty(&ledger_queue_name(bucket_name(bucket.into())));
+            }
+            Step::DamageLedger(bucket, lasts) => {
+                let queue = ledger_queue_name(bucket_name(bucket.into()));
+                self.broker.put(&queue, Body::Garbage);
+                self.after(millis(lasts), Todo::MendLedger(bucket));
             }
             Step::PurgeRequests(queue) => {
                 self.broker.empty(refill_queue(queue));
@@ -132,6 +142,27 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Somebody asks for a refill.
+    fn ask(&mut self, bucket: u8, queue: u8, id: Option<String>) {
+        let request = RefillRequest {
+            bucket: bucket_name(bucket.into()).into(),
+            origin: Origin::Foreign { id },
+        };
+        self.broker
+            .put(refill_queue(queue), Body::Request(request.into()));
+    }
+
+    /// Somebody purges a ledger that cannot be read, once nobody looks at it.
+    pub(super) fn mend_ledger(&mut self, bucket: u8) {
+        let queue = ledger_queue_name(bucket_name(bucket.into()));
+        let is_damaged = self.broker.messages(&queue).next() == Some(&Body::Garbage);
+        if is_damaged {
+            self.broker.empty(&queue);
+        } else if self.broker.held(&queue) > 0 {
+            self.after(MEND_AGAIN, Todo::MendLedger(bucket));
+        }
     }
 
     fn policy(&mut self, bucket: usize, policy: Policy, lasts: Micros) {

@@ -4,11 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bucket::Known;
-use bucket::machine::{
-    BucketState, ConsumerId, Effect, Event, Machine, Now, Outcome, Phase, Settings,
-};
-use chrono::TimeDelta;
+use bucket::machine::{BucketState, ConsumerId, Effect, Event, Machine, Now, Outcome, Settings};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{Act, HOLD_LIMIT, Micros, Todo, World};
 use crate::accountant::Violation;
@@ -48,6 +45,8 @@ pub(super) struct Process {
     pub(super) permitted: bool,
     /// What it has told last of each resource.
     pub(super) told: BTreeMap<usize, Arc<BucketState>>,
+    /// The newest tick of each resource that it has told to be carried out.
+    pub(super) carried_out: BTreeMap<usize, DateTime<Utc>>,
 }
 
 impl Process {
@@ -69,6 +68,7 @@ impl Process {
             blocked: false,
             permitted: true,
             told: BTreeMap::new(),
+            carried_out: BTreeMap::new(),
         }
     }
 
@@ -106,6 +106,16 @@ impl World {
         }
     }
 
+    /// When the process goes on, if it stands still.
+    pub(super) fn sleeps_until(&self, operator: usize, epoch: u64) -> Option<Micros> {
+        let Process {
+            epoch: now,
+            paused_until,
+            ..
+        } = &self.processes[operator];
+        (*now == epoch && *paused_until > self.now).then_some(*paused_until)
+    }
+
     pub(super) fn operator_todo(&mut self, operator: usize, delay: Micros, act: Act) {
         let epoch = self.processes[operator].epoch;
         self.after(delay, Todo::Operator(operator, epoch, act));
@@ -114,11 +124,6 @@ impl World {
     pub(super) fn act(&mut self, operator: usize, epoch: u64, act: Act) -> Result<(), Violation> {
         let process = &mut self.processes[operator];
         if process.epoch != epoch {
-            return Ok(());
-        }
-        if process.paused_until > self.now {
-            let until = process.paused_until;
-            self.at(until, Todo::Operator(operator, epoch, act));
             return Ok(());
         }
         let link = process.link;
@@ -146,7 +151,7 @@ impl World {
             Act::Step(of, work) if of == link => self.step(operator, work)?,
             Act::Deliver(of, consumer) if of == link => self.deliver(operator, consumer)?,
             Act::Lost(of) if of == link => self.lost(operator)?,
-            Act::Status(resource, known) => self.resources[resource].status = Some(*known),
+            Act::Status(resource, known) => self.status_written(resource, *known),
             Act::Wake | Act::Event(..) | Act::Step(..) | Act::Deliver(..) | Act::Lost(..) => {}
         }
         Ok(())
@@ -159,6 +164,7 @@ impl World {
             operator: format!("cluster-{cluster}").into(),
             status_interval: Duration::from_secs(10),
             channels: process.operator.channels,
+            most_tokens: self.plan.most_tokens,
             hold_limit: Duration::from_micros(HOLD_LIMIT),
         }));
         process.wakes_at = Micros::MAX;
@@ -176,38 +182,9 @@ impl World {
         Ok(())
     }
 
-    /// A resource that is created and not being deleted.
-    pub(super) fn is_there(&self, resource: usize) -> bool {
-        let Some(resource) = self.resources.get(resource) else {
-            return false;
-        };
-        resource.created.is_some() && resource.deleting.is_none() && !resource.gone
-    }
-
-    /// An operator gets to know how a resource is, after a while.
-    pub(super) fn apply(&mut self, operator: usize, resource: usize, delay: Micros) {
-        self.operator_todo(operator, delay, Act::Apply(resource));
-    }
-
-    fn applied(&mut self, operator: usize, resource: usize) -> Result<(), Violation> {
-        if !self.is_there(resource) {
-            return Ok(());
-        }
-        let queue = self.refill_queue(resource);
-        let it = &self.resources[resource];
-        let created = it.created.unwrap_or_default() / 1_000;
-        let bucket = fixture::bucket(&it.uid, &it.id, it.bucket, created, it.spec, queue);
-        let event = Event::Apply {
-            bucket: Arc::new(bucket),
-            revision: it.revision,
-            known: it.status.clone(),
-        };
-        self.handle(operator, event)
-    }
-
     pub(super) fn take_replaced(&mut self, shell: &mut Shell) {
         for (name, tokens) in shell.replaced.drain(..) {
-            self.accountant.replaced(&name, tokens);
+            self.accountant.replaced(&name, shell.connection, tokens);
         }
     }
 
@@ -240,40 +217,20 @@ impl World {
             }
             match effect {
                 Effect::Tell(Outcome::Bucket(id, state)) => self.told(operator, &id, state),
+                Effect::Tell(Outcome::Refilled { bucket, tick, .. }) => {
+                    self.told_refill(operator, &bucket, tick);
+                }
                 Effect::Tell(_) => {}
                 Effect::Answer { ticket, result } => self.answered(ticket, result.is_ok()),
-                effect => self.begin(operator, effect),
+                effect => {
+                    if let Effect::WriteLedger { bucket, ledger, .. } = &effect {
+                        self.remembers(operator, bucket, ledger)?;
+                    }
+                    self.begin(operator, effect);
+                }
             }
         }
         Ok(())
-    }
-
-    fn told(&mut self, operator: usize, id: &bucket::BucketId, state: Arc<BucketState>) {
-        let cluster = self.processes[operator].operator.cluster;
-        let is_it = |resource: &super::Resource| {
-            resource.id == *id
-                && resource.cluster == cluster
-                && resource.created.is_some()
-                && !resource.gone
-        };
-        let Some(resource) = self.resources.iter().rposition(is_it) else {
-            return;
-        };
-        if state.phase == Phase::Ready {
-            let known = Known {
-                tick: state
-                    .last_refill
-                    .as_ref()
-                    .and_then(|refill| refill.scheduled_time),
-                manual: state.refill_request.clone(),
-                // A status does not name them.
-                requests: Vec::new(),
-                issued: state.issued,
-            };
-            let delay = self.upto(900_000);
-            self.operator_todo(operator, delay, Act::Status(resource, Box::new(known)));
-        }
-        self.processes[operator].told.insert(resource, state);
     }
 
     fn begin(&mut self, operator: usize, effect: Effect) {
@@ -302,6 +259,10 @@ impl World {
         }
         let link = process.link;
         let progress = work.step(&mut shell, &mut self.broker);
+        let given_up = match progress {
+            Err(_) if self.upto(3) == 0 => work.give_up(&mut shell, &mut self.broker),
+            _ => None,
+        };
         if self.trace.is_some() {
             self.note(|| format!("  operator {operator}: {}", work.name()));
         }
@@ -349,12 +310,16 @@ impl World {
                 self.tell_machine(operator, consumer, event);
             }
             Err(_) => {
-                process.works.insert(number, work);
-                if !process.blocked {
-                    process.blocked = true;
+                if !std::mem::replace(&mut process.blocked, true) {
                     self.tell_machine(operator, Some(CONNECTION), Event::Blocked(true));
                 }
-                self.operator_todo(operator, STALL, Act::Step(link, number));
+                match given_up {
+                    Some(event) => self.tell_machine(operator, consumer, event),
+                    None => {
+                        self.processes[operator].works.insert(number, work);
+                        self.operator_todo(operator, STALL, Act::Step(link, number));
+                    }
+                }
             }
         }
         Ok(())

@@ -1,207 +1,22 @@
-//! What happens in one simulated schedule, as plain data: it is made from a seed, and shrinks by leaving things out.
+//! Plans from seeds.
 
+use bucket::machine::MOST_TOKENS;
 use bucket::{DeletionPolicy, MissedRefills};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-/// Milliseconds since the beginning.
-pub type Millis = u64;
+use super::{Edit, FAULTS_END, Millis, Operator, Plan, Resource, SCHEDULES, Spec, Step};
 
-/// Nobody breaks anything after this.
-pub const FAULTS_END: Millis = 14_000;
-
-/// The schedules that buckets have.
-pub const SCHEDULES: [&str; 5] = [
-    "*/2 * * * * *",
-    "@every 3s",
-    "*/4 * * * * *",
-    "*/5 * * * * *",
-    "1-59/7 * * * * *",
-];
-
-/// One schedule.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    /// Of all that is random while it runs.
-    pub seed: u64,
-    /// The cluster of each operator; those of one cluster are replicas.
-    pub operators: Vec<Operator>,
-    /// All resources that there ever are.
-    pub resources: Vec<Resource>,
-    /// How often somebody takes a token of each bucket, on average.
-    pub takers: Vec<Option<Millis>>,
-    /// A broker that removes what is given back more often than this.
-    pub delivery_limit: Option<u32>,
-    /// Replicas may all consume a refill queue, and one of them is active; else it is exclusive.
-    pub single_active: bool,
-    /// Operators of two clusters want the same refill queues: then one of them waits, for whatever is in its way.
-    pub shared_queues: bool,
-    /// What happens when.
-    pub steps: Vec<(Millis, Step)>,
+pub(super) fn plan(seed: u64) -> Plan {
+    let rng = SmallRng::seed_from_u64(seed);
+    Generator { rng }.plan(seed)
 }
 
-/// One operator.
-#[derive(Clone, Copy, Debug)]
-pub struct Operator {
-    /// The cluster that it watches.
-    pub cluster: u8,
-    /// Transactions at the same time.
-    pub channels: usize,
-    /// What it does takes so many times as long.
-    pub slowness: u64,
+struct Generator {
+    rng: SmallRng,
 }
 
-/// One resource.
-#[derive(Clone, Copy, Debug)]
-pub struct Resource {
-    /// Where it is.
-    pub cluster: u8,
-    /// The bucket that it names.
-    pub bucket: u8,
-    /// As it is created.
-    pub spec: Spec,
-}
-
-/// The specification of a resource.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Spec {
-    /// `amount`
-    pub amount: u64,
-    /// `maximum`
-    pub maximum: u64,
-    /// `initialTokens`
-    pub initial: u64,
-    /// `schedule`, one of [`SCHEDULES`].
-    pub schedule: usize,
-    /// `refillQueue`, by number.
-    pub refill_queue: u8,
-    /// `suspend`
-    pub suspend: bool,
-    /// `missedRefills`
-    pub missed: MissedRefills,
-    /// `queueType: quorum`
-    pub quorum: bool,
-    /// Value of the refill annotation.
-    pub annotation: Option<u8>,
-}
-
-/// Something that happens. Operators, resources and buckets are named by their numbers.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Step {
-    /// A resource is created.
-    Create(usize),
-    /// A resource is edited.
-    Edit(usize, Edit),
-    /// A resource is deleted.
-    Delete(usize, DeletionPolicy),
-    /// An operator dies and starts again after a while; the broker notices after another.
-    Crash(usize, Millis, Millis),
-    /// An operator stands still; with true its monotonic clock does too.
-    Pause(usize, Millis, bool),
-    /// A connection is cut: when the operator notices, and when the broker does.
-    Cut(usize, Millis, Millis),
-    /// A wall clock is set, by so many milliseconds.
-    SetClock(usize, i64),
-    /// An operator may ask for refills, or may not.
-    Permit(usize, bool),
-    /// A resource alarm that lasts so long.
-    Alarm(Millis),
-    /// The broker starts anew; what it was doing may be done in part.
-    Restart(Millis),
-    /// A request of somebody else: bucket, refill queue, id.
-    Request(u8, u8, Option<u8>),
-    /// Something that is no request.
-    Garbage(u8),
-    /// Somebody deletes the queue of a bucket.
-    DeleteQueue(u8),
-    /// Somebody deletes a ledger.
-    DeleteLedger(u8),
-    /// Somebody empties the queue of a bucket.
-    PurgeQueue(u8),
-    /// A ledger is purged, or expires.
-    PurgeLedger(u8),
-    /// Requests are lost.
-    PurgeRequests(u8),
-    /// Somebody deletes a refill queue.
-    DeleteRequests(u8),
-    /// Somebody puts tokens into a bucket.
-    Put(u8, u64),
-    /// A policy lowers the limit of a bucket for a while.
-    Limit(u8, u64, Millis),
-    /// A policy makes a bucket refuse what does not fit, for a while.
-    Reject(u8, Millis),
-}
-
-/// An edit.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Edit {
-    /// `amount`
-    Amount(u64),
-    /// `maximum`
-    Maximum(u64),
-    /// `schedule`
-    Schedule(usize),
-    /// `refillQueue`
-    RefillQueue(u8),
-    /// `suspend`
-    Suspend(bool),
-    /// `missedRefills`
-    Missed(MissedRefills),
-    /// The refill annotation.
-    Annotate(u8),
-}
-
-impl Step {
-    /// The operator that it happens to.
-    #[must_use]
-    pub fn operator(&self) -> Option<usize> {
-        match self {
-            Self::Crash(operator, ..)
-            | Self::Pause(operator, ..)
-            | Self::Cut(operator, ..)
-            | Self::SetClock(operator, _)
-            | Self::Permit(operator, _) => Some(*operator),
-            _ => None,
-        }
-    }
-}
-
-impl Spec {
-    /// The specification after an edit.
-    #[must_use]
-    pub fn edited(mut self, edit: Edit) -> Self {
-        match edit {
-            Edit::Amount(amount) => self.amount = amount,
-            Edit::Maximum(maximum) => self.maximum = maximum,
-            Edit::Schedule(schedule) => self.schedule = schedule,
-            Edit::RefillQueue(queue) => self.refill_queue = queue,
-            Edit::Suspend(suspend) => self.suspend = suspend,
-            Edit::Missed(missed) => self.missed = missed,
-            Edit::Annotate(value) => self.annotation = Some(value),
-        }
-        self
-    }
-}
-
-impl Plan {
-    /// The plan of a seed.
-    #[must_use]
-    pub fn from_seed(seed: u64) -> Self {
-        let mut rng = SmallRng::seed_from_u64(seed);
-        Generator { rng: &mut rng }.plan(seed)
-    }
-
-    /// Whether any step is so.
-    pub fn any(&self, is: impl Fn(&Step) -> bool) -> bool {
-        self.steps.iter().any(|(_, step)| is(step))
-    }
-}
-
-struct Generator<'r> {
-    rng: &'r mut SmallRng,
-}
-
-impl Generator<'_> {
+impl Generator {
     fn chance(&mut self, percent: u32) -> bool {
         self.rng.random_ratio(percent, 100)
     }
@@ -230,6 +45,7 @@ impl Generator<'_> {
             operators,
             resources: Vec::new(),
             takers: Vec::new(),
+            most_tokens: [MOST_TOKENS, MOST_TOKENS, 3, 1][self.index(4)],
             delivery_limit: [None, None, Some(20), Some(3)][self.index(4)],
             single_active: self.chance(40),
             shared_queues: rivals && self.chance(15),
@@ -275,6 +91,7 @@ impl Generator<'_> {
             refill_queue: u8::from(self.chance(20)),
             suspend: self.chance(5),
             missed: self.missed(),
+            deadline: self.deadline(),
             quorum: self.chance(30),
             annotation: None,
         }
@@ -283,6 +100,10 @@ impl Generator<'_> {
     fn missed(&mut self) -> MissedRefills {
         use MissedRefills::{All, Latest, Skip};
         [Latest, All, All, Skip][self.index(4)]
+    }
+
+    fn deadline(&mut self) -> Option<u64> {
+        self.chance(15).then(|| 1 + self.below(6))
     }
 
     fn create(&mut self, plan: &mut Plan, cluster: u8, bucket: u8, spec: Spec) {
@@ -300,13 +121,14 @@ impl Generator<'_> {
     }
 
     fn edit(&mut self) -> Edit {
-        match self.below(8) {
+        match self.below(9) {
             0 => Edit::Amount(1 + self.below(6)),
             1 | 2 => Edit::Maximum(1 + self.below(14)),
             3 => Edit::Schedule(self.index(SCHEDULES.len())),
             4 => Edit::RefillQueue(u8::from(self.chance(50))),
             5 => Edit::Suspend(self.chance(50)),
             6 => Edit::Missed(self.missed()),
+            7 => Edit::Deadline(self.deadline()),
             _ => Edit::Annotate(u8::try_from(self.below(4)).unwrap_or_default()),
         }
     }
@@ -337,6 +159,10 @@ impl Generator<'_> {
             6 => Step::Permit(operator, self.chance(50)),
             7 => Step::Alarm(millis),
             8 => Step::Restart(50 + self.below(1_500)),
+            10 if self.chance(25) => {
+                let more = u8::try_from(self.below(30)).unwrap_or_default();
+                Step::Flood(bucket, queue, 30 + more)
+            }
             9 | 10 => {
                 let id = u8::try_from(self.below(6)).unwrap_or_default();
                 Step::Request(bucket, queue, self.chance(90).then_some(id))
@@ -348,9 +174,10 @@ impl Generator<'_> {
                 2 => Step::PurgeRequests(queue),
                 _ => Step::DeleteRequests(queue),
             },
-            13 | 14 => match self.below(2) {
-                0 => Step::DeleteLedger(bucket),
-                _ => Step::PurgeLedger(bucket),
+            13 | 14 => match self.below(5) {
+                0 | 1 => Step::DeleteLedger(bucket),
+                2 | 3 => Step::PurgeLedger(bucket),
+                _ => Step::DamageLedger(bucket, millis),
             },
             15 => match self.below(3) {
                 0 => Step::Put(bucket, 1 + self.below(4)),

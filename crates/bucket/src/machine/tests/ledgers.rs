@@ -1,0 +1,168 @@
+//! Where a ledger comes from, and what is done when it is gone.
+
+use super::*;
+
+#[test]
+fn a_new_bucket_gets_a_ledger_that_owes_its_initial_tokens() {
+    let new = Bucket {
+        initial_tokens: 5,
+        ..bucket()
+    };
+    let (mut script, _, job) = Script::connected(new, None);
+    let found = Ok(Inspection::NoLedger {
+        bucket_exists: false,
+    });
+    let Effect::WriteLedger {
+        job, ledger: first, ..
+    } = script.one(Event::Inspected { job, found })
+    else {
+        panic!("no ledger is written")
+    };
+    assert_eq!(first.owed, 5);
+    let written = Ok(true);
+    let job = inspection(script.one(Event::LedgerWritten { job, written }));
+    let batch = taking(script.one(queues(job, 0, Some(25))));
+    let wanted = transaction(script.one(taken(batch, held(*first, 0))));
+    assert_eq!(wanted.tokens, [("api".into(), 5)]);
+    assert_eq!((wanted.ledgers[0].1.owed, wanted.acks), (0, vec![BATON]));
+    script.send(done(batch));
+    assert_eq!(script.state().phase, Phase::Ready);
+    assert_eq!(script.state().observed.unwrap().tokens, 5);
+}
+
+#[test]
+fn a_queue_that_was_there_before_is_adopted_with_its_tokens() {
+    let new = Bucket {
+        initial_tokens: 5,
+        ..bucket()
+    };
+    let (mut script, _, job) = Script::connected(new, None);
+    let found = Ok(Inspection::NoLedger {
+        bucket_exists: true,
+    });
+    // Another operator may be about to come with a ledger whose queue somebody has deleted.
+    assert_eq!(script.send(Event::Inspected { job, found }), []);
+    script.second += 1;
+    let job = inspection(script.one(Event::Tick));
+    let found = Ok(Inspection::NoLedger {
+        bucket_exists: true,
+    });
+    let effect = script.one(Event::Inspected { job, found });
+    let adopts = |effect| matches!(effect, Effect::WriteLedger { ledger, wait: None, .. } if ledger.owed == 0);
+    assert!(adopts(effect));
+}
+
+#[test]
+fn a_bucket_that_was_seen_with_a_ledger_is_not_adopted_when_that_is_gone() {
+    let (mut script, _, job) = Script::connected(bucket(), None);
+    let batch = taking(script.one(queues(job, 0, Some(25))));
+    // Somebody holds the ledger, and comes with it even when its queue is deleted and declared anew.
+    let taken = Err(failure(Class::NoQueue));
+    let job = inspection(script.one(Event::Taken { batch, taken }));
+    let found = Ok(Inspection::NoLedger {
+        bucket_exists: true,
+    });
+    assert_eq!(script.send(Event::Inspected { job, found }), []);
+    script.second += 1;
+    let job = inspection(script.one(Event::Tick));
+    let found = Ok(Inspection::NoLedger {
+        bucket_exists: true,
+    });
+    let effect = script.one(Event::Inspected { job, found });
+    assert!(matches!(effect, Effect::WriteLedger { wait: Some(_), .. }));
+}
+
+#[test]
+fn a_ledger_that_is_held_elsewhere_is_waited_for_and_a_lost_one_is_written_anew() {
+    let (mut script, consumer) = Script::ready(bucket());
+    script.second = 61;
+    let batch = taking(script.send(request(consumer, tick(60))).remove(0));
+    assert_eq!(script.send(taken(batch, absent())), []);
+    assert_eq!(script.state().phase, Phase::Ready);
+    script.second = 63;
+    let batch = taking(script.one(Event::Tick));
+    let Effect::WriteLedger {
+        job, ledger, wait, ..
+    } = script.one(taken(batch, absent()))
+    else {
+        panic!("no ledger is written")
+    };
+    assert_eq!(wait, Some(Duration::from_secs(35)));
+    assert_eq!(ledger.reference(), at(63));
+    assert!(matches!(
+        script.state().phase,
+        Phase::Progressing {
+            reason: "LedgerHeld",
+            ..
+        }
+    ));
+    let written = Ok(true);
+    inspection(script.one(Event::LedgerWritten { job, written }));
+    let lost = Outcome::LedgerLost(bucket().id);
+    assert!(script.told.contains(&lost));
+}
+
+#[test]
+fn a_ledger_queue_that_vanishes_under_its_holder_gets_the_ledger_again_at_once() {
+    let (mut script, consumer) = Script::ready(bucket());
+    let batch = taking(script.one(request(consumer, tick(60))));
+    let wanted = transaction(script.one(taken(batch, held(ledger(), 20))));
+    let returned = Ok(vec!["api".into()]);
+    let effects = script.send(Event::Committed { batch, returned });
+    let written = effects.into_iter().find_map(|effect| match effect {
+        Effect::WriteLedger { ledger, .. } => Some(ledger),
+        _ => None,
+    });
+    assert_eq!(written.as_ref(), Some(&wanted.ledgers[0].1));
+}
+
+#[test]
+fn of_two_resources_that_write_a_ledger_the_younger_yields() {
+    let other = |created| Owner {
+        uid: "uid-2".into(),
+        created: at(created),
+        resource: "shop/other".into(),
+        ..owner()
+    };
+    let written_by = |owner: Owner| Ledger {
+        owner: Some(Box::new(owner)),
+        ..ledger()
+    };
+    let (mut script, consumer) = Script::ready(bucket());
+    let batch = taking(script.one(request(consumer, tick(60))));
+    let taken_back = transaction(script.one(taken(batch, held(written_by(other(5)), 0))));
+    assert!(taken_back.ledgers[0].1.is_of(&bucket()));
+    script.send(done(batch));
+    let contested = |outcome: &Outcome| matches!(outcome, Outcome::Contested { .. });
+    assert!(script.told.iter().any(contested));
+
+    let (mut script, consumer) = Script::ready(bucket());
+    let batch = taking(script.one(request(consumer, tick(60))));
+    let left = transaction(script.one(taken(batch, held(written_by(other(-5)), 0))));
+    assert_eq!((left.nacks, left.ledgers.len()), (vec![BATON], 0));
+    script.send(done(batch));
+    match &script.state().phase {
+        Phase::Stalled { reason, message } => {
+            assert_eq!(*reason, "NameConflict");
+            assert!(message.contains("shop/other"), "{message}");
+        }
+        phase => panic!("{phase:?}"),
+    }
+}
+
+#[test]
+fn a_connection_that_is_lost_leaves_nothing_behind_but_what_is_known() {
+    let (mut script, consumer) = Script::ready(bucket());
+    script.one(request(consumer, tick(60)));
+    script.send(Event::Lost(Some(failure(Class::ConnectionLost))));
+    let Effect::Consume { consumer: next, .. } = script.one(Event::Connected) else {
+        panic!("not consumed")
+    };
+    assert_ne!(next, consumer);
+    let job = inspection(script.one(Event::Consuming(next)));
+    // A queue for the ledger was there before: it is not a new bucket.
+    let found = Ok(Inspection::NoLedger {
+        bucket_exists: true,
+    });
+    assert_eq!(script.send(Event::Inspected { job, found }), []);
+}

@@ -1,0 +1,205 @@
+//! From a request to its acknowledgement, and what comes in between.
+
+use super::*;
+
+#[test]
+fn a_tick_is_asked_for_carried_out_and_acknowledged() {
+    let (mut script, consumer) = Script::ready(bucket());
+    script.second = 60;
+    let Effect::Publish { requests } = script.one(Event::Tick) else {
+        panic!("nothing is asked for")
+    };
+    assert_eq!(requests[0].1.origin, tick(60).since(10));
+    assert_eq!(script.send(Event::Published(vec![Ok(())])), []);
+    let batch = taking(script.one(request(consumer, tick(60))));
+    let wanted = transaction(script.one(taken(batch, held(ledger(), 20))));
+    assert_eq!(wanted.tokens, [("api".into(), 5)]);
+    assert_eq!(wanted.ledgers[0].1.tick, Some(at(60)));
+    let settle = Effect::Settle {
+        consumer,
+        acks: vec![CONSUMER_TAG],
+        moves: Vec::new(),
+    };
+    assert_eq!(script.one(done(batch)), settle);
+    script.send(Event::Settled(consumer));
+    // It comes again, and takes no turn.
+    assert_eq!(script.one(request(consumer, tick(60))), settle);
+}
+
+impl Origin {
+    fn since(self, second: i64) -> Self {
+        match self {
+            Self::Schedule {
+                uid, tick, ticks, ..
+            } => Self::Schedule {
+                uid,
+                since: at(second),
+                tick,
+                ticks,
+            },
+            foreign @ Self::Foreign { .. } => foreign,
+        }
+    }
+}
+
+#[test]
+fn a_tick_that_another_operator_has_carried_out_adds_nothing() {
+    let (mut script, consumer) = Script::ready(bucket());
+    let batch = taking(script.one(request(consumer, tick(60))));
+    let theirs = Ledger {
+        tick: Some(at(60)),
+        ..ledger()
+    };
+    let wanted = transaction(script.one(taken(batch, held(theirs, 10))));
+    let gives_back = Transaction {
+        nacks: vec![BATON],
+        ..Transaction::default()
+    };
+    assert_eq!(wanted, gives_back);
+}
+
+#[test]
+fn a_raised_maximum_carries_the_tokens_by_their_count() {
+    let (mut script, _) = Script::ready(bucket());
+    let raised = Bucket {
+        maximum: 100,
+        ..bucket()
+    };
+    let job = inspection(script.one(apply(raised, 2, None)));
+    let Effect::Take { batch, wanted } = script.one(queues(job, 3, Some(25))) else {
+        panic!("nothing is taken")
+    };
+    assert!(wanted[0].tokens >= 3);
+    let mut out = held(ledger(), 0);
+    out.tokens_out = vec![1, 2, 3];
+    let carried = transaction(script.one(taken(batch, out)));
+    let carrying = carried.ledgers[0].1.clone();
+    assert_eq!((carrying.owed, carried.acks), (3, vec![1, 2, 3, BATON]));
+    let batch = taking(script.one(done(batch)));
+    let replaces = script.one(taken(batch, held(*carrying.clone(), 0)));
+    assert!(matches!(replaces, Effect::Replace { .. }));
+    let tokens = Ok(0);
+    script.one(Event::Replaced { batch, tokens });
+    let batch = taking(script.one(done(batch)));
+    let refills = transaction(script.one(taken(batch, held(*carrying, 0))));
+    assert_eq!(refills.tokens, [("api".into(), 3)]);
+    script.send(done(batch));
+    assert_eq!(script.state().phase, Phase::Ready);
+    assert_eq!(
+        (script.state().revision, script.state().limit),
+        (2, Some(100))
+    );
+}
+
+#[test]
+fn an_edit_during_an_alarm_is_not_ready_before_it_is_in_force() {
+    let (mut script, _) = Script::ready(bucket());
+    script.send(Event::Blocked(true));
+    let edited = Bucket {
+        amount: 11,
+        ..bucket()
+    };
+    assert_eq!(script.send(apply(edited, 2, None)), []);
+    let blocked = |state: &BucketState| {
+        matches!(
+            state.phase,
+            Phase::Progressing {
+                reason: "BrokerBlocked",
+                ..
+            }
+        )
+    };
+    assert!(blocked(script.state()) && script.state().revision == 2);
+    let job = inspection(script.one(Event::Blocked(false)));
+    assert!(blocked(script.state()));
+    let batch = taking(script.one(queues(job, 0, Some(25))));
+    script.send(taken(batch, held(ledger(), 0)));
+    script.send(done(batch));
+    assert_eq!(
+        (&script.state().phase, script.state().revision),
+        (&Phase::Ready, 2)
+    );
+}
+
+#[test]
+fn a_request_is_carried_out_whichever_refill_queue_it_comes_through() {
+    let (mut script, consumer) = Script::ready(bucket());
+    let moved = Bucket {
+        refill_queue: "elsewhere".into(),
+        ..bucket()
+    };
+    let effects = script.send(apply(moved, 2, None));
+    let Some(Effect::Consume {
+        consumer: other, ..
+    }) = effects.first()
+    else {
+        panic!("{effects:?}")
+    };
+    // What waits in the old one is handed over before that is left.
+    assert_eq!(effects[1..], [Effect::Drain { consumer }]);
+    let job = inspection(script.one(Event::Consuming(*other)));
+    script.send(request(consumer, tick(60)));
+    script.send(Event::Drained {
+        consumer,
+        empty: true,
+    });
+    let batch = taking(script.one(queues(job, 0, Some(25))));
+    let wanted = transaction(script.one(taken(batch, held(ledger(), 0))));
+    assert_eq!(wanted.ledgers[0].1.tick, Some(at(60)));
+    let effects = script.send(done(batch));
+    assert!(
+        matches!(effects[..], [Effect::Settle { .. }]),
+        "{effects:?}"
+    );
+    let delete = true;
+    assert_eq!(
+        script.one(Event::Settled(consumer)),
+        Effect::Release { consumer, delete }
+    );
+}
+
+#[test]
+fn the_failure_of_one_bucket_is_not_that_of_those_beside_it() {
+    let (mut script, consumer) = Script::ready(bucket());
+    let other = Bucket {
+        id: BucketId::new("shop", "other"),
+        name: "other".into(),
+        ..bucket()
+    };
+    let job = inspection(script.one(apply(other, 1, None)));
+    let first = taking(script.one(request(consumer, tick(60))));
+    // Lined up together behind the first.
+    script.send(queues(job, 0, Some(25)));
+    script.send(request(consumer, tick(120)));
+    script.send(taken(first, held(ledger(), 0)));
+    let effects = script.send(done(first));
+    let together = effects.into_iter().find_map(|effect| match effect {
+        Effect::Take { batch, wanted } => Some((batch, wanted.len())),
+        _ => None,
+    });
+    let (batch, 2) = together.unwrap() else {
+        panic!("{together:?}")
+    };
+    let taken = Err(failure(Class::Person));
+    let effects = script.send(Event::Taken { batch, taken });
+    let inspected = |effect: &&Effect| matches!(effect, Effect::Inspect { .. });
+    assert_eq!(effects.iter().filter(inspected).count(), 2);
+    for effect in effects {
+        let Effect::Inspect { job, .. } = effect else {
+            continue;
+        };
+        let effects = script.send(queues(job, 0, Some(25)));
+        for effect in effects {
+            let Effect::Take { batch, wanted } = effect else {
+                continue;
+            };
+            assert_eq!(wanted.len(), 1);
+            let taken = Err(failure(Class::Person));
+            script.send(Event::Taken { batch, taken });
+        }
+    }
+    assert!(matches!(
+        script.state().phase,
+        Phase::Stalled { reason: "Told", .. }
+    ));
+}

@@ -1,0 +1,95 @@
+//! Which ticks were due.
+
+use std::collections::BTreeSet;
+
+use bucket::{Ledger, MissedRefills};
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::{Books, Violation};
+use crate::fixture::timetable;
+use crate::plan::SCHEDULES;
+
+impl Books {
+    /// The end of the ticks after `begin` that are too old at `now` whatever the specification of their resource was.
+    pub(super) fn not_too_old(
+        &self,
+        uid: &str,
+        begin: DateTime<Utc>,
+        now: DateTime<Utc>,
+    ) -> DateTime<Utc> {
+        let specs = self.specs.iter().filter(|(of, ..)| **of == *uid);
+        let deadlines: Option<Vec<_>> = specs.map(|(_, _, spec)| spec.deadline).collect();
+        let longest = deadlines.and_then(|deadlines| deadlines.into_iter().max());
+        let Some(longest) = longest.and_then(|seconds| i64::try_from(seconds).ok()) else {
+            return begin;
+        };
+        // A tick exactly as old as that is none of them.
+        begin.max(now - TimeDelta::seconds(longest) - TimeDelta::nanoseconds(1))
+    }
+
+    /// Ticks in `(after, tick]` of any specification of a resource, if `tick` is one.
+    pub(super) fn ticks(&self, uid: &str, after: DateTime<Utc>, tick: DateTime<Utc>) -> u64 {
+        let mut ticks = BTreeSet::new();
+        let mut seen = Vec::new();
+        for (_, created, spec) in self.specs.iter().filter(|(of, ..)| **of == *uid) {
+            // Only `@every` has one.
+            let every = SCHEDULES[spec.schedule].starts_with('@');
+            let anchors = self.anchors.iter().filter(|(of, _)| every && **of == *uid);
+            for anchor in anchors.map(|(_, anchor)| *anchor).chain([*created]) {
+                if seen.contains(&(spec.schedule, anchor)) {
+                    continue;
+                }
+                seen.push((spec.schedule, anchor));
+                let timetable = timetable(spec.schedule).anchored(anchor);
+                let first = timetable.next(after.min(tick - TimeDelta::seconds(1)));
+                let all = std::iter::successors(first, |tick| timetable.next(*tick));
+                ticks.extend(all.take_while(|other| *other <= tick));
+            }
+        }
+        if !ticks.contains(&tick) {
+            return 0;
+        }
+        let due = ticks.into_iter().filter(|due| *due > after).count() as u64;
+        due.max(1)
+    }
+
+    /// I3: a tick adds what fits. With `missedRefills: All` those before it that nobody has carried out count too.
+    pub(super) fn enough(
+        &self,
+        uid: &str,
+        old: &Ledger,
+        new: &Ledger,
+        issued: u64,
+    ) -> Result<(), Violation> {
+        if new.tick == old.tick || self.lenient.clocks || self.lenient.requests {
+            return Ok(());
+        }
+        let of_owner: Vec<_> = self.specs.iter().filter(|(of, ..)| **of == *uid).collect();
+        // Edits change what is wanted; a ledger that was lost forgets ticks.
+        let ([(_, _, spec)], Some(tick)) = (&of_owner[..], new.tick) else {
+            return Ok(());
+        };
+        if old.owner.as_ref().is_some_and(|owner| *owner.uid != *uid) {
+            return Ok(());
+        }
+        let decided = new
+            .last_refill
+            .as_ref()
+            .map_or(tick, |it| it.completed_time);
+        let ticks = match spec.missed {
+            MissedRefills::All => {
+                let begin = self.not_too_old(uid, old.reference(), decided);
+                self.ticks(uid, begin, tick)
+            }
+            MissedRefills::Latest | MissedRefills::Skip => 1,
+        };
+        let room = spec.maximum.saturating_sub(self.high + old.owed);
+        let due = (spec.amount * ticks).min(room);
+        if issued < due {
+            return Err(format!(
+                "I3: {issued} tokens issued for {ticks} ticks, {due} were due: {old:?} {new:?}"
+            ));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,123 @@
+//! What operators get to know of resources, and what they tell of them.
+
+use std::sync::Arc;
+
+use bucket::machine::{BucketState, Event, Phase};
+use bucket::{Bucket, BucketId, Known, Ledger};
+use chrono::{DateTime, Utc};
+
+use super::{Act, Micros, Resource, World};
+use crate::accountant::Violation;
+use crate::fixture;
+
+impl World {
+    /// A resource that is created and not being deleted.
+    pub(super) fn is_there(&self, resource: usize) -> bool {
+        let Some(resource) = self.resources.get(resource) else {
+            return false;
+        };
+        resource.created.is_some() && resource.deleting.is_none() && !resource.gone
+    }
+
+    /// An operator gets to know how a resource is, after a while.
+    pub(super) fn apply(&mut self, operator: usize, resource: usize, delay: Micros) {
+        self.operator_todo(operator, delay, Act::Apply(resource));
+    }
+
+    pub(super) fn applied(&mut self, operator: usize, resource: usize) -> Result<(), Violation> {
+        if !self.is_there(resource) {
+            return Ok(());
+        }
+        let queue = self.refill_queue(resource);
+        let it = &self.resources[resource];
+        let created = it.created.unwrap_or_default() / 1_000;
+        let bucket = fixture::bucket(&it.uid, &it.id, it.bucket, created, it.spec, queue);
+        let event = Event::Apply {
+            bucket: Arc::new(bucket),
+            revision: it.revision,
+            known: it.status.clone(),
+        };
+        self.handle(operator, event)
+    }
+
+    /// Operators get to know of the first status, too: from then on the resource has had a ledger.
+    pub(super) fn status_written(&mut self, number: usize, known: Known) {
+        let resource = &mut self.resources[number];
+        let cluster = resource.cluster;
+        if resource.status.replace(known).is_some() {
+            return;
+        }
+        for operator in 0..self.processes.len() {
+            let process = &self.processes[operator];
+            if process.operator.cluster == cluster && process.is_alive() {
+                let delay = self.upto(60_000);
+                self.apply(operator, number, delay);
+            }
+        }
+    }
+
+    pub(super) fn told(&mut self, operator: usize, id: &BucketId, state: Arc<BucketState>) {
+        let Some(resource) = self.resource_of(operator, id) else {
+            return;
+        };
+        if state.phase == Phase::Ready {
+            let known = Known {
+                tick: state
+                    .last_refill
+                    .as_ref()
+                    .and_then(|refill| refill.scheduled_time),
+                manual: state.refill_request.clone(),
+                // A status does not name them.
+                requests: Vec::new(),
+                issued: state.issued,
+            };
+            let delay = self.upto(900_000);
+            self.operator_todo(operator, delay, Act::Status(resource, Box::new(known)));
+        }
+        self.processes[operator].told.insert(resource, state);
+    }
+
+    /// The newest resource of this id.
+    fn resource_of(&self, operator: usize, id: &BucketId) -> Option<usize> {
+        let cluster = self.processes[operator].operator.cluster;
+        let is_it = |resource: &Resource| {
+            resource.id == *id
+                && resource.cluster == cluster
+                && resource.created.is_some()
+                && !resource.gone
+        };
+        self.resources.iter().rposition(is_it)
+    }
+
+    pub(super) fn told_refill(
+        &mut self,
+        operator: usize,
+        id: &BucketId,
+        tick: Option<DateTime<Utc>>,
+    ) {
+        if let (Some(resource), Some(tick)) = (self.resource_of(operator, id), tick) {
+            let carried_out = &mut self.processes[operator].carried_out;
+            let newest = carried_out.entry(resource).or_insert(tick);
+            *newest = tick.max(*newest);
+        }
+    }
+
+    /// Whatever its clock says by now, a process does not forget what it has carried out.
+    pub(super) fn remembers(
+        &self,
+        operator: usize,
+        bucket: &Bucket,
+        ledger: &Ledger,
+    ) -> Result<(), Violation> {
+        let mut resources = self.resources.iter();
+        let newest = resources
+            .position(|resource| resource.uid == bucket.uid)
+            .and_then(|resource| self.processes[operator].carried_out.get(&resource));
+        match (ledger.tick, newest) {
+            (Some(tick), Some(newest)) if tick < *newest => Err(format!(
+                "I2: operator {operator} writes a ledger with tick {tick}, and has carried out {newest}"
+            )),
+            _ => Ok(()),
+        }
+    }
+}
