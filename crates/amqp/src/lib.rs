@@ -31,4 +31,6 @@ pub use publisher::RequestPublisher;
 pub use queues::{Declared, DeleteIf, Deleted};
 pub use remove::Removed;
 pub use transactions::TransactionChannel;
+#[doc(hidden)]
+pub use transport::passed;
 pub use version::Version;

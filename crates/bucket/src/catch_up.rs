@@ -8,7 +8,7 @@ use super::{Bucket, MissedRefills};
 use schedule::Timetable;
 
 /// More ticks that are skipped are not told apart.
-const MOST_COUNTED: u64 = 1_000_000;
+pub(super) const MOST_COUNTED: u64 = 1_000_000;
 
 /// What one request stands for: `ticks` ticks in `(since, tick]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,9 @@
 //! and a baton: only who holds it refills, and gives it back, written anew, in the transaction that adds the tokens. That
 //! makes refills exactly-once.
 
-use chrono::{DateTime, Utc};
+use std::ops::RangeInclusive;
+
+use chrono::{DateTime, Datelike, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::{Bucket, Trigger};
@@ -13,6 +15,13 @@ pub const VERSION: u32 = 2;
 /// Ids of requests that a ledger remembers. No more requests than these are carried out for one bucket between two
 /// acknowledgements, so one that comes again is known.
 pub const MOST_REQUEST_IDS: usize = 32;
+
+/// The status has its numbers as 64-bit integers with a sign.
+const MOST_COUNTED: u64 = i64::MAX as u64;
+/// Years that dates can lie in; schedules are reckoned with far less.
+const YEARS: RangeInclusive<i32> = 1970..=9999;
+/// How far the clocks of operators can be apart.
+const FARTHEST_AHEAD: TimeDelta = TimeDelta::days(1);
 
 /// State of one bucket that must survive crashes, as JSON in the broker.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -195,15 +204,59 @@ impl Ledger {
         let Version { version } =
             serde_json::from_slice(body).map_err(|error| format!("it is not a ledger: {error}"))?;
         let damaged = |error| format!("it is damaged: {error}");
-        match version {
+        let ledger: Self = match version {
             0 | 1 => serde_json::from_slice(body)
                 .map(Version1::upgraded)
-                .map_err(damaged),
-            VERSION => serde_json::from_slice(body).map_err(damaged),
-            _ => Err(format!(
-                "it has format version {version}, this program knows up to {VERSION}"
-            )),
+                .map_err(damaged)?,
+            VERSION => serde_json::from_slice(body).map_err(damaged)?,
+            _ => {
+                return Err(format!(
+                    "it has format version {version}, this program knows up to {VERSION}"
+                ));
+            }
+        };
+        ledger.bounded()
+    }
+
+    /// Whoever may write into the queue of a ledger is not trusted with its numbers.
+    fn bounded(mut self) -> Result<Self, String> {
+        let owner = |owner: &Owner| owner.created;
+        let created = self.owner.iter().chain(&self.rival).map(|it| owner(it));
+        let refill = self.last_refill.iter();
+        let refill = refill.flat_map(|it| it.scheduled_time.into_iter().chain([it.completed_time]));
+        let mut dates = [self.since]
+            .into_iter()
+            .chain(self.tick)
+            .chain(created)
+            .chain(refill);
+        if let Some(date) = dates.find(|date| !YEARS.contains(&date.year())) {
+            return Err(format!("it is damaged: its date {date} is out of range"));
         }
+        self.owed = self.owed.min(MOST_COUNTED);
+        self.issued = self.issued.min(MOST_COUNTED);
+        if let Some(refill) = &mut self.last_refill {
+            refill.added = refill.added.min(MOST_COUNTED);
+        }
+        let excess = self.requests.len().saturating_sub(MOST_REQUEST_IDS);
+        self.requests.drain(..excess);
+        Ok(self)
+    }
+
+    /// Tokens are added and owed.
+    pub fn add(&mut self, tokens: u64) {
+        self.owed = self.owed.saturating_add(tokens).min(MOST_COUNTED);
+        self.issued = self.issued.saturating_add(tokens).min(MOST_COUNTED);
+    }
+
+    /// Tokens that were taken out of the queue belong in the bucket still.
+    pub fn carry(&mut self, tokens: u64) {
+        self.owed = self.owed.saturating_add(tokens).min(MOST_COUNTED);
+    }
+
+    /// Its newest tick, if no clock that is nearly right can have told it by `now`: nothing would be refilled until then.
+    #[must_use]
+    pub fn tick_ahead(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        self.tick.filter(|tick| *tick - now > FARTHEST_AHEAD)
     }
 
     /// The ledger as it stands in the broker.

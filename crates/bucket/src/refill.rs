@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
+use super::catch_up::MOST_COUNTED;
 use super::{Bucket, Ledger, Refill, TickSpan, Trigger};
 
 /// What asks for a refill.
@@ -58,7 +59,13 @@ pub enum Refusal {
     /// Scheduled refills are suspended.
     #[error("suspended")]
     Suspended,
+    /// The tick is more than [`MOST_AHEAD`] ahead: no scheduler asks for it yet.
+    #[error("not due yet")]
+    NotDue,
 }
+
+/// How far the clock of whoever asked can be ahead.
+const MOST_AHEAD: TimeDelta = TimeDelta::seconds(10);
 
 impl Refusal {
     /// One word, for metrics.
@@ -69,6 +76,7 @@ impl Refusal {
             Self::OtherResource => "OtherResource",
             Self::TooLate => "TooLate",
             Self::Suspended => "Suspended",
+            Self::NotDue => "NotDue",
         }
     }
 }
@@ -117,8 +125,7 @@ pub fn accept(
         Cause::Request(Some(id)) => ledger.remember_request(id),
         Cause::Request(None) => {}
     }
-    ledger.owed += added;
-    ledger.issued += added;
+    ledger.add(added);
     ledger.last_refill = Some(Refill {
         scheduled_time: cause.tick(),
         completed_time: now,
@@ -137,6 +144,8 @@ fn refuse_tick(
 ) -> Option<Refusal> {
     if *uid != *bucket.uid {
         Some(Refusal::OtherResource)
+    } else if tick - now > MOST_AHEAD {
+        Some(Refusal::NotDue)
     } else if ledger.tick.is_some_and(|newest| tick <= newest) {
         Some(Refusal::Duplicate)
     } else if bucket.suspend {
@@ -159,12 +168,11 @@ fn count(bucket: &Bucket, ledger: &Ledger, span: TickSpan) -> u64 {
     if ticks <= 1 || since >= reference {
         return ticks.max(1);
     }
-    bucket
-        .timetable
-        .clone()
-        .anchored(ledger.since)
-        .missed(reference, tick, ticks)
-        .max(1)
+    // More refills than fill an empty bucket add nothing.
+    let enough = bucket.maximum.div_ceil(bucket.amount.max(1));
+    let timetable = bucket.timetable.clone().anchored(ledger.since);
+    let most = ticks.min(enough).min(MOST_COUNTED);
+    timetable.missed(reference, tick, most).max(1)
 }
 
 /// Age of an instant, zero when it lies ahead.
@@ -223,6 +231,31 @@ mod tests {
             );
         }
         assert_eq!(ledger, after);
+    }
+
+    #[test]
+    fn a_tick_that_lies_ahead_is_not_due() {
+        let mut ledger = ledger();
+        let forged = accept(&tick(2_000_000_000), &bucket(), &mut ledger, 0, at(60));
+        assert_eq!(forged, Err(Refusal::NotDue));
+        assert_eq!(ledger.tick, None);
+        // A clock that is a little ahead.
+        let early = accept(&tick(60), &bucket(), &mut ledger, 0, at(50));
+        assert_eq!(early, Ok(10));
+    }
+
+    #[test]
+    fn numbers_at_their_limits_overflow_nothing() {
+        let mut hostile = ledger();
+        (hostile.owed, hostile.issued) = (u64::MAX, u64::MAX);
+        hostile.since = DateTime::UNIX_EPOCH;
+        let forged = ticks(-1_000_000_000, 60, 1 << 62);
+        let added = accept(&forged, &bucket(), &mut hostile, u64::MAX, at(61));
+        assert_eq!(added, Ok(0));
+        assert!(hostile.issued <= i64::MAX as u64);
+        let mut ledger = ledger();
+        let added = accept(&forged, &bucket(), &mut ledger, 0, at(61));
+        assert!(added.is_ok_and(|added| added <= bucket().maximum));
     }
 
     #[test]

@@ -272,6 +272,18 @@ impl Inbound {
     }
 }
 
+/// What the client library sees of these octets, fed in pieces; None when nothing more is taken from such a server. For
+/// `fuzz/`.
+#[doc(hidden)]
+#[must_use]
+pub fn passed(octets: &[u8], piece: usize) -> Option<Vec<u8>> {
+    let (mut inbound, mut out) = (Inbound::new(Told::default()), Vec::new());
+    for piece in octets.chunks(piece.max(1)) {
+        inbound.feed(piece, &mut out).ok()?;
+    }
+    Some(out)
+}
+
 /// A content header whose properties the client library can be trusted with.
 fn readable(payload: &[u8]) -> Option<AMQPContentHeader> {
     // Class, weight and size; then the flags.

@@ -11,4 +11,6 @@ mod table;
 
 pub(crate) use batch::Batch;
 pub(crate) use inbound::UNREADABLE;
+#[doc(hidden)]
+pub use inbound::passed;
 pub(crate) use socket::Socket;

@@ -114,3 +114,46 @@ fn a_ledger_knows_the_last_requests_and_forgets_the_oldest() {
     assert_eq!(ledger.requests.len(), MOST_REQUEST_IDS);
     assert!(!ledger.knows_request("0") && ledger.knows_request("1"));
 }
+
+#[test]
+fn numbers_and_dates_of_a_ledger_are_not_trusted() {
+    let json = |change: fn(&mut Ledger)| {
+        let mut ledger = ledger();
+        change(&mut ledger);
+        Ledger::from_json(&ledger.to_json())
+    };
+    let large = json(|ledger| {
+        (ledger.owed, ledger.issued) = (u64::MAX, u64::MAX);
+        ledger.requests = vec!["id".into(); 1_000];
+    })
+    .unwrap();
+    let most = i64::MAX as u64;
+    assert_eq!((large.owed, large.issued), (most, most));
+    assert_eq!(large.requests.len(), MOST_REQUEST_IDS);
+    let mut more = large;
+    more.add(u64::MAX);
+    more.carry(u64::MAX);
+    assert_eq!((more.owed, more.issued), (most, most));
+    for change in [
+        (|ledger| ledger.since = DateTime::<Utc>::MAX_UTC) as fn(&mut Ledger),
+        |ledger| ledger.tick = Some(DateTime::<Utc>::MIN_UTC),
+        |ledger| {
+            ledger.owner = Some(Box::new(Owner {
+                created: DateTime::<Utc>::MAX_UTC,
+                ..owner()
+            }))
+        },
+    ] {
+        let refused = json(change).unwrap_err();
+        assert!(refused.contains("out of range"), "{refused}");
+    }
+}
+
+#[test]
+fn a_tick_far_in_the_future_is_told_from_a_clock_that_is_a_little_ahead() {
+    let mut ledger = ledger();
+    ledger.tick = Some(at(3_600));
+    assert_eq!(ledger.tick_ahead(at(0)), None);
+    ledger.tick = Some(at(2_000_000_000));
+    assert_eq!(ledger.tick_ahead(at(0)), ledger.tick);
+}

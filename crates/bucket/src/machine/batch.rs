@@ -130,6 +130,12 @@ impl Item {
                 return Err(Box::new((Some(left), Decided::Unreadable(reason))));
             }
         };
+        if let Some(tick) = before.tick_ahead(now) {
+            let reason = format!("its newest tick, {tick}, lies in the future");
+            let ledger = Some(before);
+            let left = Left { tag, ledger };
+            return Err(Box::new((Some(left), Decided::Unreadable(reason))));
+        }
         let claimed = claim(&before, &self.owner, self.owned, self.gone.as_deref());
         let was_of_another = !before.is_of(&self.bucket);
         let contested = match claimed {
@@ -266,7 +272,7 @@ pub(super) fn decide(
             }
             Task::Trim(_) => decided.push(trim(item, held, &mut transaction)),
             Task::Carry => {
-                held.ledger.owed += held.out.len() as u64;
+                held.ledger.carry(held.out.len() as u64);
                 transaction.acks.append(&mut held.out);
                 decided.push(commits(item, held, &mut transaction));
             }
@@ -352,7 +358,7 @@ fn commits(item: &Item, held: Held, transaction: &mut Transaction) -> Decided {
 /// The queue of the one bucket of a batch was declared anew; so many tokens went with the old one. They are owed.
 pub(super) fn replaced(item: &Item, mut held: Held, went: u64) -> (Transaction, Vec<Decided>) {
     let mut transaction = Transaction::default();
-    held.ledger.owed += went;
+    held.ledger.carry(went);
     held.tokens = 0;
     let decided = commits(item, held, &mut transaction);
     (transaction, vec![decided])

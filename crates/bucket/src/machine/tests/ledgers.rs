@@ -105,7 +105,7 @@ fn a_ledger_that_is_held_elsewhere_is_waited_for_and_a_lost_one_is_written_anew(
 #[test]
 fn a_ledger_queue_that_vanishes_under_its_holder_gets_the_ledger_again_at_once() {
     let (mut script, consumer) = Script::ready(bucket());
-    let batch = taking(script.one(request(consumer, tick(60))));
+    let batch = taking(script.one(request(consumer, tick(15))));
     let wanted = transaction(script.one(taken(batch, held(ledger(), 20))));
     let returned = Ok(vec!["api".into()]);
     let effects = script.send(Event::Committed { batch, returned });

@@ -138,14 +138,14 @@ fn a_request_is_carried_out_whichever_refill_queue_it_comes_through() {
     // What waits in the old one is handed over before that is left.
     assert_eq!(effects[1..], [Effect::Drain { consumer }]);
     let job = inspection(script.one(Event::Consuming(*other)));
-    script.send(request(consumer, tick(60)));
+    script.send(request(consumer, tick(15)));
     script.send(Event::Drained {
         consumer,
         empty: true,
     });
     let batch = taking(script.one(queues(job, 0, Some(25))));
     let wanted = transaction(script.one(taken(batch, held(ledger(), 0))));
-    assert_eq!(wanted.ledgers[0].1.tick, Some(at(60)));
+    assert_eq!(wanted.ledgers[0].1.tick, Some(at(15)));
     let effects = script.send(done(batch));
     assert!(
         matches!(effects[..], [Effect::Settle { .. }]),

@@ -1,0 +1,29 @@
+//! Whatever a server sends, what is left of it for the client library can be parsed without a deep recursion, and is the
+//! same in pieces of any size.
+#![no_main]
+
+use amq_protocol::frame::parse_frame;
+use libfuzzer_sys::fuzz_target;
+use token_bucket_operator::amqp::passed;
+
+/// Octets around the payload of a frame.
+const AROUND: usize = 8;
+
+fuzz_target!(|octets: &[u8]| {
+    let Some((piece, octets)) = octets.split_first() else {
+        return;
+    };
+    let whole = passed(octets, octets.len());
+    assert_eq!(passed(octets, usize::from(*piece)), whole);
+    let Some(whole) = whole else {
+        return;
+    };
+    let mut rest = &whole[..];
+    while let Some([kind, _, _, size @ ..]) = rest.first_chunk::<7>() {
+        // It may refuse a method; a content header is always one that it can read.
+        let parsed = parse_frame(rest);
+        assert!(parsed.is_ok() || *kind != 2);
+        let size = usize::try_from(u32::from_be_bytes(*size)).unwrap_or(usize::MAX);
+        rest = rest.get(size.saturating_add(AROUND)..).unwrap_or_default();
+    }
+});
