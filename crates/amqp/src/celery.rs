@@ -7,6 +7,7 @@ use lapin::types::{AMQPValue, FieldArray, FieldTable, ShortString};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::error::quoted;
 use super::transport::UNREADABLE;
 use super::wire;
 use bucket::{Origin, PROGRAM, REFILL_TASK, RefillRequest, Rejection};
@@ -15,6 +16,9 @@ const UID: &str = "x-token-bucket-uid";
 const SINCE: &str = "x-token-bucket-since";
 const TICK: &str = "x-token-bucket-tick";
 const TICKS: &str = "x-token-bucket-ticks";
+
+/// No queue has a longer name.
+const LONGEST_NAME: usize = 255;
 
 /// A request as a message.
 pub(super) fn encode(request: &RefillRequest) -> (BasicProperties, Vec<u8>) {
@@ -148,9 +152,9 @@ fn bucket_name(properties: &BasicProperties, body: &[u8]) -> Result<String, Reje
         return Err(Rejection::UnreadableBody("compressed".to_owned()));
     }
     let Body(args, mut kwargs, _) = serde_json::from_slice(body)
-        .map_err(|error| Rejection::UnreadableBody(error.to_string()))?;
+        .map_err(|error| Rejection::UnreadableBody(shortened(&error.to_string())))?;
     match args.into_iter().next().or_else(|| kwargs.remove("name")) {
-        Some(Value::String(name)) if !name.is_empty() => Ok(name),
+        Some(Value::String(name)) if !name.is_empty() && name.len() <= LONGEST_NAME => Ok(name),
         _ => Err(Rejection::NoBucketName),
     }
 }
@@ -184,7 +188,7 @@ fn instant(instant: &DateTime<Utc>) -> String {
 
 /// Other people's text, for a log line or a header.
 fn shortened(text: &str) -> String {
-    text.chars().take(200).collect()
+    quoted(text).chars().take(200).collect()
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Where a broker is and as whom to speak to it.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,11 +19,11 @@ const HEARTBEAT: u16 = 10;
 const FRAME_MAX: u32 = 8_192;
 
 /// Where to connect and as whom. Neither `Debug` nor `Display` shows the password. Thousands of buckets have the same,
-/// so clones share it.
+/// so clones share it. Two that differ in their heartbeats only are equal: each costs a connection and its threads, and whoever
+/// writes Secrets must not have one for each number.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Endpoint(Arc<Parts>);
 
-#[derive(PartialEq, Eq, Hash)]
 struct Parts {
     tls: bool,
     host: String,
@@ -62,8 +63,10 @@ pub enum EndpointError {
         "a % in the broker's URI is not followed by two hexadecimal digits of UTF-8 text; a literal % is %25"
     )]
     Escape,
-    /// `heartbeat=` without a number.
-    #[error("heartbeat in the broker's URI is a number of seconds, for example ?heartbeat=10")]
+    /// `heartbeat=` without a number, or with a large one.
+    #[error(
+        "heartbeat in the broker's URI is a number of seconds from 0 to 60, for example ?heartbeat=10"
+    )]
     Heartbeat,
 }
 
@@ -104,7 +107,11 @@ impl Endpoint {
             .split('&')
             .find_map(|pair| pair.strip_prefix("heartbeat="));
         let heartbeat = heartbeat.map_or(Ok(HEARTBEAT), |value| {
-            value.parse().map_err(|_| EndpointError::Heartbeat)
+            let seconds = value
+                .parse()
+                .ok()
+                .filter(|seconds| *seconds <= BROKERS_HEARTBEAT);
+            seconds.ok_or(EndpointError::Heartbeat)
         })?;
         let parts = Parts::new(
             &decode(host)?,
@@ -191,6 +198,35 @@ impl Parts {
             password: password.to_owned(),
             heartbeat: HEARTBEAT,
         }
+    }
+}
+
+impl Parts {
+    fn identity(&self) -> impl Eq + Hash + '_ {
+        let Self {
+            tls,
+            host,
+            port,
+            vhost,
+            username,
+            password,
+            heartbeat: _,
+        } = self;
+        (tls, host, port, vhost, username, password)
+    }
+}
+
+impl PartialEq for Parts {
+    fn eq(&self, other: &Self) -> bool {
+        self.identity() == other.identity()
+    }
+}
+
+impl Eq for Parts {}
+
+impl Hash for Parts {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.identity().hash(state);
     }
 }
 
@@ -312,6 +348,11 @@ mod tests {
             ("h".into(), 5671, "v".into(), "u".into(), "p".into(), true)
         );
         assert_eq!(Endpoint::parse("amqp://h").unwrap().0.heartbeat, 10);
+        // It is no other place.
+        assert_eq!(
+            Endpoint::parse("amqp://h?heartbeat=5"),
+            Endpoint::parse("amqp://h")
+        );
         assert_eq!(
             Endpoint::parse("amqp://h/v?x=1&heartbeat=3")
                 .unwrap()
@@ -362,6 +403,7 @@ mod tests {
             ("amqp://u:s3cret%4@h", EndpointError::Escape),
             ("amqp://u:s3cret%+4@h", EndpointError::Escape),
             ("amqp://u:s3cret%ff@h", EndpointError::Escape),
+            ("amqp://u:s3cret@h/?heartbeat=61", EndpointError::Heartbeat),
             (
                 "amqp://u:s3cret@h/?heartbeat=soon",
                 EndpointError::Heartbeat,

@@ -204,7 +204,7 @@ impl BrokerError {
         let (name, vhost) = (endpoint.to_string(), endpoint.vhost().to_owned());
         match error.kind() {
             ErrorKind::ProtocolError(error) => {
-                match (error.get_id(), error.get_message().to_string()) {
+                match (error.get_id(), quoted(error.get_message().as_str())) {
                     (403, _) => Self::AuthenticationRefused { endpoint: name },
                     (402 | 530, message) => Self::VhostRefused { vhost, message },
                     (_, reason) => Self::Unreachable {
@@ -213,7 +213,7 @@ impl BrokerError {
                     },
                 }
             }
-            _ => match error.to_string() {
+            _ => match quoted(&error.to_string()) {
                 // rustls' words; lapin passes them on as an error of input and output.
                 reason if reason.contains("invalid peer certificate") => Self::CertificateRefused {
                     endpoint: name,
@@ -230,7 +230,7 @@ impl BrokerError {
     /// For what ends a connection.
     pub(super) fn lost(error: &lapin::Error) -> Self {
         Self::ConnectionLost {
-            reason: error.to_string(),
+            reason: quoted(&error.to_string()),
         }
     }
 
@@ -239,7 +239,7 @@ impl BrokerError {
         let queue = action.queue.to_owned();
         match error.kind() {
             ErrorKind::ProtocolError(error) => {
-                match (error.get_id(), error.get_message().to_string()) {
+                match (error.get_id(), quoted(error.get_message().as_str())) {
                     (403, message) if message.contains("exclusive use") => Self::InUse { queue },
                     (403, message) => Self::AccessRefused {
                         what: refused(&action, &message),
@@ -263,13 +263,27 @@ impl BrokerError {
             }
             ErrorKind::InvalidChannel(_) | ErrorKind::InvalidChannelState(..) => {
                 Self::ChannelClosed {
-                    reason: error.to_string(),
+                    reason: quoted(&error.to_string()),
                 }
             }
             ErrorKind::ChannelsLimitReached => Self::WornOut,
             _ => Self::lost(error),
         }
     }
+}
+
+/// A server's words as they may stand in a condition, an event or a log: cut, and without control characters.
+pub(super) fn quoted(text: &str) -> String {
+    const MOST: usize = 400;
+    let mut quoted = String::new();
+    for character in text.chars().take(MOST) {
+        if character.is_control() {
+            quoted.extend(character.escape_default());
+        } else {
+            quoted.push(character);
+        }
+    }
+    quoted
 }
 
 /// Something asked of the broker, for error messages.
@@ -343,6 +357,17 @@ mod tests {
         );
         assert!(told(541, "INTERNAL_ERROR").is_connection_lost());
         assert_eq!(told(311, "CONTENT_TOO_LARGE").kind(), "ChannelClosed");
+    }
+
+    #[test]
+    fn the_words_of_a_server_are_cut_and_escaped() {
+        let text = format!("a\nlevel=error \u{1b}[31m{}", "x".repeat(10_000));
+        let quoted = quoted(&text);
+        assert!(
+            quoted.starts_with(r"a\nlevel=error \u{1b}[31mxxx"),
+            "{quoted}"
+        );
+        assert!(quoted.len() < 500);
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub const MOST_REQUEST_IDS: usize = 32;
 const MOST_COUNTED: u64 = i64::MAX as u64;
 /// Years that dates can lie in; schedules are reckoned with far less.
 const YEARS: RangeInclusive<i32> = 1970..=9999;
+/// Octets of a name in it.
+const LONGEST_TEXT: usize = 1_024;
 /// How far the clocks of operators can be apart.
 const FARTHEST_AHEAD: TimeDelta = TimeDelta::days(1);
 
@@ -231,6 +233,14 @@ impl Ledger {
             .chain(refill);
         if let Some(date) = dates.find(|date| !YEARS.contains(&date.year())) {
             return Err(format!("it is damaged: its date {date} is out of range"));
+        }
+        // They stand in conditions and events.
+        let owners = self.owner.iter().chain(&self.rival);
+        let names = owners.flat_map(|it| [&it.operator, &it.resource, &it.uid]);
+        let texts = names.chain([&self.schedule]).chain(&self.manual);
+        let is_bad = |text: &str| text.len() > LONGEST_TEXT || text.chars().any(char::is_control);
+        if texts.map(|text| &**text).any(is_bad) {
+            return Err("it is damaged: a text in it is too long, or not printable".to_owned());
         }
         self.owed = self.owed.min(MOST_COUNTED);
         self.issued = self.issued.min(MOST_COUNTED);

@@ -147,6 +147,17 @@ fn numbers_and_dates_of_a_ledger_are_not_trusted() {
         let refused = json(change).unwrap_err();
         assert!(refused.contains("out of range"), "{refused}");
     }
+    for text in ["a\nlevel=error".to_owned(), "x".repeat(2_000)] {
+        let hostile = Ledger {
+            owner: Some(Box::new(Owner {
+                resource: text.into(),
+                ..owner()
+            })),
+            ..ledger()
+        };
+        let refused = Ledger::from_json(&hostile.to_json()).unwrap_err();
+        assert!(refused.contains("not printable"), "{refused}");
+    }
 }
 
 #[test]
