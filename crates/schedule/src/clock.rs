@@ -41,19 +41,19 @@ impl Stretch {
     }
 
     /// The first tick, Unix time.
-    pub fn first(&self, calendar: &Calendar) -> Option<i64> {
+    pub(crate) fn first(&self, calendar: &Calendar) -> Option<i64> {
         let local = calendar.first_from(self.local_begin(calendar))?;
         (local < self.local_end()).then(|| self.start.max(local - self.offset))
     }
 
     /// The last tick, Unix time.
-    pub fn last(&self, calendar: &Calendar) -> Option<i64> {
+    pub(crate) fn last(&self, calendar: &Calendar) -> Option<i64> {
         let local = calendar.last_before(self.local_end())?;
         (local >= self.local_begin(calendar)).then(|| self.start.max(local - self.offset))
     }
 
     /// The number of ticks.
-    pub fn count(&self, calendar: &Calendar) -> u64 {
+    pub(crate) fn count(&self, calendar: &Calendar) -> u64 {
         // What was skipped, and the first second behind the gap, make one tick together.
         let (begin, behind_gap) = (self.local_begin(calendar), self.start + self.offset + 1);
         let skipped = u64::from(
