@@ -12,7 +12,7 @@ use token_bucket_operator::ops::telemetry::LogFormat;
 /// Shares rate limits between workers with token buckets in AMQP queues, refilled on schedule.
 #[derive(Debug, Parser)]
 #[command(name = "token-bucket-operator", version, propagate_version = true)]
-pub struct Cli {
+pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -20,7 +20,7 @@ pub struct Cli {
 
 /// The sub-commands.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Run the operator: keep every TokenBucket as it says and refill it
     Run(Box<RunArgs>),
     /// Print when a schedule is due next, one UTC instant a line
@@ -33,7 +33,7 @@ pub enum Command {
 
 /// Settings of `run`.
 #[derive(Clone, Debug, Args)]
-pub struct RunArgs {
+pub(crate) struct RunArgs {
     /// Broker of the buckets that name none in spec.connection, for example amqp://user:password@rabbitmq:5672/vhost
     #[arg(long, env = "AMQP_URL", hide_env_values = true, value_name = "URL")]
     pub amqp_url: Option<String>,
@@ -137,7 +137,7 @@ impl From<RefillQueueType> for QueueType {
 
 /// Settings of `schedule`.
 #[derive(Clone, Debug, Args)]
-pub struct ScheduleArgs {
+pub(crate) struct ScheduleArgs {
     /// Cron expression, as in spec.schedule
     #[arg(allow_hyphen_values = true)]
     pub expression: String,
@@ -157,7 +157,7 @@ pub struct ScheduleArgs {
 
 /// Settings of `verify`.
 #[derive(Clone, Debug, Args)]
-pub struct VerifyArgs {
+pub(crate) struct VerifyArgs {
     /// Namespace of the TokenBucket [default: the pod's namespace, or that of the kubeconfig's context]
     #[arg(long, value_name = "NAMESPACE")]
     pub namespace: Option<String>,
@@ -217,7 +217,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 impl RunArgs {
     /// Without empty values.
     #[must_use]
-    pub fn normalized(self) -> Self {
+    pub(crate) fn normalized(self) -> Self {
         let said = |value: Option<String>| value.filter(|value| !value.trim().is_empty());
         Self {
             amqp_url: said(self.amqp_url),

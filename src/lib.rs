@@ -4,6 +4,8 @@
 //! on [`bucket`], and that on [`schedule`]: these two are pure. Only this crate talks to an API server, and only `amqp` to a
 //! broker. The crates are here under their names, for tests and benchmarks.
 
+#![warn(unreachable_pub)]
+
 pub mod controller;
 pub mod ops;
 pub mod preflight;

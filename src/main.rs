@@ -1,5 +1,7 @@
 //! The program: parse, telemetry, supervise; nothing else.
 
+#![warn(unreachable_pub)]
+
 mod cli;
 
 use std::io::{ErrorKind, Write};

@@ -3,10 +3,10 @@
 //! The oracle matches local times with hand-written conditions. Elapsed time: it looks at the local clock at every
 //! instant. Fixed times: it places every local time, and goes on to the next one that exists if it was skipped.
 
-use chrono::{
-    DateTime, Datelike, LocalResult, NaiveDateTime, TimeDelta, TimeZone, Timelike, Utc, Weekday,
-};
-use chrono_tz::Tz;
+use chrono::{DateTime, Datelike, NaiveDateTime, TimeDelta, TimeZone as _, Timelike, Utc, Weekday};
+use jiff::Timestamp;
+use jiff::civil;
+use jiff::tz::{AmbiguousOffset, Offset, TimeZone};
 use std::collections::BTreeSet;
 use token_bucket_operator::schedule::{Timetable, parse_zone};
 
@@ -93,9 +93,40 @@ const SECONDS: &[Row] = &[
     ("59 59 0-3 * * SAT,SUN", Fixed, |t| (t.second, t.minute) == (59, 59) && t.hour <= 3 && matches!(t.weekday, Sat | Sun)),
 ];
 
+/// Local time minus UTC.
+fn shift(offset: Offset) -> TimeDelta {
+    TimeDelta::seconds(offset.seconds().into())
+}
+
+fn local_time(zone: &TimeZone, instant: DateTime<Utc>) -> NaiveDateTime {
+    let timestamp = Timestamp::from_second(instant.timestamp()).expect("a time");
+    instant.naive_utc() + shift(zone.to_offset(timestamp))
+}
+
+/// The first instant at which the clock shows a local time; None when it skips that.
+fn instant_of(zone: &TimeZone, local: NaiveDateTime) -> Option<DateTime<Utc>> {
+    let small = |number: u32| i8::try_from(number).expect("a small number");
+    let civil = civil::datetime(
+        i16::try_from(local.year()).expect("a year"),
+        small(local.month()),
+        small(local.day()),
+        small(local.hour()),
+        small(local.minute()),
+        small(local.second()),
+        0,
+    );
+    match zone.to_ambiguous_timestamp(civil).offset() {
+        AmbiguousOffset::Unambiguous { offset } => Some((local - shift(offset)).and_utc()),
+        AmbiguousOffset::Fold { before, after } => {
+            Some((local - shift(before).max(shift(after))).and_utc())
+        }
+        AmbiguousOffset::Gap { .. } => None,
+    }
+}
+
 /// The time from `from` on and before `to`, prepared for the oracle.
 struct Window {
-    zone: Tz,
+    zone: TimeZone,
     from: DateTime<Utc>,
     to: DateTime<Utc>,
     /// Every instant with what the local clock shows.
@@ -105,16 +136,11 @@ struct Window {
 }
 
 impl Window {
-    fn new(zone: Tz, from: DateTime<Utc>, to: DateTime<Utc>, step: TimeDelta) -> Self {
+    fn new(zone: &TimeZone, from: DateTime<Utc>, to: DateTime<Utc>, step: TimeDelta) -> Self {
         let mut shown = Vec::new();
         let mut instant = from;
         while instant < to {
-            shown.push((
-                instant,
-                zone.from_utc_datetime(&instant.naive_utc())
-                    .naive_local()
-                    .into(),
-            ));
+            shown.push((instant, local_time(zone, instant).into()));
             instant += step;
         }
         // Local times that can be due in the window: no zone is further from UTC, and no gap longer, than a day.
@@ -127,11 +153,7 @@ impl Window {
         let mut placed = Vec::new();
         let mut behind_gap = None;
         for local in locals.into_iter().rev() {
-            let due = match zone.from_local_datetime(&local) {
-                LocalResult::Single(instant) => Some(instant.to_utc()),
-                LocalResult::Ambiguous(one, other) => Some(one.to_utc().min(other.to_utc())),
-                LocalResult::None => behind_gap,
-            };
+            let due = instant_of(zone, local).or(behind_gap);
             behind_gap = due;
             placed.extend(
                 due.filter(|due| (from..to).contains(due))
@@ -139,7 +161,7 @@ impl Window {
             );
         }
         Self {
-            zone,
+            zone: zone.clone(),
             from,
             to,
             shown,
@@ -161,12 +183,16 @@ impl Window {
 
     fn compare(&self, (expression, rule, due): &Row) {
         let expected = self.expected(rule, *due);
-        let timetable = Timetable::new(expression.parse().expect(expression), self.zone, self.from);
+        let timetable = Timetable::new(
+            expression.parse().expect(expression),
+            self.zone.clone(),
+            self.from,
+        );
         let (since, now) = (
             self.from - TimeDelta::seconds(1),
             self.to - TimeDelta::seconds(1),
         );
-        let zone = self.zone;
+        let zone = self.zone.iana_name().expect("a name");
 
         let ticks = std::iter::successors(timetable.next(since), |tick| timetable.next(*tick));
         let found: Vec<_> = ticks
@@ -217,10 +243,9 @@ impl Window {
 }
 
 /// The clock changes of a zone in these years: the first minute with the new offset.
-fn changes(zone: Tz, years: std::ops::Range<i32>) -> Vec<DateTime<Utc>> {
+fn changes(zone: &TimeZone, years: std::ops::Range<i32>) -> Vec<DateTime<Utc>> {
     let start = |year| Utc.with_ymd_and_hms(year, 1, 1, 0, 0, 0).unwrap();
-    let shift =
-        |instant: DateTime<Utc>| instant.with_timezone(&zone).naive_local() - instant.naive_utc();
+    let shift = |instant: DateTime<Utc>| local_time(zone, instant) - instant.naive_utc();
     let (mut hour, end) = (start(years.start), start(years.end));
     let mut changes = Vec::new();
     while hour < end {
@@ -241,11 +266,11 @@ fn changes(zone: Tz, years: std::ops::Range<i32>) -> Vec<DateTime<Utc>> {
 /// Compares around each clock change of these years, and throughout `whole_year`.
 fn compare(zone: &str, years: std::ops::Range<i32>, whole_year: Option<i32>) {
     let zone = parse_zone(zone).expect("an IANA name");
-    let changes = changes(zone, years);
+    let changes = changes(&zone, years);
     for change in &changes {
         let around = TimeDelta::hours(30);
         let window = Window::new(
-            zone,
+            &zone,
             *change - around,
             *change + around,
             TimeDelta::minutes(1),
@@ -255,7 +280,7 @@ fn compare(zone: &str, years: std::ops::Range<i32>, whole_year: Option<i32>) {
     for change in changes.iter().rev().take(2) {
         let around = TimeDelta::minutes(65);
         let window = Window::new(
-            zone,
+            &zone,
             *change - around,
             *change + around,
             TimeDelta::seconds(1),
@@ -264,7 +289,7 @@ fn compare(zone: &str, years: std::ops::Range<i32>, whole_year: Option<i32>) {
     }
     if let Some(year) = whole_year {
         let start = |year| Utc.with_ymd_and_hms(year, 1, 1, 0, 0, 0).unwrap();
-        let window = Window::new(zone, start(year), start(year + 1), TimeDelta::minutes(1));
+        let window = Window::new(&zone, start(year), start(year + 1), TimeDelta::minutes(1));
         // Without the first two: they have so many ticks that they would take most of the time.
         MINUTES[2..].iter().for_each(|row| window.compare(row));
     }

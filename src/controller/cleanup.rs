@@ -27,7 +27,7 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// When the broker is away: to be tried again.
-pub async fn cleanup(resource: &TokenBucket, context: &Context) -> Result<Action, Error> {
+pub(super) async fn cleanup(resource: &TokenBucket, context: &Context) -> Result<Action, Error> {
     let id = id_of(resource);
     context.report(Report::Gone(id.clone()));
     let removal = Removal {

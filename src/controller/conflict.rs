@@ -7,7 +7,11 @@ use amqp::Endpoint;
 use bucket::BucketId;
 
 /// The owner of the queue at `endpoint`, if it is one of `rivals`. A resource whose broker is not known owns nothing.
-pub async fn owner(rivals: &Rivals, endpoint: &Endpoint, resolver: &Resolver) -> Option<BucketId> {
+pub(super) async fn owner(
+    rivals: &Rivals,
+    endpoint: &Endpoint,
+    resolver: &Resolver,
+) -> Option<BucketId> {
     for (id, connection) in &rivals.better {
         let at = resolver
             .resolve(id.namespace(), connection.as_deref())

@@ -28,7 +28,7 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// What all reconciliations share.
-pub struct Context {
+pub(super) struct Context {
     pub(super) client: Client,
     pub(super) engines: EngineRegistry,
     pub(super) resolver: Resolver,

@@ -14,7 +14,7 @@ use bucket::BucketId;
 use engine::{Engine, Options};
 
 /// All engines, and which bucket is at which of them.
-pub struct EngineRegistry {
+pub(super) struct EngineRegistry {
     options: Options,
     reports: mpsc::UnboundedSender<Report>,
     stop: CancellationToken,
@@ -38,7 +38,7 @@ struct Running {
 impl EngineRegistry {
     /// No engine yet. Each one that is started reports on `reports` and stops on `stop`.
     #[must_use]
-    pub fn new(
+    pub(super) fn new(
         options: Options,
         reports: mpsc::UnboundedSender<Report>,
         stop: CancellationToken,
@@ -54,7 +54,7 @@ impl EngineRegistry {
     }
 
     /// The engine of `endpoint`, which `id` is at from now on; where it was before, it is released.
-    pub fn assign(&self, id: &BucketId, endpoint: &Endpoint) -> Engine {
+    pub(super) fn assign(&self, id: &BucketId, endpoint: &Endpoint) -> Engine {
         let mut inner = self.inner();
         if inner
             .assignments
@@ -74,19 +74,19 @@ impl EngineRegistry {
     }
 
     /// Nothing is done for `id` any more; its queues stay. An engine without buckets stops.
-    pub fn unassign(&self, id: &BucketId) {
+    pub(super) fn unassign(&self, id: &BucketId) {
         self.release(&mut self.inner(), id);
     }
 
     /// Where `id` is.
     #[must_use]
-    pub fn broker_of(&self, id: &BucketId) -> Option<Endpoint> {
+    pub(super) fn broker_of(&self, id: &BucketId) -> Option<Endpoint> {
         self.inner().assignments.get(id).cloned()
     }
 
     /// The buckets at `endpoint`.
     #[must_use]
-    pub fn buckets_at(&self, endpoint: &Endpoint) -> Vec<BucketId> {
+    pub(super) fn buckets_at(&self, endpoint: &Endpoint) -> Vec<BucketId> {
         self.inner()
             .engines
             .get(endpoint)
@@ -95,12 +95,12 @@ impl EngineRegistry {
     }
 
     /// Waits until an engine has ended that was not told to, which is a bug.
-    pub async fn crashed(&self) {
+    pub(super) async fn crashed(&self) {
         self.crashed.cancelled().await;
     }
 
     /// Stops all engines and waits until they have released everything.
-    pub async fn drain(&self) {
+    pub(super) async fn drain(&self) {
         self.stop.cancel();
         *self.inner() = Inner::default();
         self.tasks.close();

@@ -9,7 +9,7 @@ use engine::RemoveError;
 
 /// Why a resource was not reconciled.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(super) enum Error {
     /// The finalizer could not be added or removed.
     #[error("cannot write the finalizer: {0}")]
     Finalizer(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -30,7 +30,7 @@ pub enum Error {
 impl Error {
     /// The name of the error: the label of the metric.
     #[must_use]
-    pub fn reason(&self) -> &'static str {
+    pub(super) fn reason(&self) -> &'static str {
         match self {
             Self::Finalizer(_) => "Finalizer",
             Self::Changed => "Changed",
@@ -42,7 +42,7 @@ impl Error {
 
     /// Whether something else has to come back first, which is known and told elsewhere.
     #[must_use]
-    pub fn is_expected(&self) -> bool {
+    pub(super) fn is_expected(&self) -> bool {
         matches!(
             self,
             Self::Changed | Self::Remove(RemoveError::NotConnected)
@@ -51,7 +51,7 @@ impl Error {
 
     /// Whether waiting is no use.
     #[must_use]
-    pub fn will_not_pass(&self) -> bool {
+    pub(super) fn will_not_pass(&self) -> bool {
         match self {
             Self::Resolve(error) => !matches!(error, ResolveError::SecretUnavailable { .. }),
             Self::Finalizer(_) | Self::Changed | Self::Remove(_) | Self::Timeout => false,

@@ -26,7 +26,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Something to tell about a bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Notice {
+pub(super) struct Notice {
     warning: bool,
     /// One CamelCase word.
     pub reason: String,
@@ -37,7 +37,7 @@ pub struct Notice {
 impl Notice {
     /// Somebody should look.
     #[must_use]
-    pub fn warning(reason: &str, note: &str) -> Self {
+    pub(super) fn warning(reason: &str, note: &str) -> Self {
         Self {
             warning: true,
             reason: reason.to_owned(),
@@ -47,7 +47,7 @@ impl Notice {
 
     /// Good to know.
     #[must_use]
-    pub fn normal(reason: &str, note: &str) -> Self {
+    pub(super) fn normal(reason: &str, note: &str) -> Self {
         Self {
             warning: false,
             reason: reason.to_owned(),
@@ -57,18 +57,18 @@ impl Notice {
 
     /// Whether somebody should look.
     #[must_use]
-    pub fn is_warning(&self) -> bool {
+    pub(super) fn is_warning(&self) -> bool {
         self.warning
     }
 }
 
 /// Takes events, and never makes anybody wait.
 #[derive(Clone, Debug)]
-pub struct Events(mpsc::Sender<(ObjectReference, Notice)>);
+pub(super) struct Events(mpsc::Sender<(ObjectReference, Notice)>);
 
 impl Events {
     /// The handle, and the task that sends; it ends when all handles are gone.
-    pub fn new(client: Client, instance: &str) -> (Self, impl Future<Output = ()> + use<>) {
+    pub(super) fn new(client: Client, instance: &str) -> (Self, impl Future<Output = ()> + use<>) {
         let (sender, waiting) = mpsc::channel(WAITING);
         let reporter = Reporter {
             controller: PROGRAM.to_owned(),
@@ -78,7 +78,7 @@ impl Events {
     }
 
     /// An event about the resource `id` with that UID.
-    pub fn publish(&self, id: &BucketId, uid: &str, notice: Notice) {
+    pub(super) fn publish(&self, id: &BucketId, uid: &str, notice: Notice) {
         if self.0.try_send((reference(id, uid), notice)).is_err() {
             debug!(bucket = %id, "too many events: one is dropped");
         }

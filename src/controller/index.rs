@@ -13,7 +13,7 @@ use bucket::{BucketId, Known};
 
 /// A resource's claim to a queue. The smallest claim of several owns it: the oldest resource, then the smallest UID.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Claim {
+pub(super) struct Claim {
     created: DateTime<Utc>,
     uid: Arc<str>,
     /// Whose claim it is.
@@ -36,7 +36,7 @@ struct IndexedResource {
 
 /// The resources that one or several watches have shown.
 #[derive(Debug, Default)]
-pub struct Index {
+pub(super) struct Index {
     /// Boxed: a large value in each empty place of the map would be half of its memory.
     resources: HashMap<BucketId, Box<IndexedResource>>,
     /// By queue, the best claim first.
@@ -47,7 +47,7 @@ pub struct Index {
 
 /// What a change of the index means for others.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Changes {
+pub(super) struct Changes {
     /// Resources that no longer exist.
     pub gone: Vec<BucketId>,
     /// Resources whose claim has to be judged again.
@@ -56,7 +56,7 @@ pub struct Changes {
 
 impl Index {
     /// Takes note of what the watch of `scope` (a namespace, or all) shows.
-    pub fn observe(&mut self, scope: Option<&str>, event: &Event<Guarded>) -> Changes {
+    pub(super) fn observe(&mut self, scope: Option<&str>, event: &Event<Guarded>) -> Changes {
         let mut changes = Changes::default();
         let scope = scope.map(str::to_owned);
         match event {
@@ -95,7 +95,7 @@ impl Index {
 
     /// Whether the resource still exists, and is the same one.
     #[must_use]
-    pub fn holds(&self, id: &BucketId, uid: Option<&str>) -> bool {
+    pub(super) fn holds(&self, id: &BucketId, uid: Option<&str>) -> bool {
         self.resources
             .get(id)
             .is_some_and(|indexed| Some(&*indexed.claim.uid) == uid)
@@ -103,7 +103,7 @@ impl Index {
 
     /// Who a resource is. What is known of one is the same text for every part of the program.
     #[must_use]
-    pub fn identity(&self, object: &impl ResourceExt) -> (BucketId, Arc<str>) {
+    pub(super) fn identity(&self, object: &impl ResourceExt) -> (BucketId, Arc<str>) {
         let (id, uid) = (id_of(object), object.meta().uid.as_deref());
         match self.resources.get(&id).map(|indexed| &indexed.claim) {
             Some(claim) if Some(&*claim.uid) == uid => (claim.id.clone(), claim.uid.clone()),
@@ -112,18 +112,18 @@ impl Index {
     }
 
     /// Whether a version of a resource with this fingerprint is to be reconciled: the one before had another.
-    pub fn is_news(&mut self, object: &impl ResourceExt, fingerprint: u64) -> bool {
+    pub(super) fn is_news(&mut self, object: &impl ResourceExt, fingerprint: u64) -> bool {
         let indexed = self.resources.get_mut(&id_of(object));
         indexed.is_none_or(|indexed| indexed.fingerprint.replace(fingerprint) != Some(fingerprint))
     }
 
     /// The status that the resource had when it was first seen; None the second time.
-    pub fn take_published(&mut self, id: &BucketId) -> Option<Box<TokenBucketStatus>> {
+    pub(super) fn take_published(&mut self, id: &BucketId) -> Option<Box<TokenBucketStatus>> {
         self.resources.get_mut(id)?.published.take()
     }
 
     /// What the status that the resource had when it was first seen says of its ledger; None the second time.
-    pub fn take_known(&mut self, id: &BucketId) -> Option<Known> {
+    pub(super) fn take_known(&mut self, id: &BucketId) -> Option<Known> {
         let known = self.resources.get_mut(id)?.known.take();
         known.map(|known| *known)
     }
@@ -131,7 +131,7 @@ impl Index {
     /// Resources that name the same queue as `id`: those with a better claim, and those with a worse one. Each with its
     /// connection, as the queue is the same only at the same broker.
     #[must_use]
-    pub fn rivals(&self, id: &BucketId) -> Rivals {
+    pub(super) fn rivals(&self, id: &BucketId) -> Rivals {
         let Some(IndexedResource {
             claim,
             queue: Some(queue),
@@ -254,7 +254,7 @@ fn known(resource: &TokenBucket) -> Option<Known> {
 
 /// Resources that name the same queue as another one, the best claim first.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Rivals {
+pub(super) struct Rivals {
     /// Older resources.
     pub better: Vec<(BucketId, Option<Box<ConnectionSpec>>)>,
     /// Younger resources.

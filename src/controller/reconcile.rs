@@ -37,7 +37,10 @@ const RECONCILE_TIMEOUT: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// What went wrong, to be tried again.
-pub async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action, Error> {
+pub(super) async fn reconcile(
+    object: Arc<Guarded>,
+    context: Arc<Context>,
+) -> Result<Action, Error> {
     context.synced().await;
     let steps = async {
         match &object.0 {
@@ -54,7 +57,7 @@ pub async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Ac
 }
 
 /// When to try again after a failure.
-pub fn after_error(object: Arc<Guarded>, error: &Error, context: Arc<Context>) -> Action {
+pub(super) fn after_error(object: Arc<Guarded>, error: &Error, context: Arc<Context>) -> Action {
     let id = id_of(&*object);
     context.metrics.reconcile_error(error.reason());
     let pause = context.failed(&id, error);

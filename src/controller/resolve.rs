@@ -20,7 +20,7 @@ const READ_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 /// Why it is not known where a bucket is.
 #[derive(Debug, thiserror::Error)]
-pub enum ResolveError {
+pub(super) enum ResolveError {
     /// Neither the resource nor the operator names a broker.
     #[error(
         "no broker: name a Secret in spec.connection.secretRef, or start the operator with AMQP_URL (--amqp-url) as the \
@@ -58,7 +58,7 @@ pub enum ResolveError {
 
 /// What is wrong with a Secret. Never says what is in it.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SecretProblem {
+pub(super) enum SecretProblem {
     /// The keys that name a broker are missing.
     #[error(
         "has no key {0}: write host, username and password (port and vhost where needed), or uri with an AMQP URI"
@@ -78,7 +78,7 @@ pub enum SecretProblem {
 impl ResolveError {
     /// The reason of the condition, the event and the metric.
     #[must_use]
-    pub fn reason(&self) -> &'static str {
+    pub(super) fn reason(&self) -> &'static str {
         match self {
             Self::NoBroker => "NoBroker",
             Self::SecretNotFound(_) => "SecretNotFound",
@@ -90,7 +90,7 @@ impl ResolveError {
 
     /// What it means for the bucket.
     #[must_use]
-    pub fn class(&self) -> Class {
+    pub(super) fn class(&self) -> Class {
         match self {
             Self::NoBroker | Self::InvalidSecret { .. } | Self::SecretForbidden(_) => Class::Person,
             // Often the Secret comes a moment after the bucket.
@@ -103,7 +103,7 @@ type SecretName = (String, String);
 type Remembered = Arc<tokio::sync::Mutex<Option<(Instant, Endpoint)>>>;
 
 /// Finds the broker of a bucket.
-pub struct Resolver {
+pub(super) struct Resolver {
     client: Client,
     default: Option<Endpoint>,
     read: Mutex<HashMap<SecretName, Remembered>>,
@@ -112,7 +112,7 @@ pub struct Resolver {
 impl Resolver {
     /// `default` is the broker of buckets that name none.
     #[must_use]
-    pub fn new(client: Client, default: Option<Endpoint>) -> Self {
+    pub(super) fn new(client: Client, default: Option<Endpoint>) -> Self {
         Self {
             client,
             default,
@@ -124,7 +124,7 @@ impl Resolver {
     ///
     /// # Errors
     /// When it names none, or when its Secret cannot be read.
-    pub async fn resolve(
+    pub(super) async fn resolve(
         &self,
         namespace: &str,
         connection: Option<&ConnectionSpec>,

@@ -10,7 +10,7 @@ use bucket::BucketId;
 pub(super) type Guarded = DeserializeGuard<TokenBucket>;
 
 /// `namespace/name` of a resource.
-pub fn id_of(resource: &impl ResourceExt) -> BucketId {
+pub(super) fn id_of(resource: &impl ResourceExt) -> BucketId {
     let namespace = resource.namespace().unwrap_or_default();
     BucketId::new(&namespace, &resource.name_any())
 }

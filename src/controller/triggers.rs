@@ -8,18 +8,23 @@ use bucket::BucketId;
 
 /// Towards the controller of each scope: a namespace, or all.
 #[derive(Clone, Debug, Default)]
-pub struct ReconcileTriggers(Vec<(Option<String>, mpsc::UnboundedSender<ObjectRef<Guarded>>)>);
+pub(super) struct ReconcileTriggers(
+    Vec<(Option<String>, mpsc::UnboundedSender<ObjectRef<Guarded>>)>,
+);
 
 impl ReconcileTriggers {
     /// The stream of triggers for a further scope.
-    pub fn of_scope(&mut self, scope: Option<&str>) -> mpsc::UnboundedReceiver<ObjectRef<Guarded>> {
+    pub(super) fn of_scope(
+        &mut self,
+        scope: Option<&str>,
+    ) -> mpsc::UnboundedReceiver<ObjectRef<Guarded>> {
         let (sender, receiver) = mpsc::unbounded_channel();
         self.0.push((scope.map(str::to_owned), sender));
         receiver
     }
 
     /// Reconciles each of `ids`.
-    pub fn send(&self, ids: &[BucketId]) {
+    pub(super) fn send(&self, ids: &[BucketId]) {
         for id in ids {
             for (scope, sender) in &self.0 {
                 if scope

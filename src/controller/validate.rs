@@ -12,7 +12,7 @@ use schedule::{ParseError, Timetable, ZoneError, parse_zone};
 
 /// Why a person must change the resource before its bucket is refilled.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Invalid {
+pub(super) enum Invalid {
     /// The expression is no schedule.
     #[error("spec.schedule: {0}")]
     Schedule(#[from] ParseError),
@@ -30,7 +30,7 @@ pub enum Invalid {
 impl Invalid {
     /// The reason of the condition, the event and the metric.
     #[must_use]
-    pub fn reason(&self) -> &'static str {
+    pub(super) fn reason(&self) -> &'static str {
         match self {
             Self::Schedule(_) | Self::NeverDue(_) => "InvalidSchedule",
             Self::TimeZone(_) => "InvalidTimeZone",
@@ -42,7 +42,7 @@ impl Invalid {
 ///
 /// # Errors
 /// When a person must change the resource first.
-pub fn validate(resource: &TokenBucket, now: DateTime<Utc>) -> Result<Bucket, Invalid> {
+pub(super) fn validate(resource: &TokenBucket, now: DateTime<Utc>) -> Result<Bucket, Invalid> {
     let TokenBucketSpec {
         name: _,
         schedule,

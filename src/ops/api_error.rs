@@ -4,7 +4,7 @@ use std::fmt;
 
 /// An error that shows its [`message`].
 #[derive(Debug)]
-pub struct ApiError(pub kube::Error);
+pub(crate) struct ApiError(pub kube::Error);
 
 impl fmt::Display for ApiError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -20,7 +20,7 @@ impl std::error::Error for ApiError {
 
 /// What the API server said, without the structure around it that the client prints.
 #[must_use]
-pub fn message(error: &kube::Error) -> String {
+pub(crate) fn message(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => status.message.clone(),
         error => error.to_string(),
@@ -29,6 +29,6 @@ pub fn message(error: &kube::Error) -> String {
 
 /// Whether the API server answered with that HTTP status.
 #[must_use]
-pub fn has_code(error: &kube::Error, code: u16) -> bool {
+pub(crate) fn has_code(error: &kube::Error, code: u16) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == code)
 }

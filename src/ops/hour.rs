@@ -3,11 +3,11 @@
 use chrono::{DateTime, Utc};
 
 /// Minutes that are remembered.
-pub const MINUTES: usize = 60;
+pub(super) const MINUTES: usize = 60;
 
 /// The lowest and the highest count of one minute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Range {
+pub(super) struct Range {
     /// Fewest tokens.
     pub low: u64,
     /// Most tokens.
@@ -16,7 +16,7 @@ pub struct Range {
 
 /// The counts of an hour.
 #[derive(Clone, Debug)]
-pub struct Hour {
+pub(super) struct Hour {
     /// By the minute's number; those that are too old to be true are emptied when a newer count comes.
     ranges: [Option<Range>; MINUTES],
     /// Number, since 1970, of the newest minute.
@@ -34,7 +34,7 @@ impl Default for Hour {
 
 impl Hour {
     /// Remembers a count. One that is older than the newest minute, after a clock that was set back, begins anew.
-    pub fn note(&mut self, at: DateTime<Utc>, tokens: u64) {
+    pub(super) fn note(&mut self, at: DateTime<Utc>, tokens: u64) {
         let minute = minute(at);
         if minute < self.newest {
             *self = Self::default();
@@ -54,7 +54,7 @@ impl Hour {
 
     /// The last sixty minutes before `now`, the oldest first; None where nothing was counted.
     #[must_use]
-    pub fn minutes(&self, now: DateTime<Utc>) -> [Option<Range>; MINUTES] {
+    pub(super) fn minutes(&self, now: DateTime<Utc>) -> [Option<Range>; MINUTES] {
         let last = minute(now);
         std::array::from_fn(|index| {
             let minute = last - (MINUTES - 1 - index) as i64;

@@ -2,7 +2,7 @@
 
 use rand::RngExt;
 
-pub use bucket::PROGRAM;
+pub(crate) use bucket::PROGRAM;
 
 /// The name of this replica.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,14 +1,14 @@
 //! What every service needs, whatever it does: logs, metrics, probes, a page to look at, signals, leader election.
 
 pub mod admin;
-pub mod api_error;
+pub(crate) mod api_error;
 pub mod api_requests;
 pub mod election;
 mod hour;
-pub mod identity;
-pub mod metrics;
-pub mod page;
-pub mod readiness;
+pub(crate) mod identity;
+mod metrics;
+mod page;
+mod readiness;
 mod readings;
 pub mod signals;
 pub mod telemetry;

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use chrono::Utc;
-use chrono_tz::UTC;
 use futures::future::join_all;
 use futures::join;
+use jiff::tz::TimeZone;
 use token_bucket_operator::api::{MissedRefills, QueueType, Trigger};
 use token_bucket_operator::bucket::Bucket;
 use token_bucket_operator::engine::{Clock, LeaseValidity, Outcome};
@@ -186,7 +186,7 @@ async fn a_thousand_buckets_are_refilled_in_the_same_second() {
         // Seldom enough for a busy machine to keep up with.
         let timetable = Timetable::new(
             "*/5 * * * * *".parse().expect("a schedule"),
-            UTC,
+            TimeZone::UTC,
             bucket.created,
         );
         running.engine.apply(

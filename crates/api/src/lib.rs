@@ -1,13 +1,13 @@
-//! The custom resource `TokenBucket`: what users write ([`spec`]), what they read ([`status`], [`conditions`]),
-//! and the CustomResourceDefinition generated from both ([`crd`]).
+//! The custom resource `TokenBucket`: what users write ([`TokenBucketSpec`]), what they read ([`TokenBucketStatus`],
+//! [`conditions`]), and the CustomResourceDefinition generated from both ([`crd`]).
 
 pub mod conditions;
 pub mod crd;
 #[cfg(test)]
 mod reference;
 mod rules;
-pub mod spec;
-pub mod status;
+mod spec;
+mod status;
 
 use chrono::{DateTime, Utc};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;

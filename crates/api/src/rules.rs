@@ -6,13 +6,13 @@
 use kube::core::{Message, Rule};
 
 /// `spec.name`
-pub const NAME_SHAPE: (&str, &str) = (
+pub(crate) const NAME_SHAPE: (&str, &str) = (
     "self.matches('^[A-Za-z0-9_]+$')",
     "write letters, digits and _ only, for example my_api_client, or leave spec.name out to use metadata.name",
 );
 
 /// The queue of a bucket is named after it, so a bucket under another name would be another bucket.
-pub fn name_is_immutable() -> Rule {
+pub(crate) fn name_is_immutable() -> Rule {
     let effective = |object: &str| {
         format!(
             "(has({object}.spec.name) ? {object}.spec.name : \
@@ -25,14 +25,14 @@ pub fn name_is_immutable() -> Rule {
 }
 
 /// A default that comes from `metadata.name` has the limit of `spec.name`.
-pub fn default_name_is_short() -> Rule {
+pub(crate) fn default_name_is_short() -> Rule {
     Rule::new("has(self.spec.name) || size(self.metadata.name) <= 200")
         .message("metadata.name has more than 200 characters: write a shorter spec.name, for example my_api_client")
         .field_path(".spec.name")
 }
 
 /// `spec.initialTokens`. A maximum that is out of bounds is reported as such.
-pub fn initial_tokens_fit() -> Rule {
+pub(crate) fn initial_tokens_fit() -> Rule {
     Rule::new("self.initialTokens <= self.maximum || self.maximum < 1")
         .message(
             "initialTokens must not be more than maximum: lower initialTokens or raise maximum",
@@ -41,39 +41,39 @@ pub fn initial_tokens_fit() -> Rule {
 }
 
 /// `spec.queueType`
-pub const QUEUE_TYPE_IMMUTABLE: (&str, &str) = (
+pub(crate) const QUEUE_TYPE_IMMUTABLE: (&str, &str) = (
     "self == oldSelf",
     "queueType cannot be changed: create another TokenBucket with the other queueType and another name",
 );
 
 /// `spec.refillQueue`: with its suffix `.rejected` it has to fit into the 255 bytes of an AMQP name.
-pub const REFILL_QUEUE_SHAPE: (&str, &str) = (
+pub(crate) const REFILL_QUEUE_SHAPE: (&str, &str) = (
     "self.matches('^[!-~]+$')",
     "write a queue name of printable ASCII characters without spaces, for example token_buckets.refill",
 );
 
 /// `spec.refillQueue`: queues that have another use.
-pub const REFILL_QUEUE_RESERVED: (&str, &str) = (
+pub(crate) const REFILL_QUEUE_RESERVED: (&str, &str) = (
     "!(self == 'celery' || self.startsWith('token_bucket_') || self.startsWith('amq.') || self.endsWith('.rejected'))",
     "refillQueue needs a queue of its own, for example token_buckets.refill: token_bucket_* are buckets, amq.* belongs to the \
      broker, celery is Celery's default queue and *.rejected keeps rejected requests",
 );
 
 /// `spec.timeZone`
-pub const TIME_ZONE_SHAPE: (&str, &str) = (
+pub(crate) const TIME_ZONE_SHAPE: (&str, &str) = (
     "self.matches('^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*$') && self.lowerAscii() != 'local'",
     "write the IANA name of a time zone, for example Europe/Berlin or Etc/UTC",
 );
 
 /// `spec.connection.secretRef.name`
-pub const SECRET_NAME_SHAPE: (&str, &str) = (
+pub(crate) const SECRET_NAME_SHAPE: (&str, &str) = (
     "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')",
     "write the name of a Secret in the same namespace: lower case letters, digits, - and ., for example rabbit-user",
 );
 
 /// `spec.schedule`: the shape of a cron expression. One rule whose message depends on the mistake, so that a user reads
 /// one message. What a shape cannot tell (a range that runs backwards, a day that never comes) is left to the operator.
-pub fn schedule_shape() -> Rule {
+pub(crate) fn schedule_shape() -> Rule {
     let list = |value: &str| {
         let part = format!("([*?]|({value})(-({value}))?)(/[0-9]*[1-9][0-9]*)?");
         format!("{part}(,{part})*")

@@ -12,7 +12,7 @@ pub(super) const MOST_COUNTED: u64 = 1_000_000;
 
 /// What one request stands for: `ticks` ticks in `(since, tick]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TickSpan {
+pub(crate) struct TickSpan {
     /// Exclusive start.
     pub since: DateTime<Utc>,
     /// The newest of the ticks.
@@ -23,7 +23,7 @@ pub struct TickSpan {
 
 /// What is done about ticks that have passed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Passed {
+pub(crate) struct Passed {
     /// The requests to make, the oldest first.
     pub due: Vec<TickSpan>,
     /// How many of the ticks no request stands for: skipped by the policy, or too old.
@@ -32,7 +32,7 @@ pub struct Passed {
 
 /// What the policy wants done about the ticks in `(reference, now]`, which all passed while nobody could refill.
 #[must_use]
-pub fn catch_up(
+pub(crate) fn catch_up(
     bucket: &Bucket,
     timetable: &Timetable,
     reference: DateTime<Utc>,
@@ -78,7 +78,7 @@ pub fn catch_up(
 /// The ticks in `(last, now]` of a scheduler that has been awake all the time: each is requested for itself, however
 /// late its turn came. More than `most` are too many to be mere lag and go by the policy.
 #[must_use]
-pub fn due(
+pub(crate) fn due(
     bucket: &Bucket,
     timetable: &Timetable,
     last: DateTime<Utc>,

@@ -10,11 +10,11 @@ use serde::{Deserialize, Serialize};
 use super::{Bucket, Trigger};
 
 /// Version of the ledger's format that this program writes. It reads this one and those before it.
-pub const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 2;
 
 /// Ids of requests that a ledger remembers. No more requests than these are carried out for one bucket between two
 /// acknowledgements, so one that comes again is known.
-pub const MOST_REQUEST_IDS: usize = 32;
+pub(crate) const MOST_REQUEST_IDS: usize = 32;
 
 /// The status has its numbers as 64-bit integers with a sign.
 const MOST_COUNTED: u64 = i64::MAX as u64;
@@ -137,7 +137,7 @@ impl Owner {
 
     /// Whose bucket it is when both want it: that of the older resource.
     #[must_use]
-    pub fn precedes(&self, other: &Self) -> bool {
+    pub(crate) fn precedes(&self, other: &Self) -> bool {
         (self.created, &self.uid) < (other.created, &other.uid)
     }
 }
@@ -145,7 +145,7 @@ impl Owner {
 impl Known {
     /// What `ledger` says.
     #[must_use]
-    pub fn from(ledger: &Ledger) -> Self {
+    pub(crate) fn from(ledger: &Ledger) -> Self {
         Self {
             tick: ledger.tick,
             manual: ledger.manual.clone(),
@@ -184,7 +184,12 @@ impl Ledger {
     /// The ledger of a bucket whose ledger is lost: nobody knows of any tick up to `missing` whether it was carried out,
     /// so none of them ever will be.
     #[must_use]
-    pub fn after_loss(owner: Owner, schedule: &str, known: &Known, missing: DateTime<Utc>) -> Self {
+    pub(crate) fn after_loss(
+        owner: Owner,
+        schedule: &str,
+        known: &Known,
+        missing: DateTime<Utc>,
+    ) -> Self {
         Self {
             tick: Some(known.tick.map_or(missing, |tick| tick.max(missing))),
             manual: known.manual.clone(),
@@ -278,7 +283,7 @@ impl Ledger {
 
     /// Whether it belongs to the resource of `bucket`.
     #[must_use]
-    pub fn is_of(&self, bucket: &Bucket) -> bool {
+    pub(crate) fn is_of(&self, bucket: &Bucket) -> bool {
         self.owner
             .as_deref()
             .is_some_and(|owner| *owner.uid == *bucket.uid)
@@ -287,7 +292,12 @@ impl Ledger {
     /// The same ledger for a resource or a schedule that may be another one than it was written for. Ticks before the
     /// change are not missed ticks of the new one, so that no edit mints tokens.
     #[must_use]
-    pub fn brought_up_to(mut self, bucket: &Bucket, owner: Owner, now: DateTime<Utc>) -> Self {
+    pub(crate) fn brought_up_to(
+        mut self,
+        bucket: &Bucket,
+        owner: Owner,
+        now: DateTime<Utc>,
+    ) -> Self {
         let fingerprint = bucket.timetable.fingerprint();
         if !self.is_of(bucket) {
             let before = self.owner.take().or(self.rival);
@@ -312,13 +322,13 @@ impl Ledger {
 
     /// Whether a request with this id was accepted lately.
     #[must_use]
-    pub fn knows_request(&self, id: &str) -> bool {
+    pub(crate) fn knows_request(&self, id: &str) -> bool {
         let fingerprint = request_fingerprint(id);
         self.requests.iter().any(|known| **known == *fingerprint)
     }
 
     /// A request with this id is accepted.
-    pub fn remember_request(&mut self, id: &str) {
+    pub(crate) fn remember_request(&mut self, id: &str) {
         let excess = (self.requests.len() + 1).saturating_sub(MOST_REQUEST_IDS);
         self.requests.drain(..excess);
         self.requests.push(request_fingerprint(id).into());

@@ -1,6 +1,8 @@
 //! Pure decisions about buckets: what a refill adds, what the ledger says afterwards, which ticks are missed.
 //! No I/O and no clock: the broker's answers and the time are passed in.
 
+#![warn(unreachable_pub)]
+
 mod backoff;
 mod catch_up;
 #[cfg(any(test, feature = "fixture"))]
@@ -21,15 +23,13 @@ use chrono::{DateTime, Utc};
 use schedule::Timetable;
 
 pub use backoff::backoff;
-pub use catch_up::{Passed, TickSpan, catch_up, due};
 pub use ledger::{Known, Ledger, Owner, Refill};
-pub use names::{
-    BUCKET_QUEUE_PREFIX, LEDGER_QUEUE_SUFFIX, PARKED_QUEUE_SUFFIX, PROGRAM, ledger_queue_name,
-    parked_queue_name, queue_name,
-};
+pub use names::{BUCKET_QUEUE_PREFIX, PROGRAM, ledger_queue_name, parked_queue_name, queue_name};
 pub use policy::{DeletionPolicy, MissedRefills, QueueType, Trigger};
-pub use refill::{Cause, Refusal, accept};
 pub use request::{Origin, REFILL_TASK, RefillRequest, Rejection};
+
+use catch_up::{Passed, TickSpan, catch_up, due};
+use refill::{Cause, Refusal, accept};
 
 /// Names a bucket towards people: `namespace/name` of its resource. Every part of the program has a map of these, so it
 /// is one text, and clones share it.

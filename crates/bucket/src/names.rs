@@ -7,10 +7,10 @@ pub const PROGRAM: &str = "token-bucket-operator";
 pub const BUCKET_QUEUE_PREFIX: &str = "token_bucket_";
 
 /// What stands behind the name of a bucket's queue in the name of its ledger.
-pub const LEDGER_QUEUE_SUFFIX: &str = ".ledger";
+pub(crate) const LEDGER_QUEUE_SUFFIX: &str = ".ledger";
 
 /// What stands behind the name of a refill queue in the name of the queue of its parked requests.
-pub const PARKED_QUEUE_SUFFIX: &str = ".rejected";
+pub(crate) const PARKED_QUEUE_SUFFIX: &str = ".rejected";
 
 /// The queue that holds the tokens of the bucket `name`, by the wire contract.
 #[must_use]

@@ -9,7 +9,7 @@ use super::{Bucket, Ledger, Refill, TickSpan, Trigger};
 
 /// What asks for a refill.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Cause {
+pub(crate) enum Cause {
     /// The schedule.
     Tick {
         /// UID of the resource that the request was made for.
@@ -26,7 +26,7 @@ pub enum Cause {
 impl Cause {
     /// As the status names it.
     #[must_use]
-    pub fn trigger(&self) -> Trigger {
+    pub(crate) fn trigger(&self) -> Trigger {
         match self {
             Self::Tick { .. } => Trigger::Schedule,
             Self::Annotation(_) => Trigger::Manual,
@@ -36,7 +36,7 @@ impl Cause {
 
     /// The tick, for scheduled refills.
     #[must_use]
-    pub fn tick(&self) -> Option<DateTime<Utc>> {
+    pub(crate) fn tick(&self) -> Option<DateTime<Utc>> {
         match self {
             Self::Tick { span, .. } => Some(span.tick),
             Self::Annotation(_) | Self::Request(_) => None,
@@ -46,7 +46,7 @@ impl Cause {
 
 /// Why a request adds nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
-pub enum Refusal {
+pub(crate) enum Refusal {
     /// The ledger has this tick, annotation or request already.
     #[error("carried out already")]
     Duplicate,
@@ -70,7 +70,7 @@ const MOST_AHEAD: TimeDelta = TimeDelta::seconds(10);
 impl Refusal {
     /// One word, for metrics.
     #[must_use]
-    pub fn kind(self) -> &'static str {
+    pub(crate) fn kind(self) -> &'static str {
         match self {
             Self::Duplicate => "Duplicate",
             Self::OtherResource => "OtherResource",
@@ -100,7 +100,7 @@ fn refuse(cause: &Cause, bucket: &Bucket, ledger: &Ledger, now: DateTime<Utc>) -
 ///
 /// # Errors
 /// The reason why the request is dropped; `ledger` is then unchanged.
-pub fn accept(
+pub(crate) fn accept(
     cause: &Cause,
     bucket: &Bucket,
     ledger: &mut Ledger,

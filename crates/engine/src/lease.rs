@@ -39,12 +39,12 @@ impl LeaseValidity {
 
     /// Whether refills may be asked for now.
     #[must_use]
-    pub fn is_valid(&self) -> bool {
+    pub(crate) fn is_valid(&self) -> bool {
         is_ahead(*self.until.borrow(), self.clock.now())
     }
 
     /// Waits until it is renewed; for ever when nobody is left who could.
-    pub async fn renewed(&mut self) {
+    pub(crate) async fn renewed(&mut self) {
         if self.until.changed().await.is_err() {
             std::future::pending::<()>().await;
         }

@@ -2,6 +2,8 @@
 //! Kubernetes: buckets come in, [`Outcome`]s go out. All decisions are made by [`bucket::machine`]; this crate has the
 //! connection, the tasks and the clocks.
 
+#![warn(unreachable_pub)]
+
 mod backoff;
 mod clock;
 mod consumer;

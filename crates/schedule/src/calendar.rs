@@ -69,7 +69,7 @@ pub(super) enum Dates {
 
 impl Dates {
     /// The fields as numbers of the expression, Sunday is 0. With `either`, day of month *or* day of week is enough.
-    pub fn new(
+    pub(crate) fn new(
         day: Set,
         month: Set,
         weekday: Set,
@@ -141,7 +141,7 @@ pub(super) struct Calendar {
 
 impl Calendar {
     /// The first local time not before `local`.
-    pub fn first_from(&self, local: i64) -> Option<i64> {
+    pub(crate) fn first_from(&self, local: i64) -> Option<i64> {
         if local >= END {
             return None;
         }
@@ -157,7 +157,7 @@ impl Calendar {
     }
 
     /// The last local time before `local`.
-    pub fn last_before(&self, local: i64) -> Option<i64> {
+    pub(crate) fn last_before(&self, local: i64) -> Option<i64> {
         if local <= 0 {
             return None;
         }
@@ -173,7 +173,7 @@ impl Calendar {
     }
 
     /// How many local times there are from `from` on and before `to`. Whole days are counted, not walked.
-    pub fn count(&self, from: i64, to: i64) -> u64 {
+    pub(crate) fn count(&self, from: i64, to: i64) -> u64 {
         let (from, to) = (from.max(0), to.min(END));
         if from >= to {
             return 0;

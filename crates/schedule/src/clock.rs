@@ -2,12 +2,8 @@
 //! times are due in a stretch.
 
 use super::calendar::Calendar;
-use chrono::{DateTime, Offset, TimeZone};
-use chrono_tz::Tz;
-
-/// Seconds. Clock changes of one zone are at least six days apart and none moves the clock by more than one day
-/// (checked by a test), so two looks that are this far apart have at most one change between them.
-const LOOK: i64 = 3 * 86_400;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 
 /// A stretch of time in which the offset of the local clock from UTC stays the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,19 +37,19 @@ impl Stretch {
     }
 
     /// The first tick, Unix time.
-    pub fn first(&self, calendar: &Calendar) -> Option<i64> {
+    pub(crate) fn first(&self, calendar: &Calendar) -> Option<i64> {
         let local = calendar.first_from(self.local_begin(calendar))?;
         (local < self.local_end()).then(|| self.start.max(local - self.offset))
     }
 
     /// The last tick, Unix time.
-    pub fn last(&self, calendar: &Calendar) -> Option<i64> {
+    pub(crate) fn last(&self, calendar: &Calendar) -> Option<i64> {
         let local = calendar.last_before(self.local_end())?;
         (local >= self.local_begin(calendar)).then(|| self.start.max(local - self.offset))
     }
 
     /// The number of ticks.
-    pub fn count(&self, calendar: &Calendar) -> u64 {
+    pub(crate) fn count(&self, calendar: &Calendar) -> u64 {
         // What was skipped, and the first second behind the gap, make one tick together.
         let (begin, behind_gap) = (self.local_begin(calendar), self.start + self.offset + 1);
         let skipped = u64::from(
@@ -66,29 +62,35 @@ impl Stretch {
 }
 
 /// The stretches that make up the time from `from` on and before `to` (Unix time), in order.
-pub(super) fn stretches(zone: Tz, from: i64, to: i64) -> Vec<Stretch> {
+pub(super) fn stretches(zone: &TimeZone, from: i64, to: i64) -> Vec<Stretch> {
     let mut found = Vec::new();
-    // Started earlier, because a change shortly before `from` decides what is fresh at `from`.
-    let mut start = from - LOOK;
-    let mut offset = offset_at(zone, start);
-    let mut fresh = start + offset;
-    let mut look = start;
-    while look < to {
-        let next = look + LOOK;
-        if offset_at(zone, next) == offset {
-            look = next;
-            continue;
+    let (mut start, mut offset) = (from, offset_at(zone, from));
+    // The last change decides what is fresh at `from`. Those before it are days away, and none moves the clock by more than
+    // one day (checked by a test).
+    let last = zone.preceding(timestamp(from + 1)).next();
+    let mut fresh = last.map_or(from + offset, |change| {
+        let at = change.timestamp().as_second();
+        let reached = at + offset_at(zone, at - 1);
+        // What a change at `from` itself skips is due there.
+        if at == from {
+            reached
+        } else {
+            reached.max(from + offset)
         }
-        let change = first_change(zone, look, next);
+    });
+    for change in zone.following(timestamp(from)) {
+        let end = change.timestamp().as_second();
+        if end >= to {
+            break;
+        }
         found.push(Stretch {
             start,
-            end: change,
+            end,
             offset,
             fresh,
         });
-        fresh = change + offset;
-        offset = offset_at(zone, change);
-        (start, look) = (change, change);
+        fresh = end + offset;
+        (start, offset) = (end, change.offset().seconds().into());
     }
     found.push(Stretch {
         start,
@@ -96,64 +98,43 @@ pub(super) fn stretches(zone: Tz, from: i64, to: i64) -> Vec<Stretch> {
         offset,
         fresh,
     });
-    found.retain_mut(|stretch| {
-        stretch.end = stretch.end.min(to);
-        if stretch.start < from {
-            stretch.start = from;
-            stretch.fresh = stretch.fresh.max(from + stretch.offset);
-        }
-        stretch.start < stretch.end
-    });
     found
 }
 
-/// The only change after `from` and not after `to`, of which there must be one.
-fn first_change(zone: Tz, from: i64, to: i64) -> i64 {
-    let before = offset_at(zone, from);
-    let (mut same, mut changed) = (from, to);
-    while same + 1 < changed {
-        let middle = same + (changed - same) / 2;
-        if offset_at(zone, middle) == before {
-            same = middle
-        } else {
-            changed = middle
-        }
-    }
-    changed
+/// Local time minus UTC, in seconds.
+fn offset_at(zone: &TimeZone, unix: i64) -> i64 {
+    zone.to_offset(timestamp(unix)).seconds().into()
 }
 
-/// Local time minus UTC, in seconds.
-fn offset_at(zone: Tz, unix: i64) -> i64 {
-    let instant = DateTime::from_timestamp(unix, 0).unwrap_or_default();
-    i64::from(
-        zone.offset_from_utc_datetime(&instant.naive_utc())
-            .fix()
-            .local_minus_utc(),
-    )
+fn timestamp(unix: i64) -> Timestamp {
+    Timestamp::from_second(unix).unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::calendar::{DAY, END};
-    use chrono_tz::TZ_VARIANTS;
+    use jiff::tz::TimeZoneDatabase;
 
-    // What `LOOK` and the searches of the timetable rely on, in all of the time that schedules cover.
+    // What the stretches and the searches of the timetable rely on, in all of the time that schedules cover.
     #[test]
     fn clock_changes_are_days_apart_and_move_the_clock_by_a_day_at_most() {
-        const STEP: i64 = 2 * DAY;
-        for zone in TZ_VARIANTS {
-            let (mut offset, mut changed) = (offset_at(zone, 0), -END);
-            for instant in (0..=END).step_by(STEP as usize) {
-                let now = offset_at(zone, instant);
-                if now != offset {
-                    assert!(instant - changed > LOOK + STEP, "{zone} at {instant}");
-                    assert!(
-                        (now - offset).abs() <= DAY && now.abs() < DAY,
-                        "{zone} at {instant}"
-                    );
-                    (offset, changed) = (now, instant);
+        let database = TimeZoneDatabase::bundled();
+        for name in database.available() {
+            let zone = database.get(name.as_str()).unwrap();
+            let mut changed = -END;
+            for change in zone.following(timestamp(0)) {
+                let at = change.timestamp().as_second();
+                if at > END {
+                    break;
                 }
+                let (before, after) = (offset_at(&zone, at - 1), offset_at(&zone, at));
+                assert!(at - changed > 3 * DAY, "{name} at {at}");
+                assert!(
+                    (after - before).abs() <= DAY && after.abs() < DAY,
+                    "{name} at {at}"
+                );
+                changed = at;
             }
         }
     }

@@ -95,14 +95,14 @@ pub enum FieldError {
 
 impl Field {
     /// The whole field.
-    pub fn all(&self) -> Set {
+    pub(crate) fn all(&self) -> Set {
         Set::range(self.low, self.high, 1)
     }
 
     /// The numbers that `text` selects, and whether it counts as a star for the day rule.
     ///
     /// The error comes with the part that it is about.
-    pub fn parse<'a>(&self, text: &'a str) -> Result<(Set, bool), (&'a str, FieldError)> {
+    pub(crate) fn parse<'a>(&self, text: &'a str) -> Result<(Set, bool), (&'a str, FieldError)> {
         let mut selected = Set::default();
         let mut star = false;
         for part in text.split(',') {

@@ -4,6 +4,8 @@
 //! front as a sixth field, and `+` in front of the day-of-week field asks for day of month *and* day of week.
 //! Clock changes follow cronie: see [`Timetable`].
 
+#![warn(unreachable_pub)]
+
 mod calendar;
 mod clock;
 mod every;

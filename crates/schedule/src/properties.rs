@@ -90,7 +90,7 @@ proptest! {
     #[test]
     fn any_text_is_read_or_refused(text in nearly()) {
         if let Ok(schedule) = text.parse::<Schedule>() {
-            let timetable = Timetable::new(schedule, chrono_tz::Tz::Europe__Berlin, DateTime::UNIX_EPOCH);
+            let timetable = Timetable::new(schedule, parse_zone("Europe/Berlin").unwrap(), DateTime::UNIX_EPOCH);
             let after = DateTime::UNIX_EPOCH + TimeDelta::days(20_000);
             prop_assert!(timetable.next(after).is_none_or(|tick| tick > after));
         }
@@ -99,7 +99,7 @@ proptest! {
     #[test]
     fn any_text_is_a_time_zone_or_refused(text in "\\PC{0,60}") {
         if let Ok(zone) = parse_zone(&text) {
-            prop_assert_eq!(zone.name(), text);
+            prop_assert_eq!(zone.iana_name(), Some(&*text));
         }
     }
 

@@ -8,40 +8,40 @@ pub(super) struct Set(u64);
 
 impl Set {
     /// Every `step`-th number from `low` to `high`, both included. `step` is at least 1.
-    pub fn range(low: u32, high: u32, step: usize) -> Self {
+    pub(crate) fn range(low: u32, high: u32, step: usize) -> Self {
         (low..=high)
             .step_by(step)
             .fold(Self(0), |set, number| Self(set.0 | 1 << number))
     }
 
-    pub fn union(self, other: Self) -> Self {
+    pub(crate) fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
     /// Every member made greater by one.
-    pub fn shifted(self) -> Self {
+    pub(crate) fn shifted(self) -> Self {
         Self(self.0 << 1)
     }
 
-    pub fn contains(self, number: u32) -> bool {
+    pub(crate) fn contains(self, number: u32) -> bool {
         self.0 >> number & 1 == 1
     }
 
-    pub fn len(self) -> u32 {
+    pub(crate) fn len(self) -> u32 {
         self.0.count_ones()
     }
 
     /// How many members are smaller than `number`.
-    pub fn below(self, number: u32) -> u32 {
+    pub(crate) fn below(self, number: u32) -> u32 {
         (self.0 & ((1 << number) - 1)).count_ones()
     }
 
     /// The member that has `rank` smaller members.
-    pub fn nth(self, rank: u32) -> Option<u32> {
+    pub(crate) fn nth(self, rank: u32) -> Option<u32> {
         self.iter().nth(rank as usize)
     }
 
-    pub fn iter(self) -> impl Iterator<Item = u32> {
+    pub(crate) fn iter(self) -> impl Iterator<Item = u32> {
         (0..u64::BITS).filter(move |number| self.contains(*number))
     }
 }

@@ -4,7 +4,7 @@ use super::calendar::{Calendar, DAY};
 use super::clock::stretches;
 use super::parse::{Kind, Schedule};
 use chrono::{DateTime, Utc};
-use chrono_tz::Tz;
+use jiff::tz::TimeZone;
 use std::sync::Arc;
 
 /// Seconds that a search looks at in one go. Short, because most searches end in the first minutes.
@@ -20,13 +20,13 @@ const WINDOW: i64 = 3 * DAY;
 pub struct Timetable {
     /// Shared: an engine keeps each timetable with more than one anchor.
     schedule: Arc<Schedule>,
-    zone: Tz,
+    zone: TimeZone,
     anchor: i64,
 }
 
 impl Timetable {
     /// `anchor` is where `@every` counts from, cut to whole seconds; other schedules do not use it.
-    pub fn new(schedule: Schedule, zone: Tz, anchor: DateTime<Utc>) -> Self {
+    pub fn new(schedule: Schedule, zone: TimeZone, anchor: DateTime<Utc>) -> Self {
         Self {
             schedule: Arc::new(schedule),
             zone,
@@ -97,7 +97,9 @@ impl Timetable {
         let schedule = self.schedule.canonical();
         match self.schedule.kind {
             Kind::Every(_) => schedule.into(),
-            Kind::Calendar(_) => format!("{schedule} {}", self.zone.name()),
+            Kind::Calendar(_) => {
+                format!("{schedule} {}", self.zone.iana_name().unwrap_or("UTC"))
+            }
         }
     }
 
@@ -106,7 +108,7 @@ impl Timetable {
             // No offset is a day or more: a local time comes less than a day after or before its number as Unix time.
             let first = calendar.first_from(from - DAY)?;
             from = from.max(first - DAY);
-            let mut window = stretches(self.zone, from, from + WINDOW).into_iter();
+            let mut window = stretches(&self.zone, from, from + WINDOW).into_iter();
             if let Some(tick) = window.find_map(|stretch| stretch.first(calendar)) {
                 return Some(tick);
             }
@@ -122,7 +124,7 @@ impl Timetable {
                 return None;
             }
             let start = from.max(to - WINDOW);
-            let mut window = stretches(self.zone, start, to).into_iter().rev();
+            let mut window = stretches(&self.zone, start, to).into_iter().rev();
             if let Some(tick) = window.find_map(|stretch| stretch.last(calendar)) {
                 return Some(tick);
             }
@@ -141,7 +143,7 @@ impl Timetable {
                 break;
             }
             let end = to.min(from + WINDOW);
-            let window = stretches(self.zone, from, end);
+            let window = stretches(&self.zone, from, end);
             count += window
                 .iter()
                 .map(|stretch| stretch.count(calendar))

@@ -1,6 +1,6 @@
 //! Time zones by their IANA names.
 
-use chrono_tz::{TZ_VARIANTS, Tz};
+use jiff::tz::{TimeZone, TimeZoneDatabase};
 use thiserror::Error;
 
 /// Why a text is no time zone.
@@ -28,27 +28,29 @@ pub enum ZoneError {
 ///
 /// # Errors
 /// For every other text, with a suggestion.
-pub fn parse_zone(name: &str) -> Result<Tz, ZoneError> {
+pub fn parse_zone(name: &str) -> Result<TimeZone, ZoneError> {
     if name.is_empty() {
         return Err(ZoneError::Empty);
     }
     if name.eq_ignore_ascii_case("local") {
         return Err(ZoneError::Local(name.into()));
     }
-    name.parse().map_err(|_| ZoneError::Unknown {
-        name: name.into(),
-        advice: advice(name),
-    })
+    let zone = TimeZoneDatabase::bundled().get(name).ok();
+    zone.filter(|zone| zone.iana_name() == Some(name))
+        .ok_or_else(|| ZoneError::Unknown {
+            name: name.into(),
+            advice: advice(name),
+        })
 }
 
 fn advice(name: &str) -> String {
     let wanted = simplified(name);
-    let city = |zone: &&Tz| simplified(zone.name()).rsplit('/').next() == Some(&wanted);
-    let spelled = TZ_VARIANTS
-        .iter()
-        .find(|zone| simplified(zone.name()) == wanted);
-    if let Some(zone) = spelled.or_else(|| TZ_VARIANTS.iter().find(city)) {
-        return format!("did you mean {}?", zone.name());
+    let database = TimeZoneDatabase::bundled();
+    let names = || database.available().map(|zone| zone.as_str().to_owned());
+    let spelled = names().find(|zone| simplified(zone) == wanted);
+    let city = |zone: &String| simplified(zone).rsplit('/').next() == Some(&wanted);
+    if let Some(zone) = spelled.or_else(|| names().find(city)) {
+        return format!("did you mean {zone}?");
     }
     if name.contains(['+', '-']) && name.contains(|c: char| c.is_ascii_digit()) {
         return "a fixed offset has its sign the other way round in IANA names: two hours ahead of UTC is Etc/GMT-2".into();
@@ -74,7 +76,7 @@ mod tests {
             "America/Argentina/Buenos_Aires",
             "Etc/GMT-14",
         ] {
-            assert_eq!(parse_zone(name).unwrap().name(), name);
+            assert_eq!(parse_zone(name).unwrap().iana_name(), Some(name));
         }
     }
 

@@ -34,7 +34,7 @@ use bucket::machine::Now;
 use engine::{Clock, ConnectionState, Outcome};
 use patch::Written;
 use queue::{Job, StatusQueue};
-pub use report::{Decision, ReconcileResult, Report};
+pub(super) use report::{Decision, ReconcileResult, Report};
 use transition::transition;
 use write_policy::Priority;
 
@@ -44,7 +44,7 @@ const IN_FLIGHT: usize = 32;
 const AUTHENTICATION_REFUSED: &str = "AuthenticationRefused";
 
 /// Writes statuses until the channel is closed, then finishes what is under way.
-pub struct StatusWriter {
+pub(super) struct StatusWriter {
     /// Tells the time.
     pub clock: Clock,
     /// Writes the statuses.
@@ -63,7 +63,7 @@ pub struct StatusWriter {
 
 impl StatusWriter {
     /// Runs the writer.
-    pub async fn run(self, mut reports: mpsc::UnboundedReceiver<Report>) {
+    pub(super) async fn run(self, mut reports: mpsc::UnboundedReceiver<Report>) {
         let mut queue = StatusQueue::new(self.interval);
         let budget = Budget::new(self.per_second);
         let mut writes = FuturesUnordered::new();

@@ -9,7 +9,7 @@ use engine::{Outcome, Phase};
 
 /// Something that may change a status.
 #[derive(Debug)]
-pub enum Report {
+pub(crate) enum Report {
     /// A resource was reconciled.
     Reconciled(ReconcileResult),
     /// The engine of a broker told something.
@@ -22,7 +22,7 @@ pub enum Report {
 
 /// What came of reconciling a resource.
 #[derive(Clone, Debug)]
-pub struct ReconcileResult {
+pub(crate) struct ReconcileResult {
     /// Which resource.
     pub id: BucketId,
     /// Its UID.
@@ -41,7 +41,7 @@ pub struct ReconcileResult {
 
 /// What is done about a resource.
 #[derive(Clone, Debug)]
-pub enum Decision {
+pub(crate) enum Decision {
     /// The engine has it: the rest is for the engine to tell.
     InForce {
         /// At which broker.

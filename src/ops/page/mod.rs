@@ -40,7 +40,7 @@ const HEADERS: [(HeaderName, HeaderValue); 4] = [
 ];
 
 /// The page, of what is in `readings`. `leads` says whether this replica is the one that knows.
-pub fn router(
+pub(super) fn router(
     readings: Readings,
     leads: impl Fn() -> bool + Clone + Send + Sync + 'static,
 ) -> Router {

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::Utc;
-use chrono_tz::UTC;
+use jiff::tz::TimeZone;
 use token_bucket_operator::amqp::{Broker, Endpoint};
 use token_bucket_operator::api::{DeletionPolicy, MissedRefills, QueueType};
 use token_bucket_operator::bucket::{Bucket, BucketId, RefillRequest};
@@ -124,7 +124,11 @@ pub fn bucket(name: &str, schedule: &str, amount: u64, maximum: u64) -> Bucket {
         uid: format!("uid-{name}").into(),
         created,
         name: name.into(),
-        timetable: Timetable::new(schedule.parse().expect("a schedule"), UTC, created),
+        timetable: Timetable::new(
+            schedule.parse().expect("a schedule"),
+            TimeZone::UTC,
+            created,
+        ),
         amount,
         maximum,
         initial_tokens: 0,
