@@ -27,8 +27,11 @@ pub struct Books {
     requests: BTreeSet<Box<str>>,
     /// Annotations that have been carried out, with the resources.
     manual: BTreeSet<(Box<str>, Box<str>)>,
-    /// The most tokens in the queue since the ledger was got.
+    /// The most and the fewest tokens in the queue since the ledger was got.
     pub(super) high: u64,
+    low: u64,
+    /// The connection whose ledger came back, as its queue was gone when that was committed.
+    returned: Option<ConnectionId>,
     /// Tokens that went with a queue that was replaced, and on whose connection.
     pub(super) in_hand: Vec<(ConnectionId, u64)>,
     /// The specifications that were ever in force, with the UID and the creation of their resource.
@@ -49,6 +52,8 @@ struct Movement {
     ledger: Option<Arc<Ledger>>,
     /// The ledger's queue was not there.
     vanished: bool,
+    /// Whose it was.
+    connection: Option<ConnectionId>,
 }
 
 impl Books {
@@ -63,6 +68,8 @@ impl Books {
             requests: BTreeSet::new(),
             manual: BTreeSet::new(),
             high: 0,
+            low: 0,
+            returned: None,
             in_hand: Vec::new(),
             specs: Vec::new(),
             anchors: BTreeSet::new(),
@@ -102,6 +109,7 @@ impl Books {
                 }
                 Entry::Got(queue) if **queue == *self.ledger_queue => {
                     self.high = broker.ready(&self.queue).unwrap_or_default();
+                    self.low = self.high;
                 }
                 Entry::Dropped(queue, Body::Token)
                     if **queue == *self.queue && !self.lenient.drops && !partial =>
@@ -131,18 +139,35 @@ impl Books {
                 _ => {}
             }
         }
+        let worn_out = entries.iter().any(|entry| {
+            matches!(entry, Entry::Exhausted(queue, Body::Ledger(_)) if **queue == *self.ledger_queue)
+        });
+        let by_commit = matches!(entries.last(), Some(Entry::Committed(_)));
+        if worn_out && by_commit && doing == Doing::Else {
+            return Err(format!(
+                "I2: {} was given back until it was gone",
+                self.ledger_queue
+            ));
+        }
         let ready = broker.ready(&self.queue).unwrap_or_default();
         self.high = self.high.max(ready);
+        self.low = self.low.min(ready);
         if ready > self.cap {
             return Err(format!(
                 "I1: {ready} tokens in {}, at most {} are right",
                 self.queue, self.cap
             ));
         }
-        let committed = matches!(entries.last(), Some(Entry::Committed(_)));
-        if touched && committed && !partial {
+        let committed = match entries.last() {
+            Some(Entry::Committed(channel)) => Some(broker.connection_of(*channel)),
+            _ => None,
+        };
+        if let (true, Some(connection), false) = (touched, committed, partial) {
+            movement.connection = connection;
             self.enter(movement, doing, broker.arguments(&self.queue).is_some())?;
-        } else if committed && let Some(ledger) = movement.ledger {
+        } else if committed.is_some()
+            && let Some(ledger) = movement.ledger
+        {
             self.lost = movement.vanished;
             self.truth = Some(ledger);
         }
@@ -153,6 +178,7 @@ impl Books {
     pub(super) fn begin_anew(&mut self) {
         self.truth = None;
         self.lost = false;
+        self.returned = None;
         self.done.clear();
         self.requests.clear();
         self.manual.clear();
@@ -175,6 +201,15 @@ impl Books {
             (None, _) => self.first(&movement, &new, true)?,
             // One whose queue was deleted while it was held is written again.
             (Some(old), Doing::WritesLedger) if self.lost && *old == *new => {}
+            (Some(old), Doing::WritesLedger)
+                if self.returned.is_some()
+                    && self.returned == movement.connection
+                    && old.owner == new.owner =>
+            {
+                return Err(format!(
+                    "I2: a ledger that came back is not written again as it was: {old:?} {new:?}"
+                ));
+            }
             (Some(_), Doing::WritesLedger) if self.lost => self.first(&movement, &new, !exists)?,
             (Some(old), Doing::WritesLedger) => {
                 return Err(format!(
@@ -194,6 +229,7 @@ impl Books {
         self.in_hand.clear();
         if movement.ledger.is_some() {
             self.lost = movement.vanished;
+            self.returned = movement.connection.filter(|_| movement.vanished);
         }
         self.truth = Some(new);
         Ok(())
@@ -247,6 +283,13 @@ impl Books {
             .issued
             .checked_sub(old.issued)
             .ok_or("I4: fewer tokens issued than before")?;
+        let most = of_owner().map(|spec| spec.maximum).max();
+        let level = self.low + old.owed;
+        if issued > most.unwrap_or_default().saturating_sub(level) {
+            return Err(format!(
+                "I1: {issued} tokens issued to {level} that are there or owed: {old:?} {new:?}"
+            ));
+        }
         let refills = self.carried_out(&uid, old, new)?;
         let certain = !self.lenient.anonymous && !self.lenient.clocks;
         if issued > amount.saturating_mul(refills) && certain {

@@ -222,6 +222,14 @@ impl<M: Clone> Broker<M> {
             .count()
     }
 
+    /// The connection of a channel.
+    #[must_use]
+    pub fn connection_of(&self, channel: ChannelId) -> Option<ConnectionId> {
+        self.channels
+            .get(&channel)
+            .map(|channel| channel.connection)
+    }
+
     /// How many messages a channel holds.
     #[must_use]
     pub fn unacked(&self, channel: ChannelId) -> usize {
