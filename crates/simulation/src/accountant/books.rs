@@ -34,14 +34,26 @@ pub struct Books {
     returned: Option<ConnectionId>,
     /// Tokens that went with a queue that was replaced, and on whose connection.
     pub(super) in_hand: Vec<(ConnectionId, u64)>,
-    /// The specifications that were ever in force, with the UID and the creation of their resource.
-    pub(super) specs: Vec<(Box<str>, DateTime<Utc>, Spec)>,
+    /// The specifications that were ever in force.
+    pub(super) specs: Vec<Specified>,
+    /// When the only operator had no connection.
+    pub(super) downs: Vec<(DateTime<Utc>, Option<DateTime<Utc>>)>,
     /// Where ledgers said that `@every` counts from, for which resource.
     pub(super) anchors: BTreeSet<(Box<str>, DateTime<Utc>)>,
     /// More than the maximum may be there.
     pub cap: u64,
     /// How many ticks were carried out, for people who look at figures.
     pub refills: u64,
+}
+
+/// A specification of a resource.
+#[derive(Clone, Debug)]
+pub(super) struct Specified {
+    pub(super) uid: Box<str>,
+    pub(super) created: DateTime<Utc>,
+    /// When people made it so.
+    pub(super) at: DateTime<Utc>,
+    pub(super) spec: Spec,
 }
 
 /// What one transaction did to one bucket.
@@ -72,6 +84,7 @@ impl Books {
             returned: None,
             in_hand: Vec::new(),
             specs: Vec::new(),
+            downs: Vec::new(),
             anchors: BTreeSet::new(),
             cap: 0,
             refills: 0,
@@ -139,6 +152,10 @@ impl Books {
                 _ => {}
             }
         }
+        if movement.vanished && doing == Doing::WritesLedger {
+            // Its writer cannot know it any more.
+            self.returned = None;
+        }
         let worn_out = entries.iter().any(|entry| {
             matches!(entry, Entry::Exhausted(queue, Body::Ledger(_)) if **queue == *self.ledger_queue)
         });
@@ -172,6 +189,32 @@ impl Books {
             self.truth = Some(ledger);
         }
         Ok(())
+    }
+
+    /// People make a specification so.
+    pub(super) fn specified(
+        &mut self,
+        uid: &str,
+        created: DateTime<Utc>,
+        at: DateTime<Utc>,
+        spec: Spec,
+    ) {
+        self.specs.push(Specified {
+            uid: uid.into(),
+            created,
+            at,
+            spec,
+        });
+        self.cap = self.cap.max(spec.maximum);
+    }
+
+    /// All specifications of a resource.
+    pub(super) fn specs_of(
+        &self,
+        uid: &str,
+    ) -> impl ExactSizeIterator<Item = &Specified> + DoubleEndedIterator {
+        let of_it: Vec<_> = self.specs.iter().filter(|it| *it.uid == *uid).collect();
+        of_it.into_iter()
     }
 
     /// What comes next is another bucket of the same name.
@@ -239,7 +282,7 @@ impl Books {
         let initial = self
             .specs
             .iter()
-            .map(|(_, _, spec)| spec.initial)
+            .map(|it| it.spec.initial)
             .max()
             .filter(|_| initial);
         if movement.published > 0 || movement.taken > 0 {
@@ -264,12 +307,7 @@ impl Books {
             .as_ref()
             .map(|owner| owner.uid.clone())
             .unwrap_or_default();
-        let of_owner = || {
-            self.specs
-                .iter()
-                .filter(|(of, ..)| *of == uid)
-                .map(|(_, _, spec)| spec)
-        };
+        let of_owner = || self.specs_of(&uid).map(|it| &it.spec);
         let (Some(amount), Some(least)) = (
             of_owner().map(|spec| spec.amount).max(),
             of_owner().map(|spec| spec.maximum).min(),
@@ -290,6 +328,7 @@ impl Books {
                 "I1: {issued} tokens issued to {level} that are there or owed: {old:?} {new:?}"
             ));
         }
+        self.edited(&uid, old, new)?;
         let refills = self.carried_out(&uid, old, new)?;
         let certain = !self.lenient.anonymous && !self.lenient.clocks;
         if issued > amount.saturating_mul(refills) && certain {
@@ -331,11 +370,7 @@ impl Books {
                 ));
             }
             // An edit moves `since`; a tick of the schedule before it may have been asked for already.
-            let created = self
-                .specs
-                .iter()
-                .filter(|(of, ..)| **of == *uid)
-                .map(|(_, created, _)| *created);
+            let created = self.specs_of(uid).map(|it| it.created);
             let begin = created.min().unwrap_or(old.since);
             let begin = old.tick.unwrap_or(begin);
             let ticks = self.ticks(uid, begin, tick);
@@ -346,6 +381,13 @@ impl Books {
             {
                 return Err(format!(
                     "I3: tick {tick} was carried out past its deadline: {new:?}"
+                ));
+            }
+            if let Some(why) = decided.and_then(|decided| self.unwanted(uid, tick, decided))
+                && !self.lenient.clocks
+            {
+                return Err(format!(
+                    "I3: tick {tick} was carried out {why}: {old:?} {new:?}"
                 ));
             }
             if ticks == 0 && !self.lenient.clocks {

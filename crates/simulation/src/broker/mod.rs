@@ -79,6 +79,8 @@ pub enum Entry<M> {
     Declared(Arc<str>, Option<u64>),
     /// The queue is gone.
     Deleted(Arc<str>),
+    /// A consumer of the queue is gone: another one may be active now.
+    Cancelled(Arc<str>),
 }
 
 /// The broker.
