@@ -87,7 +87,7 @@ pub fn explore(
 impl State {
     fn begin(left: Bounds, mutant: Option<Mutant>) -> Result<Self, Violation> {
         let mut accountant = Accountant::new(1, Leniency::default());
-        accountant.specified(0, "uid", fixture::at(0), spec());
+        accountant.specified(0, "uid", fixture::at(0), fixture::at(0), spec());
         let process = |number: usize| Process {
             machine: machine(number),
             shell: None,

@@ -27,18 +27,33 @@ pub struct Books {
     requests: BTreeSet<Box<str>>,
     /// Annotations that have been carried out, with the resources.
     manual: BTreeSet<(Box<str>, Box<str>)>,
-    /// The most tokens in the queue since the ledger was got.
+    /// The most and the fewest tokens in the queue since the ledger was got.
     pub(super) high: u64,
+    low: u64,
+    /// The connection whose ledger came back, as its queue was gone when that was committed.
+    returned: Option<ConnectionId>,
     /// Tokens that went with a queue that was replaced, and on whose connection.
     pub(super) in_hand: Vec<(ConnectionId, u64)>,
-    /// The specifications that were ever in force, with the UID and the creation of their resource.
-    pub(super) specs: Vec<(Box<str>, DateTime<Utc>, Spec)>,
+    /// The specifications that were ever in force.
+    pub(super) specs: Vec<Specified>,
+    /// When the only operator had no connection.
+    pub(super) downs: Vec<(DateTime<Utc>, Option<DateTime<Utc>>)>,
     /// Where ledgers said that `@every` counts from, for which resource.
     pub(super) anchors: BTreeSet<(Box<str>, DateTime<Utc>)>,
     /// More than the maximum may be there.
     pub cap: u64,
     /// How many ticks were carried out, for people who look at figures.
     pub refills: u64,
+}
+
+/// A specification of a resource.
+#[derive(Clone, Debug)]
+pub(super) struct Specified {
+    pub(super) uid: Box<str>,
+    pub(super) created: DateTime<Utc>,
+    /// When people made it so.
+    pub(super) at: DateTime<Utc>,
+    pub(super) spec: Spec,
 }
 
 /// What one transaction did to one bucket.
@@ -49,6 +64,8 @@ struct Movement {
     ledger: Option<Arc<Ledger>>,
     /// The ledger's queue was not there.
     vanished: bool,
+    /// Whose it was.
+    connection: Option<ConnectionId>,
 }
 
 impl Books {
@@ -63,8 +80,11 @@ impl Books {
             requests: BTreeSet::new(),
             manual: BTreeSet::new(),
             high: 0,
+            low: 0,
+            returned: None,
             in_hand: Vec::new(),
             specs: Vec::new(),
+            downs: Vec::new(),
             anchors: BTreeSet::new(),
             cap: 0,
             refills: 0,
@@ -102,6 +122,7 @@ impl Books {
                 }
                 Entry::Got(queue) if **queue == *self.ledger_queue => {
                     self.high = broker.ready(&self.queue).unwrap_or_default();
+                    self.low = self.high;
                 }
                 Entry::Dropped(queue, Body::Token)
                     if **queue == *self.queue && !self.lenient.drops && !partial =>
@@ -131,28 +152,76 @@ impl Books {
                 _ => {}
             }
         }
+        if movement.vanished && doing == Doing::WritesLedger {
+            // Its writer cannot know it any more.
+            self.returned = None;
+        }
+        let worn_out = entries.iter().any(|entry| {
+            matches!(entry, Entry::Exhausted(queue, Body::Ledger(_)) if **queue == *self.ledger_queue)
+        });
+        let by_commit = matches!(entries.last(), Some(Entry::Committed(_)));
+        if worn_out && by_commit && doing == Doing::Else {
+            return Err(format!(
+                "I2: {} was given back until it was gone",
+                self.ledger_queue
+            ));
+        }
         let ready = broker.ready(&self.queue).unwrap_or_default();
         self.high = self.high.max(ready);
+        self.low = self.low.min(ready);
         if ready > self.cap {
             return Err(format!(
                 "I1: {ready} tokens in {}, at most {} are right",
                 self.queue, self.cap
             ));
         }
-        let committed = matches!(entries.last(), Some(Entry::Committed(_)));
-        if touched && committed && !partial {
+        let committed = match entries.last() {
+            Some(Entry::Committed(channel)) => Some(broker.connection_of(*channel)),
+            _ => None,
+        };
+        if let (true, Some(connection), false) = (touched, committed, partial) {
+            movement.connection = connection;
             self.enter(movement, doing, broker.arguments(&self.queue).is_some())?;
-        } else if committed && let Some(ledger) = movement.ledger {
+        } else if committed.is_some()
+            && let Some(ledger) = movement.ledger
+        {
             self.lost = movement.vanished;
             self.truth = Some(ledger);
         }
         Ok(())
     }
 
+    /// People make a specification so.
+    pub(super) fn specified(
+        &mut self,
+        uid: &str,
+        created: DateTime<Utc>,
+        at: DateTime<Utc>,
+        spec: Spec,
+    ) {
+        self.specs.push(Specified {
+            uid: uid.into(),
+            created,
+            at,
+            spec,
+        });
+        self.cap = self.cap.max(spec.maximum);
+    }
+
+    /// All specifications of a resource.
+    pub(super) fn specs_of(
+        &self,
+        uid: &str,
+    ) -> impl ExactSizeIterator<Item = &Specified> + DoubleEndedIterator {
+        let of_it: Vec<_> = self.specs.iter().filter(|it| *it.uid == *uid).collect();
+        of_it.into_iter()
+    }
+
     /// What comes next is another bucket of the same name.
     pub(super) fn begin_anew(&mut self) {
         self.truth = None;
         self.lost = false;
+        self.returned = None;
         self.done.clear();
         self.requests.clear();
         self.manual.clear();
@@ -175,6 +244,15 @@ impl Books {
             (None, _) => self.first(&movement, &new, true)?,
             // One whose queue was deleted while it was held is written again.
             (Some(old), Doing::WritesLedger) if self.lost && *old == *new => {}
+            (Some(old), Doing::WritesLedger)
+                if self.returned.is_some()
+                    && self.returned == movement.connection
+                    && old.owner == new.owner =>
+            {
+                return Err(format!(
+                    "I2: a ledger that came back is not written again as it was: {old:?} {new:?}"
+                ));
+            }
             (Some(_), Doing::WritesLedger) if self.lost => self.first(&movement, &new, !exists)?,
             (Some(old), Doing::WritesLedger) => {
                 return Err(format!(
@@ -194,6 +272,7 @@ impl Books {
         self.in_hand.clear();
         if movement.ledger.is_some() {
             self.lost = movement.vanished;
+            self.returned = movement.connection.filter(|_| movement.vanished);
         }
         self.truth = Some(new);
         Ok(())
@@ -203,7 +282,7 @@ impl Books {
         let initial = self
             .specs
             .iter()
-            .map(|(_, _, spec)| spec.initial)
+            .map(|it| it.spec.initial)
             .max()
             .filter(|_| initial);
         if movement.published > 0 || movement.taken > 0 {
@@ -228,12 +307,7 @@ impl Books {
             .as_ref()
             .map(|owner| owner.uid.clone())
             .unwrap_or_default();
-        let of_owner = || {
-            self.specs
-                .iter()
-                .filter(|(of, ..)| *of == uid)
-                .map(|(_, _, spec)| spec)
-        };
+        let of_owner = || self.specs_of(&uid).map(|it| &it.spec);
         let (Some(amount), Some(least)) = (
             of_owner().map(|spec| spec.amount).max(),
             of_owner().map(|spec| spec.maximum).min(),
@@ -247,6 +321,14 @@ impl Books {
             .issued
             .checked_sub(old.issued)
             .ok_or("I4: fewer tokens issued than before")?;
+        let most = of_owner().map(|spec| spec.maximum).max();
+        let level = self.low + old.owed;
+        if issued > most.unwrap_or_default().saturating_sub(level) {
+            return Err(format!(
+                "I1: {issued} tokens issued to {level} that are there or owed: {old:?} {new:?}"
+            ));
+        }
+        self.edited(&uid, old, new)?;
         let refills = self.carried_out(&uid, old, new)?;
         let certain = !self.lenient.anonymous && !self.lenient.clocks;
         if issued > amount.saturating_mul(refills) && certain {
@@ -288,11 +370,7 @@ impl Books {
                 ));
             }
             // An edit moves `since`; a tick of the schedule before it may have been asked for already.
-            let created = self
-                .specs
-                .iter()
-                .filter(|(of, ..)| **of == *uid)
-                .map(|(_, created, _)| *created);
+            let created = self.specs_of(uid).map(|it| it.created);
             let begin = created.min().unwrap_or(old.since);
             let begin = old.tick.unwrap_or(begin);
             let ticks = self.ticks(uid, begin, tick);
@@ -303,6 +381,13 @@ impl Books {
             {
                 return Err(format!(
                     "I3: tick {tick} was carried out past its deadline: {new:?}"
+                ));
+            }
+            if let Some(why) = decided.and_then(|decided| self.unwanted(uid, tick, decided))
+                && !self.lenient.clocks
+            {
+                return Err(format!(
+                    "I3: tick {tick} was carried out {why}: {old:?} {new:?}"
                 ));
             }
             if ticks == 0 && !self.lenient.clocks {

@@ -43,6 +43,8 @@ pub struct Leniency {
     pub drops: bool,
     /// Requests without an id can come twice.
     pub anonymous: bool,
+    /// Operators stand still, and get to know of edits late.
+    pub late: bool,
     /// Clocks are set: what was due is not certain.
     pub clocks: bool,
     /// Requests get lost.
@@ -66,11 +68,32 @@ impl Accountant {
         &self.books[bucket]
     }
 
-    /// A specification comes into force.
-    pub fn specified(&mut self, bucket: usize, uid: &str, created: DateTime<Utc>, spec: Spec) {
-        let books = &mut self.books[bucket];
-        books.specs.push((uid.into(), created, spec));
-        books.cap = books.cap.max(spec.maximum);
+    /// People make a specification so, at this time.
+    pub fn specified(
+        &mut self,
+        bucket: usize,
+        uid: &str,
+        created: DateTime<Utc>,
+        at: DateTime<Utc>,
+        spec: Spec,
+    ) {
+        self.books[bucket].specified(uid, created, at, spec);
+    }
+
+    /// The only operator there is has no connection from now on.
+    pub fn down(&mut self, at: DateTime<Utc>) {
+        for books in &mut self.books {
+            books.downs.push((at, None));
+        }
+    }
+
+    /// It has one again.
+    pub fn up(&mut self, at: DateTime<Utc>) {
+        for books in &mut self.books {
+            if let Some((_, to)) = books.downs.last_mut() {
+                to.get_or_insert(at);
+            }
+        }
     }
 
     /// A queue was replaced on a connection, and so many tokens went with it.

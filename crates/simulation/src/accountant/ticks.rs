@@ -5,9 +5,13 @@ use std::collections::BTreeSet;
 use bucket::{Ledger, MissedRefills};
 use chrono::{DateTime, TimeDelta, Utc};
 
+use super::books::Specified;
 use super::{Books, Violation};
 use crate::fixture::timetable;
 use crate::plan::SCHEDULES;
+
+/// An operator knows of an edit at the latest so long after it.
+const KNOWN_AFTER: TimeDelta = TimeDelta::milliseconds(1_700);
 
 impl Books {
     /// The end of the ticks after `begin` that are too old at `now` whatever the specification of their resource was.
@@ -17,8 +21,7 @@ impl Books {
         begin: DateTime<Utc>,
         now: DateTime<Utc>,
     ) -> DateTime<Utc> {
-        let specs = self.specs.iter().filter(|(of, ..)| **of == *uid);
-        let deadlines: Option<Vec<_>> = specs.map(|(_, _, spec)| spec.deadline).collect();
+        let deadlines: Option<Vec<_>> = self.specs_of(uid).map(|it| it.spec.deadline).collect();
         let longest = deadlines.and_then(|deadlines| deadlines.into_iter().max());
         let Some(longest) = longest.and_then(|seconds| i64::try_from(seconds).ok()) else {
             return begin;
@@ -31,7 +34,7 @@ impl Books {
     pub(super) fn ticks(&self, uid: &str, after: DateTime<Utc>, tick: DateTime<Utc>) -> u64 {
         let mut ticks = BTreeSet::new();
         let mut seen = Vec::new();
-        for (_, created, spec) in self.specs.iter().filter(|(of, ..)| **of == *uid) {
+        for Specified { created, spec, .. } in self.specs_of(uid) {
             // Only `@every` has one.
             let every = SCHEDULES[spec.schedule].starts_with('@');
             let anchors = self.anchors.iter().filter(|(of, _)| every && **of == *uid);
@@ -53,6 +56,43 @@ impl Books {
         due.max(1)
     }
 
+    /// I4: ticks of a schedule from before it was edited are not missed ones.
+    pub(super) fn edited(&self, uid: &str, old: &Ledger, new: &Ledger) -> Result<(), Violation> {
+        let same = old.owner.as_ref().is_some_and(|owner| *owner.uid == *uid);
+        if !same || old.schedule == new.schedule || self.lenient.clocks {
+            return Ok(());
+        }
+        let is_it = |it: &&Specified| *timetable(it.spec.schedule).fingerprint() == *new.schedule;
+        let at = self.specs_of(uid).filter(is_it).map(|it| it.at).min();
+        if at.is_some_and(|at| new.since < at) {
+            return Err(format!(
+                "I4: an edit of the schedule mints tokens: {old:?} {new:?}"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether a tick was not to be carried out at `decided`, and why.
+    pub(super) fn unwanted(
+        &self,
+        uid: &str,
+        tick: DateTime<Utc>,
+        decided: DateTime<Utc>,
+    ) -> Option<&'static str> {
+        let known = decided - KNOWN_AFTER;
+        let since = self.specs_of(uid).rposition(|it| it.at <= known);
+        let mut possible = self.specs_of(uid).skip(since.unwrap_or_default());
+        if !self.lenient.late && possible.all(|it| it.spec.suspend) {
+            return Some("although the bucket is suspended");
+        }
+        let skips = self
+            .specs_of(uid)
+            .all(|it| it.spec.missed == MissedRefills::Skip);
+        let mut downs = self.downs.iter();
+        let missed = downs.any(|(from, to)| *from < tick && to.is_none_or(|to| tick < to));
+        (skips && missed).then_some("although nobody could when it was due")
+    }
+
     /// I3: a tick adds what fits. With `missedRefills: All` those before it that nobody has carried out count too.
     pub(super) fn enough(
         &self,
@@ -64,9 +104,9 @@ impl Books {
         if new.tick == old.tick || self.lenient.clocks || self.lenient.requests {
             return Ok(());
         }
-        let of_owner: Vec<_> = self.specs.iter().filter(|(of, ..)| **of == *uid).collect();
+        let of_owner: Vec<_> = self.specs_of(uid).collect();
         // Edits change what is wanted; a ledger that was lost forgets ticks.
-        let ([(_, _, spec)], Some(tick)) = (&of_owner[..], new.tick) else {
+        let ([Specified { spec, .. }], Some(tick)) = (&of_owner[..], new.tick) else {
             return Ok(());
         };
         if old.owner.as_ref().is_some_and(|owner| *owner.uid != *uid) {

@@ -67,8 +67,16 @@ impl<M: Clone> Broker<M> {
         let Some(closed) = self.channels.remove(&channel) else {
             return;
         };
-        for queue in self.queues.values_mut() {
+        let mut cancelled = Vec::new();
+        for (name, queue) in &mut self.queues {
+            let before = queue.consumers.len();
             queue.consumers.retain(|(consumer, _)| *consumer != channel);
+            if queue.consumers.len() < before {
+                cancelled.push(name.clone());
+            }
+        }
+        for name in cancelled {
+            self.note(Entry::Cancelled(name));
         }
         for held in closed.unacked.into_values() {
             self.requeue(&held.queue, held.incarnation, held.stored);

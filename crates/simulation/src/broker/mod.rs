@@ -79,6 +79,8 @@ pub enum Entry<M> {
     Declared(Arc<str>, Option<u64>),
     /// The queue is gone.
     Deleted(Arc<str>),
+    /// A consumer of the queue is gone: another one may be active now.
+    Cancelled(Arc<str>),
 }
 
 /// The broker.
@@ -220,6 +222,14 @@ impl<M: Clone> Broker<M> {
             .flat_map(|channel| channel.unacked.values())
             .filter(|held| held.incarnation == incarnation)
             .count()
+    }
+
+    /// The connection of a channel.
+    #[must_use]
+    pub fn connection_of(&self, channel: ChannelId) -> Option<ConnectionId> {
+        self.channels
+            .get(&channel)
+            .map(|channel| channel.connection)
     }
 
     /// How many messages a channel holds.

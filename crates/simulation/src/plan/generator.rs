@@ -71,6 +71,13 @@ impl Generator {
             let at = 300 + self.below(FAULTS_END - 300);
             let step = self.fault(&plan, kind, buckets);
             plan.steps.extend(step.map(|step| (at, step)));
+            // What comes again after a crash has to be known.
+            if matches!(step, Some(Step::Flood(..))) && self.chance(60) {
+                let operator = self.index(plan.operators.len());
+                let soon = at + self.below(250);
+                let again = 20 + self.below(200);
+                plan.steps.push((soon, Step::Crash(operator, again, 0)));
+            }
         }
         self.deletions(&mut plan);
         plan.steps.sort_by_key(|(at, _)| *at);

@@ -26,7 +26,23 @@ impl World {
                 "I5: the removal of resource {number} is not answered"
             ));
         }
-        (0..self.plan.takers.len()).find_map(|bucket| self.unrest_of(bucket))
+        (0..self.plan.takers.len())
+            .find_map(|bucket| self.unrest_of(bucket))
+            .or_else(|| self.unsettled())
+    }
+
+    /// A request that is consumed and comes to nothing. With replicas one may wait until its operator can consume the
+    /// bucket's own refill queue too.
+    fn unsettled(&self) -> Option<String> {
+        if self.processes.len() > 1 {
+            return None;
+        }
+        let shells = self.processes.iter().filter_map(|it| it.shell.as_ref());
+        let mut queues = shells.flat_map(|shell| shell.consumers.values());
+        queues.find_map(|(_, queue)| {
+            let requests = self.broker.ready(queue)? as usize + self.broker.held(queue);
+            (requests > 0).then(|| format!("I3: {requests} requests in {queue} are not settled"))
+        })
     }
 
     fn unrest_of(&self, bucket: usize) -> Option<String> {

@@ -21,6 +21,7 @@ impl World {
             return self.handle(operator, Event::Lost(Some(no_connection())));
         }
         let connection = self.broker.connect();
+        self.accountant.up(self.instant());
         self.note(|| format!("operator {operator} connects: {connection:?}"));
         let process = &mut self.processes[operator];
         process.link += 1;
@@ -49,6 +50,9 @@ impl World {
         process.delivering.clear();
         let works = std::mem::take(&mut process.works);
         let connection = shell.connection;
+        if self.processes.len() == 1 {
+            self.accountant.down(self.instant());
+        }
         self.accountant.forget_replaced(connection);
         for work in works.into_values() {
             if work.is_sent() && self.upto(2) == 0 {

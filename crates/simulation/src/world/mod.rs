@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use bucket::machine::{ConsumerId, Event};
 use bucket::{BucketId, Known};
+use chrono::{DateTime, TimeDelta, Utc};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
@@ -159,6 +160,7 @@ impl World {
                 // Replicas get to know of an edit one after the other.
                 || plan.operators.len() > 1 && plan.any(|step| matches!(step, Step::Edit(_, Edit::Maximum(_)))),
             anonymous: plan.any(|step| matches!(step, Step::Request(.., None))),
+            late: plan.any(|step| matches!(step, Step::Pause(..))),
             clocks: plan.any(|step| matches!(step, Step::SetClock(..))),
             requests: plan.shared_queues
                 || plan.any(|step| {
@@ -215,6 +217,9 @@ impl World {
             let at = world.upto(20_000);
             world.at(at, Todo::Operator(number, 0, Act::Start));
         }
+        if world.processes.len() == 1 {
+            world.accountant.down(fixture::at(0));
+        }
         world.at(FAULTS_END * 1_000, Todo::Calm);
         // Not when everything is due.
         world.at(FAULTS_END * 1_000 + LOOK + 1_700_000, Todo::Look);
@@ -236,6 +241,12 @@ impl World {
 
     fn after(&mut self, delay: Micros, todo: Todo) {
         self.at(self.now + delay, todo);
+    }
+
+    /// What a clock that is right says.
+    fn instant(&self) -> DateTime<Utc> {
+        let micros = i64::try_from(self.now).unwrap_or_default();
+        fixture::at(0) + TimeDelta::microseconds(micros)
     }
 
     fn upto(&mut self, end: u64) -> u64 {
@@ -334,7 +345,8 @@ impl World {
         }
         self.accountant.observe(&self.broker, &journal, doing)?;
         for entry in &journal {
-            if let Entry::Published(queue, _) | Entry::Requeued(queue, _) = entry
+            if let Entry::Published(queue, _) | Entry::Requeued(queue, _) | Entry::Cancelled(queue) =
+                entry
                 && bucket_queue(queue).is_none()
             {
                 self.wake_consumers(queue);
@@ -378,5 +390,6 @@ fn describe(entry: &Entry<Body>) -> String {
         Entry::Committed(_) => "committed".into(),
         Entry::Declared(queue, limit) => format!("declared {queue} {limit:?}"),
         Entry::Deleted(queue) => format!("deleted {queue}"),
+        Entry::Cancelled(queue) => format!("a consumer of {queue} is gone"),
     }
 }

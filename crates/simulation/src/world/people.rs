@@ -206,8 +206,10 @@ impl World {
             queue,
         );
         let (cluster, spec) = (resource.cluster, resource.spec);
+        let number_of_bucket = resource.bucket;
+        let now = self.instant();
         self.accountant
-            .specified(resource.bucket, &bucket.uid, bucket.created, spec);
+            .specified(number_of_bucket, &bucket.uid, bucket.created, now, spec);
         for operator in 0..self.processes.len() {
             let process = &self.processes[operator];
             if process.operator.cluster == cluster && process.is_alive() {

@@ -216,7 +216,7 @@ impl World {
                 self.note(|| format!("operator {operator} -> {effect:?}"));
             }
             match effect {
-                Effect::Tell(Outcome::Bucket(id, state)) => self.told(operator, &id, state),
+                Effect::Tell(Outcome::Bucket(id, state)) => self.told(operator, &id, state)?,
                 Effect::Tell(Outcome::Refilled { bucket, tick, .. }) => {
                     self.told_refill(operator, &bucket, tick);
                 }

@@ -56,10 +56,22 @@ impl World {
         }
     }
 
-    pub(super) fn told(&mut self, operator: usize, id: &BucketId, state: Arc<BucketState>) {
+    pub(super) fn told(
+        &mut self,
+        operator: usize,
+        id: &BucketId,
+        state: Arc<BucketState>,
+    ) -> Result<(), Violation> {
         let Some(resource) = self.resource_of(operator, id) else {
-            return;
+            return Ok(());
         };
+        if let Phase::Stalled {
+            reason: "BrokerBlocked",
+            ..
+        } = state.phase
+        {
+            return Err(format!("I6: an alarm is no matter for a person: {state:?}"));
+        }
         if state.phase == Phase::Ready {
             let known = Known {
                 tick: state
@@ -75,6 +87,7 @@ impl World {
             self.operator_todo(operator, delay, Act::Status(resource, Box::new(known)));
         }
         self.processes[operator].told.insert(resource, state);
+        Ok(())
     }
 
     /// The newest resource of this id.
