@@ -1,5 +1,6 @@
 //! What happens while something that the operator needs is away, or wrong.
 
+use chrono::{TimeDelta, Utc};
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
@@ -7,7 +8,7 @@ use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
 use token_bucket_operator::api::TokenBucketStatus;
 
-use crate::support::{Buckets, Operator, RARELY, condition, event, stage, testbed};
+use crate::support::{Buckets, Operator, RARELY, condition, event, last_tick, stage, testbed};
 
 /// Nobody listens at the discard port.
 const NOBODY: &str = "amqp://127.0.0.1:9/";
@@ -119,4 +120,34 @@ async fn a_bucket_that_leaves_the_selector_is_let_go() {
     operator.logs_have("left the label selector").await;
     buckets.delete("x").await;
     assert_eq!(vhost.depth("token_bucket_x").await, Some(4));
+}
+
+/// The status of the resource knows what was done.
+#[tokio::test]
+async fn after_a_broker_has_lost_everything_no_tick_and_no_initial_token_comes_again() {
+    let (testbed, namespace, vhost, buckets) = stage().await;
+    let mut operator = Operator::start(testbed, &namespace, &vhost, &[]).await;
+    let spec = json!({"schedule": "* * * * * *", "amount": 1, "maximum": 10_000, "initialTokens": 100,
+                      "missedRefills": "All"});
+    buckets.create("api", spec).await;
+    let filled = |status: &TokenBucketStatus| {
+        status.tokens_issued.is_some_and(|issued| issued > 103) && last_tick(status).is_some()
+    };
+    let told = buckets.until("api", "three refills", filled).await;
+    let last = last_tick(&told).expect("a tick");
+    operator.kill().await;
+    let channel = vhost.channel().await;
+    for queue in ["token_bucket_api", "token_bucket_api.ledger"] {
+        let deleting = channel.queue_delete(queue.into(), Default::default());
+        deleting.await.expect("it is deleted");
+    }
+    let _operator = Operator::start(testbed, &namespace, &vhost, &[]).await;
+    let event = event(testbed, &namespace, "api", "LedgerLost").await;
+    assert_eq!(event.type_.as_deref(), Some("Warning"));
+    let later = |status: &TokenBucketStatus| last_tick(status) > Some(last + TimeDelta::seconds(5));
+    buckets.until("api", "later refills", later).await;
+    let tokens = vhost.depth("token_bucket_api").await.expect("the queue");
+    let since = (Utc::now() - last).num_seconds();
+    let tokens = i64::try_from(tokens).expect("a count");
+    assert!(0 < tokens && tokens <= since, "{tokens} tokens, {since} s after {last}");
 }
