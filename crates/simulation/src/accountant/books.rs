@@ -25,8 +25,6 @@ pub struct Books {
     done: BTreeSet<DateTime<Utc>>,
     /// Requests of others that have been carried out.
     requests: BTreeSet<Box<str>>,
-    /// Annotations that have been carried out, with the resources.
-    manual: BTreeSet<(Box<str>, Box<str>)>,
     /// The most and the fewest tokens in the queue since the ledger was got.
     pub(super) high: u64,
     low: u64,
@@ -78,7 +76,6 @@ impl Books {
             lost: false,
             done: BTreeSet::new(),
             requests: BTreeSet::new(),
-            manual: BTreeSet::new(),
             high: 0,
             low: 0,
             returned: None,
@@ -224,7 +221,6 @@ impl Books {
         self.returned = None;
         self.done.clear();
         self.requests.clear();
-        self.manual.clear();
     }
 
     /// Somebody's transaction; `exists`: the bucket has a queue.
@@ -245,7 +241,8 @@ impl Books {
             // One whose queue was deleted while it was held is written again.
             (Some(old), Doing::WritesLedger) if self.lost && *old == *new => {}
             (Some(old), Doing::WritesLedger)
-                if self.returned.is_some()
+                if !self.lenient.several
+                    && self.returned.is_some()
                     && self.returned == movement.connection
                     && old.owner == new.owner =>
             {
@@ -401,13 +398,8 @@ impl Books {
             self.refills += 1;
             refills += ticks.max(1);
         }
-        if new.manual != old.manual
-            && let Some(value) = &new.manual
-        {
-            if !self.manual.insert((uid.into(), value.clone())) {
-                // Values that people set again are asked for again.
-                return Ok(refills + 1);
-            }
+        if new.manual != old.manual && new.manual.is_some() {
+            // Values that people set again are asked for again.
             refills += 1;
         }
         for request in &new.requests {
