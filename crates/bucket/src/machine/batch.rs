@@ -80,8 +80,8 @@ pub(super) enum Decided {
     Unreadable(String),
     /// It belongs to somebody else, who comes first; its ledger stays.
     Yields(Box<Owner>),
-    /// Its queue is empty and has another limit than it should have: first that is put right.
-    Replace,
+    /// Its queue is empty and has another limit than it should have: first that is put right. Its ledger stays.
+    Replace(Box<Ledger>),
     /// This is committed.
     Commits(Box<Outcome>),
 }
@@ -258,7 +258,7 @@ pub(super) fn decide(
             Task::Refill { limit } => {
                 if held.tokens == 0 && limit != Some(item.bucket.maximum) {
                     held.leave(item, &mut transaction);
-                    decided.push(Decided::Replace);
+                    decided.push(Decided::Replace(held.before));
                     continue;
                 }
                 let (accepted, refused) = item.carry_out(&mut held, now);

@@ -165,7 +165,10 @@ impl Machine {
             let known = entry.known.clone().unwrap_or_default();
             Ledger::after_loss(owner, &fingerprint, &known, now.utc)
         } else {
-            Ledger::new(owner, &fingerprint, entry.bucket.initial_tokens)
+            let new = Ledger::new(owner, &fingerprint, entry.bucket.initial_tokens);
+            // Ticks up to now were for the resource that came first.
+            let tick = entry.yielded.then_some(now.utc);
+            Ledger { tick, ..new }
         };
         self.write_ledger(id, Box::new(ledger), lost, None);
     }

@@ -234,9 +234,12 @@ impl Machine {
                         self.absent(&id, now);
                     }
                 }
-                Decided::Replace => {
+                Decided::Replace(ledger) => {
                     entry.put_back(item.requests);
-                    if let Task::Refill { limit } = item.task {
+                    if returned.contains(&item.bucket.name) {
+                        entry.outdated = false;
+                        self.write_ledger(&id, ledger, true, None);
+                    } else if let Task::Refill { limit } = item.task {
                         entry.stage = Stage::Opening(QueueState { tokens: 0, limit });
                     }
                 }

@@ -22,11 +22,9 @@ pub struct Books {
     /// Somebody has removed it.
     pub lost: bool,
     /// Ticks that have been carried out.
-    done: BTreeSet<DateTime<Utc>>,
+    pub(super) done: BTreeSet<DateTime<Utc>>,
     /// Requests of others that have been carried out.
-    requests: BTreeSet<Box<str>>,
-    /// Annotations that have been carried out, with the resources.
-    manual: BTreeSet<(Box<str>, Box<str>)>,
+    pub(super) requests: BTreeSet<Box<str>>,
     /// The most and the fewest tokens in the queue since the ledger was got.
     pub(super) high: u64,
     low: u64,
@@ -78,7 +76,6 @@ impl Books {
             lost: false,
             done: BTreeSet::new(),
             requests: BTreeSet::new(),
-            manual: BTreeSet::new(),
             high: 0,
             low: 0,
             returned: None,
@@ -224,7 +221,6 @@ impl Books {
         self.returned = None;
         self.done.clear();
         self.requests.clear();
-        self.manual.clear();
     }
 
     /// Somebody's transaction; `exists`: the bucket has a queue.
@@ -245,7 +241,8 @@ impl Books {
             // One whose queue was deleted while it was held is written again.
             (Some(old), Doing::WritesLedger) if self.lost && *old == *new => {}
             (Some(old), Doing::WritesLedger)
-                if self.returned.is_some()
+                if !self.lenient.several
+                    && self.returned.is_some()
                     && self.returned == movement.connection
                     && old.owner == new.owner =>
             {
@@ -356,69 +353,5 @@ impl Books {
             ));
         }
         self.enough(&uid, old, new, issued)
-    }
-
-    /// How many refills the new ledger stands for, beyond the old one.
-    fn carried_out(&mut self, uid: &str, old: &Ledger, new: &Ledger) -> Result<u64, Violation> {
-        let mut refills = 0;
-        if new.tick != old.tick {
-            let tick = new.tick.ok_or("I2: the ledger forgot its tick")?;
-            if old.tick.is_some_and(|before| tick < before) {
-                return Err(format!(
-                    "I2: the tick went back from {:?} to {tick}",
-                    old.tick
-                ));
-            }
-            // An edit moves `since`; a tick of the schedule before it may have been asked for already.
-            let created = self.specs_of(uid).map(|it| it.created);
-            let begin = created.min().unwrap_or(old.since);
-            let begin = old.tick.unwrap_or(begin);
-            let ticks = self.ticks(uid, begin, tick);
-            // The newest one counts: those before it that its request stands for were young enough when it was made.
-            let decided = new.last_refill.as_ref().map(|refill| refill.completed_time);
-            if !self.lenient.clocks
-                && decided.is_none_or(|decided| self.not_too_old(uid, begin, decided) >= tick)
-            {
-                return Err(format!(
-                    "I3: tick {tick} was carried out past its deadline: {new:?}"
-                ));
-            }
-            if let Some(why) = decided.and_then(|decided| self.unwanted(uid, tick, decided))
-                && !self.lenient.clocks
-            {
-                return Err(format!(
-                    "I3: tick {tick} was carried out {why}: {old:?} {new:?}"
-                ));
-            }
-            if ticks == 0 && !self.lenient.clocks {
-                return Err(format!("I2: no tick was due at {tick}: {old:?} {new:?}"));
-            }
-            if !self.done.insert(tick) {
-                return Err(format!(
-                    "I2: tick {tick} was carried out before: {old:?} {new:?}"
-                ));
-            }
-            self.refills += 1;
-            refills += ticks.max(1);
-        }
-        if new.manual != old.manual
-            && let Some(value) = &new.manual
-        {
-            if !self.manual.insert((uid.into(), value.clone())) {
-                // Values that people set again are asked for again.
-                return Ok(refills + 1);
-            }
-            refills += 1;
-        }
-        for request in &new.requests {
-            if old.requests.contains(request) {
-                continue;
-            }
-            if !self.requests.insert(request.clone()) {
-                return Err(format!("I2: request {request} was carried out before"));
-            }
-            refills += 1;
-        }
-        Ok(refills)
     }
 }

@@ -43,6 +43,8 @@ pub struct Leniency {
     pub drops: bool,
     /// Requests without an id can come twice.
     pub anonymous: bool,
+    /// There are several operators, and one may be in the way of another.
+    pub several: bool,
     /// Operators stand still, and get to know of edits late.
     pub late: bool,
     /// Clocks are set: what was due is not certain.

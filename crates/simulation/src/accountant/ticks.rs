@@ -1,4 +1,4 @@
-//! Which ticks were due.
+//! Which ticks were due, and what else was asked for.
 
 use std::collections::BTreeSet;
 
@@ -14,6 +14,70 @@ use crate::plan::SCHEDULES;
 const KNOWN_AFTER: TimeDelta = TimeDelta::milliseconds(1_700);
 
 impl Books {
+    /// How many refills the new ledger stands for, beyond the old one.
+    pub(super) fn carried_out(
+        &mut self,
+        uid: &str,
+        old: &Ledger,
+        new: &Ledger,
+    ) -> Result<u64, Violation> {
+        let mut refills = 0;
+        if new.tick != old.tick {
+            let tick = new.tick.ok_or("I2: the ledger forgot its tick")?;
+            if old.tick.is_some_and(|before| tick < before) {
+                return Err(format!(
+                    "I2: the tick went back from {:?} to {tick}",
+                    old.tick
+                ));
+            }
+            // An edit moves `since`; a tick of the schedule before it may have been asked for already.
+            let created = self.specs_of(uid).map(|it| it.created);
+            let begin = created.min().unwrap_or(old.since);
+            let begin = old.tick.unwrap_or(begin);
+            let ticks = self.ticks(uid, begin, tick);
+            // The newest one counts: those before it that its request stands for were young enough when it was made.
+            let decided = new.last_refill.as_ref().map(|refill| refill.completed_time);
+            if !self.lenient.clocks
+                && decided.is_none_or(|decided| self.not_too_old(uid, begin, decided) >= tick)
+            {
+                return Err(format!(
+                    "I3: tick {tick} was carried out past its deadline: {new:?}"
+                ));
+            }
+            if let Some(why) = decided.and_then(|decided| self.unwanted(uid, tick, decided))
+                && !self.lenient.clocks
+            {
+                return Err(format!(
+                    "I3: tick {tick} was carried out {why}: {old:?} {new:?}"
+                ));
+            }
+            if ticks == 0 && !self.lenient.clocks {
+                return Err(format!("I2: no tick was due at {tick}: {old:?} {new:?}"));
+            }
+            if !self.done.insert(tick) {
+                return Err(format!(
+                    "I2: tick {tick} was carried out before: {old:?} {new:?}"
+                ));
+            }
+            self.refills += 1;
+            refills += ticks.max(1);
+        }
+        if new.manual != old.manual && new.manual.is_some() {
+            // Values that people set again are asked for again.
+            refills += 1;
+        }
+        for request in &new.requests {
+            if old.requests.contains(request) {
+                continue;
+            }
+            if !self.requests.insert(request.clone()) {
+                return Err(format!("I2: request {request} was carried out before"));
+            }
+            refills += 1;
+        }
+        Ok(refills)
+    }
+
     /// The end of the ticks after `begin` that are too old at `now` whatever the specification of their resource was.
     pub(super) fn not_too_old(
         &self,

@@ -160,6 +160,7 @@ impl World {
                 // Replicas get to know of an edit one after the other.
                 || plan.operators.len() > 1 && plan.any(|step| matches!(step, Step::Edit(_, Edit::Maximum(_)))),
             anonymous: plan.any(|step| matches!(step, Step::Request(.., None))),
+            several: plan.operators.len() > 1,
             late: plan.any(|step| matches!(step, Step::Pause(..))),
             clocks: plan.any(|step| matches!(step, Step::SetClock(..))),
             requests: plan.shared_queues

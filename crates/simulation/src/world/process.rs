@@ -220,6 +220,11 @@ impl World {
                 Effect::Tell(Outcome::Refilled { bucket, tick, .. }) => {
                     self.told_refill(operator, &bucket, tick);
                 }
+                Effect::Tell(Outcome::Dropped {
+                    bucket: Some(id),
+                    reason: "BucketStalled",
+                    ..
+                }) => self.told_parked(operator, &id)?,
                 Effect::Tell(_) => {}
                 Effect::Answer { ticket, result } => self.answered(ticket, result.is_ok()),
                 effect => {

@@ -115,6 +115,18 @@ impl World {
         }
     }
 
+    /// A request is kept for a person only if that person has been told why.
+    pub(super) fn told_parked(&self, operator: usize, id: &BucketId) -> Result<(), Violation> {
+        let resource = self.resource_of(operator, id);
+        let told = resource.and_then(|resource| self.processes[operator].told.get(&resource));
+        match told.map(|told| &told.phase) {
+            Some(phase @ (Phase::Ready | Phase::Progressing { .. })) => Err(format!(
+                "I6: a request for {id} is parked, and the bucket is {phase:?}"
+            )),
+            Some(Phase::Stalled { .. }) | None => Ok(()),
+        }
+    }
+
     /// Whatever its clock says by now, a process does not forget what it has carried out.
     pub(super) fn remembers(
         &self,
