@@ -57,7 +57,7 @@ impl Operator {
         arguments.extend(amqp_url.map(|url| format!("--amqp-url={url}")));
         arguments.push("--listen=127.0.0.1:0".to_owned());
         arguments.extend(extra.iter().map(|&argument| argument.to_owned()));
-        let log = "info,token_bucket_engine::observer=debug";
+        let log = "info,token_bucket_engine::session=debug";
         let environment = [("LEADER_ELECT", "false"), ("RUST_LOG", log)];
         Self::start_as(kubeconfig, &arguments, environment)
     }

@@ -2,7 +2,8 @@
 //! thread for each message: 1.5 µs of processor time, fifteen times what writing a token takes. So what fills a
 //! transaction is encoded here, as frames of AMQP 0-9-1 (§2.3.5 and §4.2 of its specification), and given to the library
 //! as the content of one message, a batch. [`super::batch_decoder::BatchDecoder`] finds it just before the socket, and its
-//! frames go out in its place.
+//! frames go out in its place. With a publish of the library for each token a big refill reaches 0.89 of the broker's limit instead
+//! of 0.95 (docs/performance.md).
 
 use amq_protocol::frame::{AMQPContentHeader, AMQPFrame, gen_frame};
 use amq_protocol::protocol::AMQPClass;
