@@ -149,5 +149,8 @@ async fn after_a_broker_has_lost_everything_no_tick_and_no_initial_token_comes_a
     let tokens = vhost.depth("token_bucket_api").await.expect("the queue");
     let since = (Utc::now() - last).num_seconds();
     let tokens = i64::try_from(tokens).expect("a count");
-    assert!(0 < tokens && tokens <= since, "{tokens} tokens, {since} s after {last}");
+    assert!(
+        0 < tokens && tokens <= since,
+        "{tokens} tokens, {since} s after {last}"
+    );
 }
