@@ -82,6 +82,15 @@ pub(crate) struct RunArgs {
     )]
     pub status_writes_per_second: NonZeroU32,
 
+    /// Brokers that the buckets of one namespace may be at by spec.connection; each costs a connection and its threads
+    #[arg(
+        long,
+        env = "MAX_BROKERS_PER_NAMESPACE",
+        default_value = "20",
+        value_name = "NUMBER"
+    )]
+    pub max_brokers_per_namespace: NonZeroU32,
+
     /// Type of the refill queues; quorum needs RabbitMQ 3.13, and a name that no Celery application declares
     #[arg(
         long,

@@ -209,6 +209,7 @@ async fn operate(args: RunArgs, stop: CancellationToken) -> anyhow::Result<()> {
         lease_namespace: lease_namespace.clone(),
         status_interval: args.status_interval,
         status_writes_per_second: args.status_writes_per_second,
+        max_brokers_per_namespace: args.max_brokers_per_namespace,
         refill_queue_type: args.refill_queue_type.into(),
         readiness: readiness.clone(),
         metrics: metrics.clone(),

@@ -20,6 +20,8 @@ pub(super) struct EngineRegistry {
     stop: CancellationToken,
     crashed: CancellationToken,
     tasks: TaskTracker,
+    /// Brokers that the buckets of one namespace may be at, besides the operator's own.
+    most_brokers: usize,
     inner: Mutex<Inner>,
 }
 
@@ -27,6 +29,8 @@ pub(super) struct EngineRegistry {
 struct Inner {
     engines: HashMap<Endpoint, Running>,
     assignments: HashMap<BucketId, Endpoint>,
+    /// Buckets of each namespace at each broker that a Secret names.
+    named: HashMap<Box<str>, HashMap<Endpoint, HashSet<BucketId>>>,
 }
 
 struct Running {
@@ -40,6 +44,7 @@ impl EngineRegistry {
     #[must_use]
     pub(super) fn new(
         options: Options,
+        most_brokers: usize,
         reports: mpsc::UnboundedSender<Report>,
         stop: CancellationToken,
     ) -> Self {
@@ -49,8 +54,32 @@ impl EngineRegistry {
             stop,
             crashed: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            most_brokers,
             inner: Mutex::default(),
         }
+    }
+
+    /// Lets `id` be at a broker that a Secret of its namespace names, from the next [`EngineRegistry::assign`] on. Each broker
+    /// costs a connection and its threads.
+    ///
+    /// # Errors
+    /// As many brokers as the buckets of the namespace are at, when they may be at no more.
+    pub(super) fn admit(&self, id: &BucketId, endpoint: &Endpoint) -> Result<(), usize> {
+        let mut inner = self.inner();
+        let named = inner.named.entry(id.namespace().into()).or_default();
+        let alone = |(broker, buckets): (&Endpoint, &HashSet<BucketId>)| {
+            broker != endpoint && buckets.len() == 1 && buckets.contains(id)
+        };
+        // One that it leaves, and nobody else is at.
+        let others = named.len() - usize::from(named.iter().any(alone));
+        if !named.contains_key(endpoint) && others >= self.most_brokers {
+            return Err(others);
+        }
+        named
+            .entry(endpoint.clone())
+            .or_default()
+            .insert(id.clone());
+        Ok(())
     }
 
     /// The engine of `endpoint`, which `id` is at from now on; where it was before, it is released.
@@ -111,6 +140,15 @@ impl EngineRegistry {
         let Some(endpoint) = inner.assignments.remove(id) else {
             return;
         };
+        if let Some(named) = inner.named.get_mut(id.namespace()) {
+            if let Some(buckets) = named.get_mut(&endpoint) {
+                buckets.remove(id);
+            }
+            named.retain(|_, buckets| !buckets.is_empty());
+            if named.is_empty() {
+                inner.named.remove(id.namespace());
+            }
+        }
         let Some(running) = inner.engines.get_mut(&endpoint) else {
             return;
         };

@@ -74,6 +74,8 @@ pub struct Settings {
     pub status_interval: Duration,
     /// How many changed counts are written in a second, at most.
     pub status_writes_per_second: NonZeroU32,
+    /// Brokers that the buckets of one namespace may be at, besides the default one.
+    pub max_brokers_per_namespace: NonZeroU32,
     /// Type of the refill queues.
     pub refill_queue_type: QueueType,
     /// Set once every resource was read.
@@ -101,6 +103,7 @@ pub async fn run(settings: Settings, term: Term) -> Result<(), Ended> {
         lease_namespace,
         status_interval,
         status_writes_per_second,
+        max_brokers_per_namespace,
         refill_queue_type,
         readiness,
         metrics,
@@ -131,7 +134,12 @@ pub async fn run(settings: Settings, term: Term) -> Result<(), Ended> {
         per_second: status_writes_per_second,
     };
     let context = Arc::new(Context {
-        engines: EngineRegistry::new(options, reports.clone(), stop.clone()),
+        engines: EngineRegistry::new(
+            options,
+            usize::try_from(max_brokers_per_namespace.get()).unwrap_or(usize::MAX),
+            reports.clone(),
+            stop.clone(),
+        ),
         resolver: Resolver::new(client.clone(), default_broker),
         client,
         triggers,

@@ -149,6 +149,18 @@ async fn apply(resource: &TokenBucket, context: &Context) -> Result<Action, Erro
         );
         return Ok(Action::await_change());
     }
+    if connection.is_some()
+        && let Err(brokers) = context.engines.admit(&bucket.id, &endpoint)
+    {
+        context.metrics.reconcile_error("TooManyBrokers");
+        let message = format!(
+            "the buckets of namespace {namespace} are at {brokers} brokers already, as many as the operator's \
+             --max-brokers-per-namespace allows: let them share virtual hosts and users, or have it raised"
+        );
+        let phase = Phase::stalled("TooManyBrokers", message);
+        refuse(resource, Some(resource), context, phase);
+        return Ok(Action::requeue(RETRY_AFTER));
+    }
     put_in_force(resource, bucket, &endpoint, &rivals, context);
     Ok(if connection.is_some() {
         Action::requeue(RESOLVE_AGAIN_AFTER)

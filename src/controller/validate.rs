@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use kube::ResourceExt;
 
 use super::resource::id_of;
-use api::{TokenBucket, TokenBucketSpec, from_time};
+use api::{REFILL_REQUESTED_AT, TokenBucket, TokenBucketSpec, from_time};
 use bucket::Bucket;
 use schedule::{ParseError, Timetable, ZoneError, parse_zone};
 
@@ -25,7 +25,15 @@ pub(super) enum Invalid {
     /// The time zone does not exist.
     #[error("spec.timeZone: {0}")]
     TimeZone(#[from] ZoneError),
+    /// The annotation that asks for a refill is too long: its value is kept in the ledger and in the status.
+    #[error(
+        "annotation {REFILL_REQUESTED_AT} has {0} bytes: write a value of at most {LONGEST_REQUEST}, for example the time"
+    )]
+    RefillRequest(usize),
 }
+
+/// Octets of the annotation that asks for a refill.
+const LONGEST_REQUEST: usize = 128;
 
 impl Invalid {
     /// The reason of the condition, the event and the metric.
@@ -34,6 +42,7 @@ impl Invalid {
         match self {
             Self::Schedule(_) | Self::NeverDue(_) => "InvalidSchedule",
             Self::TimeZone(_) => "InvalidTimeZone",
+            Self::RefillRequest(_) => "InvalidRefillRequest",
         }
     }
 }
@@ -65,6 +74,10 @@ pub(super) fn validate(resource: &TokenBucket, now: DateTime<Utc>) -> Result<Buc
     if timetable.next(now).is_none() {
         return Err(Invalid::NeverDue(schedule.clone()));
     }
+    let refill_request = resource.annotations().get(REFILL_REQUESTED_AT);
+    if let Some(request) = refill_request.filter(|request| request.len() > LONGEST_REQUEST) {
+        return Err(Invalid::RefillRequest(request.len()));
+    }
     Ok(Bucket {
         id: id_of(resource),
         uid: resource.uid().unwrap_or_default().into(),
@@ -80,10 +93,7 @@ pub(super) fn validate(resource: &TokenBucket, now: DateTime<Utc>) -> Result<Buc
         starting_deadline: starting_deadline_seconds
             .map(|seconds| Duration::from_secs(seconds.into())),
         queue_type: *queue_type,
-        refill_request: resource
-            .annotations()
-            .get(api::REFILL_REQUESTED_AT)
-            .map(|value| value.as_str().into()),
+        refill_request: refill_request.map(|value| value.as_str().into()),
     })
 }
 
@@ -125,6 +135,20 @@ mod tests {
         );
         assert_eq!(bucket.starting_deadline, Some(Duration::from_secs(90)));
         assert_eq!(bucket.refill_request.as_deref(), Some("now"));
+    }
+
+    #[test]
+    fn a_long_request_for_a_refill_is_refused() {
+        let mut resource = resource("schedule: '@hourly'");
+        let requested = |bytes: usize| [(REFILL_REQUESTED_AT.to_owned(), "x".repeat(bytes))];
+        resource
+            .annotations_mut()
+            .extend(requested(LONGEST_REQUEST));
+        assert!(validate(&resource, now()).is_ok());
+        resource.annotations_mut().extend(requested(250_000));
+        let refused = validate(&resource, now()).unwrap_err();
+        assert_eq!(refused.reason(), "InvalidRefillRequest");
+        assert!(refused.to_string().contains("250000 bytes"), "{refused}");
     }
 
     #[test]

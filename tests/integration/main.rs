@@ -13,6 +13,7 @@ mod fixture;
 mod gitops;
 mod leadership;
 mod ledgers;
+mod limits;
 mod missed;
 mod monitoring;
 mod page;

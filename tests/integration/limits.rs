@@ -1,0 +1,68 @@
+//! What one namespace can make the operator do is limited.
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
+use kube::api::PostParams;
+use serde_json::json;
+use token_bucket_operator::api::TokenBucketStatus;
+
+use crate::support::{Buckets, Operator, RARELY, condition, reason, stage, testbed};
+
+#[tokio::test]
+async fn a_namespace_has_so_many_brokers_and_no_more() {
+    let testbed = testbed().await;
+    let namespace = testbed.namespace().await;
+    let buckets = Buckets::of(testbed, &namespace).await;
+    let secrets: Api<Secret> = Api::namespaced(testbed.client().await, namespace.name());
+    let limit = ["--max-brokers-per-namespace=2"];
+    let _operator = Operator::start_at(testbed, &namespace, None, &limit).await;
+    let create = async |name: &str, secret: &str| {
+        let spec = json!({"schedule": RARELY, "amount": 1, "maximum": 1, "deletionPolicy": "Retain",
+                          "connection": {"secretRef": {"name": secret}}});
+        buckets.create(name, spec).await;
+    };
+    for name in ["one", "two", "three"] {
+        // Nobody listens at the discard port.
+        let uri = format!("amqp://127.0.0.1:9/{name}");
+        let secret = json!({"metadata": {"name": name}, "stringData": {"uri": uri}});
+        let secret = serde_json::from_value(secret).expect("a Secret");
+        let created = secrets.create(&PostParams::default(), &secret).await;
+        created.expect("the Secret is accepted");
+    }
+    let away = |status: &TokenBucketStatus| condition(status, "BrokerConnected") == "False";
+    for (name, secret) in [("a", "one"), ("b", "two"), ("c", "one")] {
+        create(name, secret).await;
+        buckets.until(name, "its broker to be missed", away).await;
+    }
+    create("d", "three").await;
+    let refused = |status: &TokenBucketStatus| reason(status, "Stalled") == "TooManyBrokers";
+    buckets
+        .until("d", "its broker to be one too many", refused)
+        .await;
+    // Nobody is at that one any more.
+    buckets.delete("b").await;
+    buckets.until("d", "its broker to be missed", away).await;
+}
+
+#[tokio::test]
+async fn a_long_value_of_the_annotation_is_refused_and_kept_nowhere() {
+    let (testbed, namespace, vhost, buckets) = stage().await;
+    let _operator = Operator::start(testbed, &namespace, &vhost, &[]).await;
+    buckets
+        .create(
+            "api",
+            json!({"schedule": RARELY, "amount": 1, "maximum": 10}),
+        )
+        .await;
+    buckets.ready("api").await;
+    buckets.request_refill("api", &"x".repeat(200_000)).await;
+    let refused = |status: &TokenBucketStatus| reason(status, "Stalled") == "InvalidRefillRequest";
+    let status = buckets
+        .until("api", "the value to be refused", refused)
+        .await;
+    let status = serde_json::to_string(&status).expect("a status");
+    assert!(status.len() < 5_000, "{} bytes", status.len());
+    buckets.request_refill("api", "now").await;
+    let refilled = |status: &TokenBucketStatus| status.available_tokens == Some(1);
+    buckets.until("api", "the refill", refilled).await;
+}
