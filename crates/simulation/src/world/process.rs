@@ -11,7 +11,7 @@ use super::{Act, HOLD_LIMIT, Micros, Todo, World};
 use crate::accountant::Violation;
 use crate::broker::ChannelId;
 use crate::fixture;
-use crate::operator::{Progress, Shell, WAITS, Work};
+use crate::operator::{Progress, Shell, Work};
 use crate::plan::Operator;
 
 /// How often a stalled connection is tried.
@@ -293,13 +293,10 @@ impl World {
                 let delay = self.latency() * slowness;
                 self.operator_todo(operator, delay, Act::Step(link, number));
             }
-            Ok(Progress::Wait) => {
+            Ok(Progress::Wait(pause)) => {
                 process.works.insert(number, work);
-                self.operator_todo(
-                    operator,
-                    HOLD_LIMIT / Micros::from(WAITS),
-                    Act::Step(link, number),
-                );
+                let pause = Micros::try_from(pause.as_micros()).unwrap_or(Micros::MAX / 2);
+                self.operator_todo(operator, pause, Act::Step(link, number));
             }
             Ok(Progress::Also(event)) => {
                 process.works.insert(number, work);
