@@ -23,7 +23,7 @@ use token_bucket_operator::amqp::{
     Broker, BrokerError, Endpoint, RefillConsumer, TransactionChannel,
 };
 use token_bucket_operator::api::QueueType;
-use token_bucket_operator::bucket::machine::{Baton, Take, Taken, Transaction};
+use token_bucket_operator::bucket::machine::{Absence, Baton, Take, Taken, Transaction};
 use token_bucket_operator::bucket::{
     Ledger, Origin, Owner, RefillRequest, ledger_queue_name, queue_name,
 };
@@ -100,8 +100,10 @@ async fn write(
     kind: QueueType,
     owed: u64,
 ) -> Result<bool, BrokerError> {
-    let wait = Some(Duration::from_millis(50));
-    broker.write_ledger(name, kind, &ledger(owed), wait).await
+    let absence = Absence::Unseen(Duration::from_millis(50));
+    broker
+        .write_ledger(name, kind, &ledger(owed), absence)
+        .await
 }
 
 /// Declares the queues of bucket `b`, and writes its ledger.

@@ -13,6 +13,17 @@ use super::queues::DeleteIf;
 use super::wire;
 use bucket::Bucket;
 
+/// What could be reserved of the names of a bucket's queues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reserved {
+    /// Nothing: there is a queue for the ledger, or somebody else has reserved its name.
+    Nothing,
+    /// The ledger's alone: there is a queue for the bucket, or somebody else has reserved its name.
+    Ledger,
+    /// Both.
+    Both,
+}
+
 impl Broker {
     /// Declares an exclusive queue. Answers false when there is a queue of that name, or somebody else has reserved it: then
     /// the channel is closed.
@@ -23,6 +34,51 @@ impl Broker {
     ) -> Result<bool, BrokerError> {
         let declaring = self.exclusive_queue(channel, action.queue)?;
         reserved(self.answer(action, During::AlarmWait, declaring).await)
+    }
+
+    /// Reserves the names of both queues of a bucket; `action` names the ledger's. Unless both are, the channel is closed.
+    pub(super) async fn reserve_both(
+        &self,
+        channel: &Channel,
+        bucket_queue: &str,
+        action: Action<'_>,
+    ) -> Result<Reserved, BrokerError> {
+        // In one go: over a ledger that is there the broker closes the channel, and does not come to the other name.
+        let both = join(
+            self.exclusive_queue(channel, action.queue)?,
+            self.exclusive_queue(channel, bucket_queue)?,
+        );
+        let both = async { Ok(both.await) };
+        let (ledger, bucket) = self.answer(action, During::AlarmWait, both).await?;
+        if !reserved(ledger.map_err(|error| self.explain(action, &error)))? {
+            return Ok(Reserved::Nothing);
+        }
+        let of_bucket = Action {
+            queue: bucket_queue,
+            ..action
+        };
+        match reserved(bucket.map_err(|error| self.explain(of_bucket, &error))) {
+            Ok(true) => Ok(Reserved::Both),
+            Ok(false) => Ok(Reserved::Ledger),
+            Err(error) => {
+                self.release(action.queue).await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives back the name of a queue whose channel is closed. Whatever else goes wrong, it must not stay reserved as long as
+    /// the connection lives.
+    pub(super) async fn release(&self, queue: &str) -> Result<(), BrokerError> {
+        loop {
+            match self.delete_queue(queue, DeleteIf::Always).await {
+                Err(BrokerError::Blocked) => tokio::select! {
+                    () = self.blocked_is(false) => {}
+                    lost = self.lost() => return Err(lost),
+                },
+                deleted => return deleted.map(drop),
+            }
+        }
     }
 
     /// Whether there is a queue for the bucket, where there is none for its ledger; None when there is one for that, or
@@ -41,26 +97,15 @@ impl Broker {
             queue: &ledger_queue,
         };
         let channel = self.lease(action).await?;
-        // In one go: over a ledger that is there the broker closes the channel, and does not come to the other name.
-        let both = join(
-            self.exclusive_queue(&channel, &ledger_queue)?,
-            self.exclusive_queue(&channel, &queue)?,
-        );
-        let both = async { Ok(both.await) };
-        let (ledger, bucket) = self.answer(action, During::AlarmWait, both).await?;
-        if !reserved(ledger.map_err(|error| self.explain(action, &error)))? {
-            return Ok(None);
-        }
-        if let Err(error) = bucket {
-            let action = Action {
-                queue: &queue,
-                ..action
-            };
-            reserved::<()>(Err(self.explain(action, &error)))?;
-            // Unless that was somebody else's reservation.
-            let there = self.count(&queue).await;
-            self.delete_queue(&ledger_queue, DeleteIf::Always).await?;
-            return Ok(Some(there?.is_some()));
+        match self.reserve_both(&channel, &queue, action).await? {
+            Reserved::Nothing => return Ok(None),
+            Reserved::Ledger => {
+                // Unless that was somebody else's reservation.
+                let there = self.count(&queue).await;
+                self.release(&ledger_queue).await?;
+                return Ok(Some(there?.is_some()));
+            }
+            Reserved::Both => {}
         }
         let options = QueueDeleteOptions::default();
         // The ledger's last: whoever can reserve that has the other to itself.

@@ -15,18 +15,19 @@ use tracing::debug;
 use super::claims::Claim;
 use super::connection::{Broker, During};
 use super::error::{Action, BrokerError};
-use super::queues::DeleteIf;
+use super::reservation::Reserved;
 use super::transport::Batch;
 use super::{ledger, wire};
-use bucket::{Ledger, QueueType, ledger_queue_name};
+use bucket::machine::Absence;
+use bucket::{Ledger, QueueType, ledger_queue_name, queue_name};
 
 impl Broker {
-    /// Writes a ledger of the bucket `name` where there is none. Answers false when there is one already. Waits while a
-    /// resource alarm is in force.
+    /// Writes a ledger of the bucket `name` where there is none. Answers false when it is not as absent as it has to be.
+    /// Waits while a resource alarm is in force.
     ///
-    /// Without `wait` it is written only if there is no queue for it. Otherwise its queue is declared, and consumed for so
-    /// long before: a ledger that somebody holds is seen as soon as it is given back or written anew. Whoever can still
-    /// come with one after that has not been heard of by the broker for longer than it keeps a connection.
+    /// With [`Absence::Unseen`] its queue is declared, and consumed for so long before: a ledger that somebody holds is seen
+    /// as soon as it is given back or written anew. Whoever can still come with one after that has not been heard of by the
+    /// broker for longer than it keeps a connection.
     ///
     /// Give it up with the connection only: the lock lasts until this is ready, or the connection ends.
     ///
@@ -38,12 +39,14 @@ impl Broker {
         name: &str,
         kind: QueueType,
         ledger: &Ledger,
-        wait: Option<Duration>,
+        absence: Absence,
     ) -> Result<bool, BrokerError> {
         let queue = ledger_queue_name(name);
         let action = action("write a ledger", "configure", &queue);
-        let Some(limit) = wait else {
-            return self.write_first(name, kind, ledger, action).await;
+        let limit = match absence {
+            Absence::Unseen(limit) => limit,
+            Absence::NoQueues => return self.write_first(name, kind, ledger, true, action).await,
+            Absence::NoQueue => return self.write_first(name, kind, ledger, false, action).await,
         };
         let lock = lock_queue_name(name);
         let _claim = self.claims().claim(&[&lock])?;
@@ -58,28 +61,58 @@ impl Broker {
         let written = self
             .write_after(limit, &channel, name, kind, ledger, action)
             .await;
-        if let Err(error) = self.unlock(&channel, &lock).await {
-            debug!(%error, lock, "it goes with the connection");
-        }
+        self.unlock(&channel, &lock).await;
         written
     }
 
     /// A queue that belongs to this connection can only be declared where there is none, and keeps everybody else from
     /// declaring one. Then the ledger's takes its place. Should somebody else come in between, a broker may take the second
     /// declaration for one of the other's queue: the ledger goes with that, and nobody but the other can have got it.
+    ///
+    /// `alone`: only if there is no queue for the bucket either, so that nobody has refilled it. Its name stays reserved until
+    /// the ledger is there: of those who write one like this, none comes in between.
     async fn write_first(
         &self,
         name: &str,
         kind: QueueType,
         ledger: &Ledger,
+        alone: bool,
         action: Action<'_>,
     ) -> Result<bool, BrokerError> {
         let _claim = self.claim_names(name)?;
-        let queue = wire::name(action.queue)?;
+        let bucket_queue = queue_name(name);
         let channel = self.transaction_channel(action).await?;
-        if !self.reserve(&channel, action).await? {
-            return Ok(false);
+        if !alone {
+            if !self.reserve(&channel, action).await? {
+                return Ok(false);
+            }
+            let written = self.replace(&channel, name, kind, ledger, action).await;
+            self.farewell(&channel).await;
+            return written;
         }
+        match self.reserve_both(&channel, &bucket_queue, action).await? {
+            Reserved::Nothing => return Ok(false),
+            Reserved::Ledger => {
+                self.release(action.queue).await?;
+                return Ok(false);
+            }
+            Reserved::Both => {}
+        }
+        let written = self.replace(&channel, name, kind, ledger, action).await;
+        self.unlock(&channel, &bucket_queue).await;
+        written
+    }
+
+    /// The ledger's queue takes the place of the one that has reserved its name.
+    async fn replace(
+        &self,
+        channel: &Channel,
+        name: &str,
+        kind: QueueType,
+        ledger: &Ledger,
+        action: Action<'_>,
+    ) -> Result<bool, BrokerError> {
+        let queue = wire::name(action.queue)?;
         let arguments = wire::explicit(wire::queue_arguments(kind, Some(1)), self.version());
         let durable = QueueDeclareOptions::durable();
         let replacing = join(
@@ -88,16 +121,19 @@ impl Broker {
         );
         let replacing = async { Ok(replacing.await) };
         let (deleted, declared) = self.answer(action, During::AlarmWait, replacing).await?;
-        deleted
-            .map(drop)
-            .and(declared.map(drop))
+        let came = deleted
+            .and_then(|came| declared.map(|_| came))
             .map_err(|error| self.explain(action, &error))?;
+        // Somebody who had it still has come with it. It is lost, and says what this one does not know: whoever misses it
+        // next waits for others first.
+        if came > 0 {
+            return Ok(false);
+        }
         // The client library sends what is published before anything else that waits, so this comes afterwards.
-        let mut batch = Batch::new(&channel);
+        let mut batch = Batch::new(channel);
         ledger::publish(&mut batch, name, ledger, None)?;
-        self.commit(action, During::AlarmWait, &channel, batch)
+        self.commit(action, During::AlarmWait, channel, batch)
             .await?;
-        self.farewell(&channel).await;
         Ok(true)
     }
 
@@ -185,15 +221,21 @@ impl Broker {
         }
     }
 
-    async fn unlock(&self, channel: &Channel, lock: &str) -> Result<(), BrokerError> {
-        if !channel.status().connected() {
-            return self.delete_queue(lock, DeleteIf::Always).await.map(drop);
+    /// Gives back a name that was reserved, and the channel.
+    async fn unlock(&self, channel: &Channel, lock: &str) {
+        let unlocking = async {
+            if !channel.status().connected() {
+                return self.release(lock).await;
+            }
+            let deleting = channel.queue_delete(wire::name(lock)?, QueueDeleteOptions::default());
+            let action = action("delete a queue", "configure", lock);
+            self.answer(action, During::AlarmWait, deleting).await?;
+            self.farewell(channel).await;
+            Ok(())
+        };
+        if let Err(error) = unlocking.await {
+            debug!(%error, lock, "it goes with the connection");
         }
-        let deleting = channel.queue_delete(wire::name(lock)?, QueueDeleteOptions::default());
-        let action = action("delete a queue", "configure", lock);
-        self.answer(action, During::AlarmWait, deleting).await?;
-        self.farewell(channel).await;
-        Ok(())
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use amqp::{Broker, BrokerError, RequestPublisher, TransactionChannel};
-use bucket::machine::{BatchId, ConsumerId, Effect, Event, Take, Transaction};
+use bucket::machine::{Absence, BatchId, ConsumerId, Effect, Event, Take, Transaction};
 use bucket::{BucketId, QueueType, RefillRequest, queue_name};
 use futures::StreamExt;
 use tokio::sync::{OnceCell, Semaphore, mpsc};
@@ -209,16 +209,16 @@ impl Session {
                 job,
                 bucket,
                 ledger,
-                wait,
+                absence,
             } => {
                 let permits = self.waits.clone();
                 self.work.spawn(async move {
-                    let _permit = match wait {
-                        Some(_) => permits.acquire_owned().await.ok(),
-                        None => None,
+                    let _permit = match absence {
+                        Absence::Unseen(_) => permits.acquire_owned().await.ok(),
+                        Absence::NoQueues | Absence::NoQueue => None,
                     };
                     let written = broker
-                        .write_ledger(&bucket.name, bucket.queue_type, &ledger, wait)
+                        .write_ledger(&bucket.name, bucket.queue_type, &ledger, absence)
                         .await;
                     let written = written.map_err(|error| error.failure());
                     Event::LedgerWritten { job, written }.into()

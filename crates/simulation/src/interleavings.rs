@@ -12,7 +12,7 @@ use bucket::{BucketId, Known, MissedRefills, queue_name};
 use crate::accountant::{Accountant, Leniency, Violation};
 use crate::broker::{Broker, ConnectionId};
 use crate::fixture;
-use crate::operator::{Body, Mutant, Progress, Shell, WAITS, Work};
+use crate::operator::{Body, Mutant, Progress, Shell, Work};
 use crate::plan::Spec;
 
 /// Ticks of the bucket that are carried out.
@@ -225,8 +225,8 @@ impl State {
             Ok(Progress::More) => {
                 process.works.insert(number, work);
             }
-            Ok(Progress::Wait) => {
-                let until = self.now + HOLD_LIMIT / WAITS;
+            Ok(Progress::Wait(pause)) => {
+                let until = self.now + pause;
                 process.waiting.insert((until, number), work);
             }
             Err(refused) => return Err(format!("I5: {refused:?}")),

@@ -1,19 +1,32 @@
 use std::time::Duration;
 
 use lapin::options::QueueDeclareOptions;
-use token_bucket_operator::amqp::{Broker, BrokerError};
+use token_bucket_operator::amqp::{Broker, BrokerError, DeleteIf};
 use token_bucket_operator::api::QueueType;
-use token_bucket_operator::bucket::machine::Class;
+use token_bucket_operator::bucket::machine::{Absence, Class};
 
-use super::{KINDS, LEDGER, connect, held, ledger, owed, take, write};
+use super::{BUCKET, KINDS, LEDGER, connect, held, ledger, owed, take, write};
 use crate::support::{SOON, eventually, testbed};
 
 const LOCK: &str = "token_bucket_b.ledger.lock";
 
 /// Tries until nobody else is at it.
 async fn write_first(broker: &Broker, name: &str, kind: QueueType, owed: u64) -> bool {
+    write_where(Absence::NoQueue, broker, name, kind, owed).await
+}
+
+async fn write_where(
+    absence: Absence,
+    broker: &Broker,
+    name: &str,
+    kind: QueueType,
+    owed: u64,
+) -> bool {
     loop {
-        match broker.write_ledger(name, kind, &ledger(owed), None).await {
+        match broker
+            .write_ledger(name, kind, &ledger(owed), absence)
+            .await
+        {
             Err(error) if error.failure().class == Class::InUse => {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
@@ -30,10 +43,11 @@ async fn of_those_who_write_a_first_ledger_at_once_the_ledger_of_one_remains() {
         for round in 0..20 {
             let name = format!("b{round}");
             // The first two share a connection.
+            let absence = [Absence::NoQueue, Absence::NoQueues][round % 2];
             let written = tokio::join!(
-                write_first(&one, &name, kind, 1),
-                write_first(&one, &name, kind, 2),
-                write_first(&other, &name, kind, 3),
+                write_where(absence, &one, &name, kind, 1),
+                write_where(absence, &one, &name, kind, 2),
+                write_where(absence, &other, &name, kind, 3),
             );
             let written = [written.0, written.1, written.2];
             assert!(written.contains(&true), "{kind:?} {round}: {written:?}");
@@ -62,6 +76,23 @@ async fn a_ledger_that_is_there_stays_and_no_lock_remains() {
             assert_eq!(owed(&broker, kind).await, 1);
             assert_eq!(vhost.depth(LOCK).await, None);
         }
+    }
+}
+
+/// Whoever found neither queue, and is slow: somebody else has refilled the bucket meanwhile, and the ledger is lost.
+#[tokio::test]
+async fn a_first_ledger_is_not_written_for_a_bucket_that_is_there_by_then() {
+    for kind in KINDS {
+        let vhost = testbed().await.vhost().await;
+        let broker = connect(&vhost).await;
+        assert!(write_where(Absence::NoQueues, &broker, "b", kind, 1).await);
+        assert_eq!(vhost.queues().await, [LEDGER]);
+        broker.declare_bucket(BUCKET, kind, 9).await.unwrap();
+        broker.delete_queue(LEDGER, DeleteIf::Always).await.unwrap();
+        assert!(!write_where(Absence::NoQueues, &broker, "b", kind, 2).await);
+        assert_eq!(vhost.queues().await, [BUCKET]);
+        assert!(write_first(&broker, "b", kind, 3).await);
+        assert_eq!(owed(&broker, kind).await, 3);
     }
 }
 
@@ -109,8 +140,8 @@ async fn a_ledger_that_is_held_is_seen_as_soon_as_another_takes_its_place() {
         let mut channel = holder.transactions().await.unwrap();
         let (tag, _) = held(&take(&mut channel, kind, 0).await).unwrap();
         assert!(!write_first(&other, "b", kind, 9).await);
-        let (nine, wait) = (ledger(9), Some(SOON));
-        let writing = other.write_ledger("b", kind, &nine, wait);
+        let nine = ledger(9);
+        let writing = other.write_ledger("b", kind, &nine, Absence::Unseen(SOON));
         let committing = async {
             eventually("the ledger to be waited for", SOON, async || {
                 let queue = vhost.queue(LEDGER).await.ok_or("no queue")?;

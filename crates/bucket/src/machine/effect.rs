@@ -56,7 +56,8 @@ pub enum Effect {
         /// It probably has no queues yet.
         new: bool,
     },
-    /// Write a ledger where there is none; nobody else does so at the same time. Answered by `Event::LedgerWritten`.
+    /// Write a ledger where there is none; nobody else does so at the same time. That it is absent as asked for is looked at
+    /// once more meanwhile, whatever was found before. Answered by `Event::LedgerWritten`.
     WriteLedger {
         /// Comes back in the answer.
         job: JobId,
@@ -64,9 +65,8 @@ pub enum Effect {
         bucket: Arc<Bucket>,
         /// What to write.
         ledger: Box<Ledger>,
-        /// None: only if there is no queue for it. Else its queue may be there, and empty; then it is consumed for so long,
-        /// so that a ledger that somebody holds is seen as soon as it is given back.
-        wait: Option<Duration>,
+        /// Only then.
+        absence: Absence,
     },
     /// On one channel: get the ledgers, in order; then take tokens out; then count the buckets. Answered by
     /// `Event::Taken`.
@@ -118,6 +118,18 @@ pub enum Effect {
     },
     /// Tell something. No answer.
     Tell(Outcome),
+}
+
+/// How absent a ledger has to be for another one to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Absence {
+    /// There is no queue for it, and none for the bucket: so nobody has refilled that since it was looked for.
+    NoQueues,
+    /// There is no queue for it.
+    NoQueue,
+    /// Its queue may be there, and stays empty for so long. It is consumed meanwhile, so that a ledger that somebody holds
+    /// is seen as soon as it is given back.
+    Unseen(Duration),
 }
 
 /// Why queues could not be removed; try again later.

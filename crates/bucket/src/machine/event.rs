@@ -110,7 +110,7 @@ pub enum Event {
         /// What was found.
         found: Result<Inspection, Failure>,
     },
-    /// Answer to `Effect::WriteLedger`: true when it was written, false when somebody's is there.
+    /// Answer to `Effect::WriteLedger`: true when it was written, false when it is not as absent as that asks for.
     LedgerWritten {
         /// Of the effect.
         job: JobId,

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use super::effect::Effect;
+use super::effect::{Absence, Effect};
 use super::entry::Stage;
 use super::event::{Inspection, JobId, Now};
 use super::failure::{Class, Failure};
@@ -170,7 +170,8 @@ impl Machine {
             let tick = entry.yielded.then_some(now.utc);
             Ledger { tick, ..new }
         };
-        self.write_ledger(id, Box::new(ledger), lost, None);
+        // As this found it: who was slower than somebody else would forget what that one has refilled.
+        self.write_ledger(id, Box::new(ledger), lost, Absence::NoQueues);
     }
 
     /// The ledger of a bucket is absent: somebody holds it, or it is lost. In that case nobody knows which of the ticks up
@@ -199,7 +200,12 @@ impl Machine {
         if lost {
             self.show(id, Phase::progressing("LedgerHeld", message));
         }
-        self.write_ledger(id, Box::new(ledger), lost, lost.then_some(limit));
+        let absence = if lost {
+            Absence::Unseen(limit)
+        } else {
+            Absence::NoQueue
+        };
+        self.write_ledger(id, Box::new(ledger), lost, absence);
     }
 
     /// Writes a ledger where there is none; what was known of the bucket goes on from it.
@@ -208,7 +214,7 @@ impl Machine {
         id: &BucketId,
         ledger: Box<Ledger>,
         lost: bool,
-        wait: Option<Duration>,
+        absence: Absence,
     ) {
         let job = JobId(self.next_number());
         let Some(entry) = self.buckets.get_mut(id) else {
@@ -220,15 +226,15 @@ impl Machine {
             bucket: id.clone(),
             ledger: Some(ledger.clone()),
             lost,
-            waits: wait.is_some(),
+            waits: matches!(absence, Absence::Unseen(_)),
         };
-        self.inspections.waits += usize::from(wait.is_some());
+        self.inspections.waits += usize::from(began.waits);
         self.inspections.jobs.insert(job, began);
         self.effects.push(Effect::WriteLedger {
             job,
             bucket,
             ledger,
-            wait,
+            absence,
         });
     }
 

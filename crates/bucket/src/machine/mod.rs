@@ -36,7 +36,7 @@ use refill_queue::{Link, RefillQueues};
 use removal::Removals;
 use scheduler::Scheduler;
 
-pub use effect::{Effect, Move, RemoveFailure, Take, Transaction};
+pub use effect::{Absence, Effect, Move, RemoveFailure, Take, Transaction};
 pub use event::{
     BatchId, Baton, ConsumerId, Delivered, Event, Inspection, JobId, Now, QueueState, Removal,
     Taken,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::adjustment::Adjustment;
 use super::batch::{self, Accepted, Batch, Decided, Item, Step, Task};
-use super::effect::Effect;
+use super::effect::{Absence, Effect};
 use super::entry::Stage;
 use super::event::{BatchId, Now, QueueState, Taken};
 use super::failure::{Class, Failure};
@@ -238,7 +238,7 @@ impl Machine {
                     entry.put_back(item.requests);
                     if returned.contains(&item.bucket.name) {
                         entry.outdated = false;
-                        self.write_ledger(&id, ledger, true, None);
+                        self.write_ledger(&id, ledger, true, Absence::NoQueue);
                     } else if let Task::Refill { limit } = item.task {
                         entry.stage = Stage::Opening(QueueState { tokens: 0, limit });
                     }
@@ -345,7 +345,7 @@ impl Machine {
             .for_each(|refusal| self.refused(&id, refusal));
         if is_back {
             // Its queue was deleted while the ledger was held. Nobody else has held it since.
-            self.write_ledger(&id, ledger, true, None);
+            self.write_ledger(&id, ledger, true, Absence::NoQueue);
             return;
         }
         let Some(entry) = self.buckets.get_mut(&id) else {

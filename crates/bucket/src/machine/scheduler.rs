@@ -1,7 +1,7 @@
 //! The scheduler: at its due time a bucket's refill request goes into its refill queue. It remembers nothing that it could
 //! not lose; after a restart it starts from the ledgers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -88,14 +88,19 @@ impl Scheduler {
         self.published.is_some()
     }
 
-    /// The requests to publish, one flight after the other.
+    /// The requests to publish, one flight after the other. Of each bucket there is at most one in a flight: should it be
+    /// refused, one for a later tick that is accepted would make the ledger forget it.
     pub(super) fn publish(&mut self) -> Option<Effect> {
         if self.waiting.is_empty() || self.is_publishing() {
             return None;
         }
-        let waiting = std::mem::take(&mut self.waiting);
-        let requests = waiting.iter().map(message).collect();
-        self.published = Some(waiting);
+        let mut buckets = HashSet::with_capacity(self.waiting.len());
+        let (flight, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .partition(|request| buckets.insert(request.bucket.id.clone()));
+        self.waiting = later;
+        let requests = flight.iter().map(message).collect();
+        self.published = Some(flight);
         Some(Effect::Publish { requests })
     }
 
@@ -152,6 +157,8 @@ fn message(Request { bucket, span }: &Request) -> (Arc<str>, RefillRequest) {
 mod tests {
     use std::time::Duration;
 
+    use schedule::{Timetable, parse_zone};
+
     use super::*;
     use crate::MissedRefills;
     use crate::fixture::{at, bucket};
@@ -180,28 +187,79 @@ mod tests {
         assert_eq!(told(600, 780), 2);
     }
 
+    fn now(second: i64) -> Now {
+        Now {
+            utc: at(second),
+            monotonic: Duration::from_secs(second.try_into().unwrap()),
+        }
+    }
+
+    fn refused() -> Result<(), Failure> {
+        Err(Failure {
+            reason: "Told",
+            message: "told".into(),
+            class: Class::Blocked,
+        })
+    }
+
+    /// All of whose ticks count.
+    fn strict(schedule: &str) -> Arc<Bucket> {
+        let timetable = Timetable::new(
+            schedule.parse().unwrap(),
+            parse_zone("Etc/UTC").unwrap(),
+            at(0),
+        );
+        Arc::new(Bucket {
+            missed_refills: MissedRefills::All,
+            timetable,
+            ..bucket()
+        })
+    }
+
+    #[test]
+    fn ticks_that_are_due_together_are_asked_for_one_after_the_other() {
+        let mut scheduler = Scheduler::default();
+        let other = Arc::new(Bucket {
+            id: BucketId::new("shop", "other"),
+            ..(*strict("* * * * * *")).clone()
+        });
+        scheduler.enter(&strict("* * * * * *"), at(0), at(0), now(0));
+        scheduler.enter(&other, at(0), at(0), now(0));
+        scheduler.take_due(now(0));
+        scheduler.take_due(now(3));
+        let ticks = |effect: Option<Effect>| -> Vec<_> {
+            let Some(Effect::Publish { requests }) = effect else {
+                return Vec::new();
+            };
+            let tick = |(_, request): (_, RefillRequest)| match request.origin {
+                Origin::Schedule { tick, ticks, .. } => ((tick - at(0)).num_seconds(), ticks),
+                Origin::Foreign { .. } => (0, 0),
+            };
+            requests.into_iter().map(tick).collect()
+        };
+        assert_eq!(ticks(scheduler.publish()), [(1, 1), (1, 1)]);
+        scheduler.published(&[Ok(()), refused()], now(3));
+        // The other one asks again for all of its ticks, and not before the first of them is accepted.
+        assert_eq!(ticks(scheduler.publish()), [(2, 1)]);
+        scheduler.published(&[Ok(())], now(3));
+        scheduler.take_due(now(4));
+        let first = ticks(scheduler.publish());
+        assert_eq!(first.len(), 2);
+        assert!(
+            first.contains(&(3, 1)) && first.contains(&(1, 1)),
+            "{first:?}"
+        );
+    }
+
     #[test]
     fn a_tick_does_not_overtake_one_that_was_not_accepted() {
         let mut scheduler = Scheduler::default();
-        let now = |second: i64| Now {
-            utc: at(second),
-            monotonic: Duration::from_secs(second.try_into().unwrap()),
-        };
-        let bucket = Bucket {
-            missed_refills: MissedRefills::All,
-            ..bucket()
-        };
-        scheduler.enter(&Arc::new(bucket), at(0), at(0), now(10));
+        scheduler.enter(&strict("* * * * *"), at(0), at(0), now(10));
         scheduler.take_due(now(60));
         assert!(scheduler.publish().is_some());
         // It is due while the one before is being published.
         scheduler.take_due(now(120));
-        let failure = Failure {
-            reason: "Told",
-            message: "told".into(),
-            class: Class::Blocked,
-        };
-        scheduler.published(&[Err(failure)], now(121));
+        scheduler.published(&[refused()], now(121));
         assert_eq!(scheduler.publish(), None);
         scheduler.take_due(now(122));
         let Some(Effect::Publish { requests }) = scheduler.publish() else {

@@ -163,7 +163,10 @@ impl Books {
                 self.ledger_queue
             ));
         }
-        let ready = broker.ready(&self.queue).unwrap_or_default();
+        // What is put into a queue that only reserves the name goes with it.
+        let ready = broker.ready(&self.queue);
+        let ready = ready.filter(|_| broker.is_durable(&self.queue));
+        let ready = ready.unwrap_or_default();
         self.high = self.high.max(ready);
         self.low = self.low.min(ready);
         if ready > self.cap {
@@ -178,7 +181,7 @@ impl Books {
         };
         if let (true, Some(connection), false) = (touched, committed, partial) {
             movement.connection = connection;
-            self.enter(movement, doing, broker.arguments(&self.queue).is_some())?;
+            self.enter(movement, doing, broker.is_durable(&self.queue))?;
         } else if committed.is_some()
             && let Some(ledger) = movement.ledger
         {

@@ -211,6 +211,13 @@ impl<M: Clone> Broker<M> {
         self.queues.get(queue).map(|queue| queue.arguments)
     }
 
+    /// Whether a queue is there for everybody, and stays.
+    #[must_use]
+    pub fn is_durable(&self, queue: &str) -> bool {
+        let queue = self.queues.get(queue);
+        queue.is_some_and(|queue| queue.owner.is_none())
+    }
+
     /// How many messages of a queue channels hold.
     #[must_use]
     pub fn held(&self, queue: &str) -> usize {

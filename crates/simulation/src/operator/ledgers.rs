@@ -2,17 +2,22 @@
 
 use std::sync::Arc;
 
-use bucket::Bucket;
-use bucket::QueueType;
-use bucket::machine::{Event, Inspection, QueueState};
+use bucket::machine::{Absence, Event, Inspection, JobId, QueueState};
+use bucket::{Bucket, Ledger, QueueType};
 use chrono::TimeDelta;
 
 use super::work::{Progress, WAITS, What, Work};
 use super::{Body, Mutant, Shell};
-use crate::broker::{Arguments, Broker, Refused};
+use crate::broker::{Arguments, Broker, ChannelId, Refused};
 
 /// What a mutant forgets of what was carried out before a ledger was lost.
 const FORGOTTEN: TimeDelta = TimeDelta::seconds(3);
+
+/// The step of an inspection which finds out what is there, and the one before it of which the ledger's queue is not.
+const LOOKS: usize = 5;
+const RESERVED_LEDGER: usize = 4;
+/// The step of a first ledger which gives back the name that was reserved.
+const GIVES_BACK: usize = 6;
 
 impl Work {
     pub(super) fn inspect_step(
@@ -25,8 +30,11 @@ impl Work {
             return Err(Refused::Gone);
         };
         let job = *job;
-        if shell.writing.contains(&bucket.name) {
+        if !self.claims && shell.writing.contains(&bucket.name) {
             return Err(Refused::InUse);
+        }
+        if self.step == 0 && !*new {
+            self.step = LOOKS;
         }
         let found = |found| {
             done(Event::Inspected {
@@ -39,12 +47,40 @@ impl Work {
         let quorum = bucket.queue_type == QueueType::Quorum;
         let (queue, ledger) = (bucket.queue(), bucket.ledger_queue());
         match self.step {
-            // Exclusive queues under both names at the same time.
-            0 if *new && broker.arguments(&ledger).is_none() => {
-                let bucket_exists = broker.arguments(&queue).is_some();
+            // Exclusive queues under both names: a test, and a lock.
+            0 => {
+                claim(&mut self.claims, shell, bucket)?;
+                if !reserve(broker, channel, &ledger)? {
+                    self.step = LOOKS - 1;
+                }
+            }
+            1 => {
+                if !reserve(broker, channel, &queue)? {
+                    self.step = RESERVED_LEDGER - 1;
+                }
+            }
+            2 => {
+                broker.delete(channel, &queue, false)?;
+            }
+            3 => {
+                broker.delete(channel, &ledger, false)?;
+                return found(Inspection::NoLedger {
+                    bucket_exists: false,
+                });
+            }
+            RESERVED_LEDGER => {
+                let there = broker.count(channel, &queue);
+                let other = broker.open(shell.connection, false)?;
+                broker.delete(other, &ledger, false)?;
+                broker.close(other);
+                let bucket_exists = match there {
+                    Ok(_) => true,
+                    Err(Refused::NotFound) => false,
+                    Err(refused) => return Err(refused),
+                };
                 return found(Inspection::NoLedger { bucket_exists });
             }
-            0 => match broker.count(channel, &ledger) {
+            LOOKS => match broker.count(channel, &ledger) {
                 Ok(_) => {
                     broker.declare(channel, &ledger, ledger_arguments(quorum), false)?;
                     self.step += 1;
@@ -52,7 +88,7 @@ impl Work {
                 Err(Refused::NotFound) => {}
                 Err(refused) => return Err(refused),
             },
-            1 => {
+            6 => {
                 let bucket_exists = match broker.count(channel, &queue) {
                     Ok(_) => true,
                     Err(Refused::NotFound) => false,
@@ -92,14 +128,17 @@ impl Work {
         Ok(Progress::More)
     }
 
+    /// A ledger whose queue is there or not, under a lock.
     pub(super) fn write_step(
         &mut self,
         shell: &mut Shell,
         broker: &mut Broker<Body>,
     ) -> Result<Progress, Refused> {
-        let done = |event| Ok(Progress::Done(event));
-        let What::WriteLedger(job, bucket, ledger, wait) = &self.what else {
+        let What::WriteLedger(job, bucket, ledger, absence) = &self.what else {
             return Err(Refused::Gone);
+        };
+        let Absence::Unseen(limit) = *absence else {
+            return self.write_first_step(shell, broker);
         };
         let channel = match self.channel {
             Some(channel) => channel,
@@ -108,36 +147,18 @@ impl Work {
         let (queue, job) = (bucket.ledger_queue(), *job);
         let lock = lock_of(bucket);
         let quorum = bucket.queue_type == QueueType::Quorum;
-        let mut answer = |broker: &mut Broker<Body>, written| {
+        let answer = |broker: &mut Broker<Body>, written| {
             broker.delete(channel, &lock, false)?;
-            shell.writing.remove(&bucket.name);
-            done(Event::LedgerWritten {
-                job,
-                written: Ok(written),
-            })
+            Ok(ledger_written(job, written))
         };
         match self.step {
             0 => {
-                if shell.writing.contains(&bucket.name) {
-                    return Err(Refused::InUse);
-                }
+                claim(&mut self.claims, shell, bucket)?;
                 broker.declare(channel, &lock, Arguments::default(), true)?;
-                shell.writing.insert(bucket.name.clone());
             }
             1 => {
-                let new = broker.arguments(&queue).is_none();
-                match (wait.is_some(), new) {
-                    (true, _) => {
-                        broker.declare(channel, &queue, ledger_arguments(quorum), false)?;
-                        broker.consume(channel, &queue, false)?;
-                    }
-                    // Of a queue that was never there nobody holds a message.
-                    (false, true) => {
-                        broker.declare(channel, &queue, ledger_arguments(quorum), false)?;
-                        self.step += 1;
-                    }
-                    (false, false) => return answer(broker, false),
-                }
+                broker.declare(channel, &queue, ledger_arguments(quorum), false)?;
+                broker.consume(channel, &queue, false)?;
             }
             // A consumer is handed the ledger as soon as anybody gives it back or writes it.
             2 => {
@@ -148,23 +169,119 @@ impl Work {
                 }
                 if self.waits < WAITS {
                     self.waits += 1;
-                    return Ok(Progress::Wait);
+                    return Ok(Progress::Wait(limit / WAITS));
                 }
             }
             3 => {
                 let mut written = (**ledger).clone();
-                if shell.mutant == Some(Mutant::ForgetsTicks) && wait.is_some() {
+                if shell.mutant == Some(Mutant::ForgetsTicks) {
                     written.tick = written.tick.map(|tick| tick - FORGOTTEN);
                 }
-                let body = Body::Ledger(Arc::new(written));
-                broker.publish(channel, &queue, body, true)?;
-                if !broker.commit(channel)?.is_empty() {
-                    return Err(Refused::NotFound);
-                }
+                publish(broker, channel, &queue, written)?;
             }
             _ => return answer(broker, true),
         };
         Ok(Progress::More)
+    }
+
+    /// A ledger that has no queue: exclusive queues are the test and the lock.
+    fn write_first_step(
+        &mut self,
+        shell: &mut Shell,
+        broker: &mut Broker<Body>,
+    ) -> Result<Progress, Refused> {
+        let What::WriteLedger(job, bucket, ledger, absence) = &self.what else {
+            return Err(Refused::Gone);
+        };
+        let alone = *absence == Absence::NoQueues;
+        let (queue, job) = (bucket.ledger_queue(), *job);
+        let channel = match self.channel {
+            Some(channel) => channel,
+            None => *self.channel.insert(broker.open(shell.connection, true)?),
+        };
+        let quorum = bucket.queue_type == QueueType::Quorum;
+        let answer = |written| Ok(ledger_written(job, written));
+        match self.step {
+            0 => {
+                claim(&mut self.claims, shell, bucket)?;
+                if !reserve(broker, channel, &queue)? {
+                    return answer(false);
+                }
+                if !alone {
+                    self.step = 1;
+                }
+            }
+            1 => {
+                if !reserve(broker, channel, &bucket.queue())? {
+                    self.channel = None;
+                    self.step = GIVES_BACK - 1;
+                }
+            }
+            2 => {
+                self.came = broker.delete(channel, &queue, false)? > 0;
+                // Both go out in one write. Whoever has the bucket's name need not rely on that.
+                if !alone {
+                    broker.declare(channel, &queue, ledger_arguments(quorum), false)?;
+                    self.step = if self.came { 4 } else { 3 };
+                }
+            }
+            3 => {
+                broker.declare(channel, &queue, ledger_arguments(quorum), false)?;
+                if self.came {
+                    self.step = 4;
+                }
+            }
+            4 => publish(broker, channel, &queue, (**ledger).clone())?,
+            5 => {
+                if alone {
+                    broker.delete(channel, &bucket.queue(), false)?;
+                }
+                return answer(!self.came);
+            }
+            // GIVES_BACK
+            _ => {
+                broker.delete(channel, &queue, false)?;
+                return answer(false);
+            }
+        }
+        Ok(Progress::More)
+    }
+}
+
+/// An operator's own exclusive queues do not lock it out.
+fn claim(claims: &mut bool, shell: &mut Shell, bucket: &Bucket) -> Result<(), Refused> {
+    if !*claims && !shell.writing.insert(bucket.name.clone()) {
+        return Err(Refused::InUse);
+    }
+    *claims = true;
+    Ok(())
+}
+
+fn ledger_written(job: JobId, written: bool) -> Progress {
+    let written = Ok(written);
+    Progress::Done(Event::LedgerWritten { job, written })
+}
+
+fn publish(
+    broker: &mut Broker<Body>,
+    channel: ChannelId,
+    queue: &str,
+    ledger: Ledger,
+) -> Result<(), Refused> {
+    broker.publish(channel, queue, Body::Ledger(Arc::new(ledger)), true)?;
+    if broker.commit(channel)?.is_empty() {
+        Ok(())
+    } else {
+        Err(Refused::NotFound)
+    }
+}
+
+/// Declares an exclusive queue. False when there is one of that name already: then the channel is closed.
+fn reserve(broker: &mut Broker<Body>, channel: ChannelId, queue: &str) -> Result<bool, Refused> {
+    match broker.declare(channel, queue, Arguments::default(), true) {
+        Ok(_) => Ok(true),
+        Err(Refused::Locked | Refused::Precondition) => Ok(false),
+        Err(refused) => Err(refused),
     }
 }
 

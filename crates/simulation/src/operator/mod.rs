@@ -5,6 +5,8 @@ mod ledgers;
 mod removal;
 mod steps;
 mod take;
+#[cfg(test)]
+mod tests;
 mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +17,7 @@ use bucket::{Ledger, RefillRequest, Rejection};
 
 use crate::broker::{Arguments, Broker, ChannelId, ConnectionId, Got, Refused};
 
-pub use work::{Progress, WAITS, Work};
+pub use work::{Progress, Work};
 
 /// Contents of a message.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,6 +1,7 @@
 //! The steps of a removal.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bucket::machine::{Event, JobId};
 use bucket::{DeletionPolicy, Ledger, ledger_queue_name, queue_name};
@@ -9,6 +10,8 @@ use super::work::{Progress, Removing, WAITS, Work};
 use super::{Body, Shell};
 use crate::broker::{Broker, Refused};
 
+/// Between two looks at a ledger that is held.
+const PAUSE: Duration = Duration::from_millis(500);
 /// The step before the last one.
 const LAST: usize = 3;
 
@@ -44,7 +47,7 @@ impl Work {
             1 => match broker.deliver(channel, &ledger_queue)? {
                 None if self.waits < WAITS => {
                     self.waits += 1;
-                    return Ok(Progress::Wait);
+                    return Ok(Progress::Wait(PAUSE));
                 }
                 None => {}
                 Some(got) => {

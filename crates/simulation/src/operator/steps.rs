@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bucket::machine::Event;
+use bucket::machine::{Absence, Event};
 use bucket::{parked_queue_name, queue_name};
 
 use super::ledgers::lock_of;
@@ -27,13 +27,14 @@ impl Work {
             Err(Refused::Stalled) => Err(Refused::Stalled),
             Err(refused) => Ok(Progress::Done(self.failed(refused, shell, broker))),
             Ok(progress) => {
-                if !matches!(progress, Progress::Wait) {
+                if !matches!(progress, Progress::Wait(_)) {
                     self.step += 1;
                 }
-                if matches!(progress, Progress::Done(_))
-                    && let Some(channel) = self.channel.take()
-                {
-                    broker.close(channel);
+                if matches!(progress, Progress::Done(_)) {
+                    self.unclaim(shell);
+                    if let Some(channel) = self.channel.take() {
+                        broker.close(channel);
+                    }
                 }
                 Ok(progress)
             }
@@ -42,15 +43,18 @@ impl Work {
 
     /// An alarm lasts long: what can be asked again is given up, anything else is waited for.
     pub fn give_up(&mut self, shell: &mut Shell, broker: &mut Broker<Body>) -> Option<Event> {
-        let again = matches!(
-            self.what,
-            What::Consume(..) | What::Publish(..) | What::Inspect(..) | What::Count(..)
-        );
+        let again = match self.what {
+            What::Consume(..) | What::Publish(..) | What::Count(..) => true,
+            // What is reserved is given back first.
+            What::Inspect(..) => !self.claims,
+            _ => false,
+        };
         again.then(|| self.failed(Refused::Stalled, shell, broker))
     }
 
     fn failed(&mut self, refused: Refused, shell: &mut Shell, broker: &mut Broker<Body>) -> Event {
         let failure = failure(refused, broker.connected(shell.connection));
+        self.unclaim(shell);
         if let Some(channel) = self.channel.take() {
             broker.close(channel);
         }
@@ -75,12 +79,16 @@ impl Work {
                 job: *job,
                 found: Err(failure),
             },
-            What::WriteLedger(job, bucket, ..) => {
-                if self.step > 0 {
-                    shell.writing.remove(&bucket.name);
+            What::WriteLedger(job, bucket, _, absence) => {
+                let lock = match absence {
+                    Absence::Unseen(_) => (self.step > 0).then(|| lock_of(bucket)),
+                    Absence::NoQueues => (2..=5).contains(&self.step).then(|| bucket.queue()),
+                    Absence::NoQueue => None,
+                };
+                if let Some(lock) = lock {
                     // The lock belongs to the connection and would stay.
                     if let Ok(channel) = broker.open(shell.connection, false) {
-                        let _ = broker.delete(channel, &lock_of(bucket), false);
+                        let _ = broker.delete(channel, &lock, false);
                         broker.close(channel);
                     }
                 }

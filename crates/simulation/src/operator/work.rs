@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bucket::machine::{BatchId, ConsumerId, Effect, Event, JobId, Move, Take, Taken, Transaction};
+use bucket::machine::{
+    Absence, BatchId, ConsumerId, Effect, Event, JobId, Move, Take, Taken, Transaction,
+};
 use bucket::{Bucket, BucketId, DeletionPolicy, Ledger, RefillRequest};
 
 use super::Shell;
@@ -11,7 +13,7 @@ use crate::accountant::Doing;
 use crate::broker::ChannelId;
 
 /// Looks at a ledger that is absent, until it is lost.
-pub const WAITS: u32 = 8;
+pub(super) const WAITS: u32 = 8;
 
 /// How far an effect is.
 #[derive(Debug)]
@@ -20,8 +22,8 @@ pub enum Progress {
     More,
     /// There are more steps, and this has come meanwhile.
     Also(Event),
-    /// The next step comes after an eighth of the hold limit.
-    Wait,
+    /// The next step comes after so long.
+    Wait(Duration),
     /// This is the answer.
     Done(Event),
 }
@@ -33,6 +35,10 @@ pub struct Work {
     pub(super) step: usize,
     pub(super) channel: Option<ChannelId>,
     pub(super) waits: u32,
+    /// It is among those of its connection that have reserved names of a bucket.
+    pub(super) claims: bool,
+    /// A ledger has come into the queue that it had reserved.
+    pub(super) came: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -46,7 +52,7 @@ pub(super) enum What {
         Vec<Result<(), bucket::machine::Failure>>,
     ),
     Inspect(JobId, Arc<Bucket>, bool),
-    WriteLedger(JobId, Arc<Bucket>, Box<Ledger>, Option<Duration>),
+    WriteLedger(JobId, Arc<Bucket>, Box<Ledger>, Absence),
     Take(BatchId, Vec<Take>, Vec<Taken>),
     Replace(BatchId, Arc<Bucket>),
     Commit(BatchId, Transaction),
@@ -85,8 +91,8 @@ impl Work {
                 job,
                 bucket,
                 ledger,
-                wait,
-            } => What::WriteLedger(job, bucket, ledger, wait),
+                absence,
+            } => What::WriteLedger(job, bucket, ledger, absence),
             Effect::Take { batch, wanted } => What::Take(batch, wanted, Vec::new()),
             Effect::Replace { batch, bucket } => What::Replace(batch, bucket),
             Effect::Commit { batch, transaction } => What::Commit(batch, transaction),
@@ -113,7 +119,17 @@ impl Work {
             step: 0,
             channel: None,
             waits: 0,
+            claims: false,
+            came: false,
         })
+    }
+
+    pub(super) fn unclaim(&mut self, shell: &mut Shell) {
+        if std::mem::take(&mut self.claims)
+            && let What::Inspect(_, bucket, _) | What::WriteLedger(_, bucket, ..) = &self.what
+        {
+            shell.writing.remove(&bucket.name);
+        }
     }
 
     /// What it is, for people who read traces.
@@ -133,6 +149,8 @@ impl Work {
         match self.what {
             What::Commit(..) | What::Settle(..) | What::Take(..) | What::Publish(..) => true,
             What::Replace(..) => true,
+            // Both names are reserved in one go, and given back so.
+            What::WriteLedger(..) | What::Inspect(..) => matches!(self.step, 0 | 1 | 3),
             _ => self.step == 0,
         }
     }

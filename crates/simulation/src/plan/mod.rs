@@ -10,6 +10,9 @@ pub type Millis = u64;
 /// Nobody breaks anything after this.
 pub const FAULTS_END: Millis = 14_000;
 
+/// So long after an alarm nothing waits for its end any more.
+pub const ALARM_FORGOTTEN: Millis = 6_000;
+
 /// The schedules that buckets have.
 pub const SCHEDULES: [&str; 5] = [
     "*/2 * * * * *",

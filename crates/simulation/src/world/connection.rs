@@ -152,6 +152,12 @@ impl World {
                 process.blocked = alarm;
                 self.tell_machine(operator, Some(CONNECTION), Event::Blocked(alarm));
             }
+            // What has come meanwhile.
+            let shell = self.processes[operator].shell.as_ref();
+            let consumers = shell.map(|shell| shell.consumers.keys().copied().collect());
+            for consumer in consumers.unwrap_or_else(Vec::new) {
+                self.deliver_soon(operator, consumer);
+            }
         }
     }
 }

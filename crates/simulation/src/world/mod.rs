@@ -54,6 +54,8 @@ enum Todo {
     MendLedger(u8),
     /// The alarm ends.
     AlarmEnds,
+    /// It has ended a while ago.
+    AlarmIsOver,
     /// A policy ends.
     PolicyEnds(usize),
     /// A resource is created whose predecessor was not gone yet.
@@ -314,6 +316,7 @@ impl World {
                 }
                 Todo::MendLedger(bucket) => self.mend_ledger(bucket),
                 Todo::AlarmEnds => self.alarm(false),
+                Todo::AlarmIsOver => self.nobody_waits_for_an_alarm()?,
                 Todo::PolicyEnds(bucket) => {
                     let queue = bucket::queue_name(fixture::bucket_name(bucket));
                     self.broker.set_policy(&queue, Default::default());

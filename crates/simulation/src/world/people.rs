@@ -10,7 +10,7 @@ use crate::accountant::Violation;
 use crate::broker::Policy;
 use crate::fixture::{self, bucket_name, refill_queue};
 use crate::operator::Body;
-use crate::plan::{FAULTS_END, Step};
+use crate::plan::{ALARM_FORGOTTEN, FAULTS_END, Step};
 
 /// Resources whose removal was refused are tried again after this.
 const REMOVE_AGAIN: Micros = 700_000;
@@ -74,6 +74,7 @@ impl World {
             Step::Alarm(lasts) => {
                 self.alarm(true);
                 self.after(millis(lasts), Todo::AlarmEnds);
+                self.after(millis(lasts + ALARM_FORGOTTEN), Todo::AlarmIsOver);
             }
             Step::Restart(down) => {
                 self.restart_broker(millis(down));

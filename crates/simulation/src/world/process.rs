@@ -4,14 +4,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bucket::machine::{BucketState, ConsumerId, Effect, Event, Machine, Now, Outcome, Settings};
+use bucket::machine::{
+    BatchId, BucketState, ConsumerId, Effect, Event, Machine, Now, Outcome, Settings,
+};
 use chrono::{DateTime, TimeDelta, Utc};
 
+use super::watch::found;
 use super::{Act, HOLD_LIMIT, Micros, Todo, World};
 use crate::accountant::Violation;
 use crate::broker::ChannelId;
 use crate::fixture;
-use crate::operator::{Progress, Shell, WAITS, Work};
+use crate::operator::{Progress, Shell, Work};
 use crate::plan::Operator;
 
 /// How often a stalled connection is tried.
@@ -47,6 +50,10 @@ pub(super) struct Process {
     pub(super) told: BTreeMap<usize, Arc<BucketState>>,
     /// The newest tick of each resource that it has told to be carried out.
     pub(super) carried_out: BTreeMap<usize, DateTime<Utc>>,
+    /// What it knows each bucket to hold at most.
+    pub(super) maxima: BTreeMap<Arc<str>, u64>,
+    /// Room that each bucket of a batch has, as it has found it.
+    pub(super) rooms: BTreeMap<BatchId, Vec<(Arc<str>, u64)>>,
 }
 
 impl Process {
@@ -69,6 +76,8 @@ impl Process {
             permitted: true,
             told: BTreeMap::new(),
             carried_out: BTreeMap::new(),
+            maxima: BTreeMap::new(),
+            rooms: BTreeMap::new(),
         }
     }
 
@@ -194,6 +203,13 @@ impl World {
         let Some(machine) = &mut process.machine else {
             return Ok(());
         };
+        if let Event::Taken { batch, taken } = &event {
+            found(
+                &mut process.rooms,
+                *batch,
+                taken.as_deref().unwrap_or_default(),
+            );
+        }
         let text = self.trace.is_some().then(|| format!("{event:?}"));
         let effects = machine.handle(event, now);
         let wakeup = machine.wakeup(now).saturating_sub(now.monotonic);
@@ -228,8 +244,15 @@ impl World {
                 Effect::Tell(_) => {}
                 Effect::Answer { ticket, result } => self.answered(ticket, result.is_ok()),
                 effect => {
-                    if let Effect::WriteLedger { bucket, ledger, .. } = &effect {
-                        self.remembers(operator, bucket, ledger)?;
+                    match &effect {
+                        Effect::WriteLedger { bucket, ledger, .. } => {
+                            self.remembers(operator, bucket, ledger)?;
+                        }
+                        Effect::Take { batch, wanted } => self.wants(operator, *batch, wanted),
+                        Effect::Commit { batch, transaction } => {
+                            self.fits(operator, *batch, transaction)?;
+                        }
+                        _ => {}
                     }
                     self.begin(operator, effect);
                 }
@@ -293,13 +316,10 @@ impl World {
                 let delay = self.latency() * slowness;
                 self.operator_todo(operator, delay, Act::Step(link, number));
             }
-            Ok(Progress::Wait) => {
+            Ok(Progress::Wait(pause)) => {
                 process.works.insert(number, work);
-                self.operator_todo(
-                    operator,
-                    HOLD_LIMIT / Micros::from(WAITS),
-                    Act::Step(link, number),
-                );
+                let pause = Micros::try_from(pause.as_micros()).unwrap_or(Micros::MAX / 2);
+                self.operator_todo(operator, pause, Act::Step(link, number));
             }
             Ok(Progress::Also(event)) => {
                 process.works.insert(number, work);

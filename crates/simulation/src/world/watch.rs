@@ -1,14 +1,16 @@
 //! What operators get to know of resources, and what they tell of them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bucket::machine::{BucketState, Event, Phase};
+use bucket::machine::{BatchId, BucketState, Event, Phase, Take, Taken, Transaction};
 use bucket::{Bucket, BucketId, Known, Ledger};
 use chrono::{DateTime, Utc};
 
 use super::{Act, Micros, Resource, World};
 use crate::accountant::Violation;
 use crate::fixture;
+use crate::plan::{ALARM_FORGOTTEN, Millis, Step};
 
 impl World {
     /// A resource that is created and not being deleted.
@@ -32,6 +34,8 @@ impl World {
         let it = &self.resources[resource];
         let created = it.created.unwrap_or_default() / 1_000;
         let bucket = fixture::bucket(&it.uid, &it.id, it.bucket, created, it.spec, queue);
+        let maxima = &mut self.processes[operator].maxima;
+        maxima.insert(bucket.name.clone(), bucket.maximum);
         let event = Event::Apply {
             bucket: Arc::new(bucket),
             revision: it.revision,
@@ -127,6 +131,78 @@ impl World {
         }
     }
 
+    /// A batch begins: an edit that comes later does not concern it.
+    pub(super) fn wants(&mut self, operator: usize, batch: BatchId, wanted: &[Take]) {
+        let process = &mut self.processes[operator];
+        let maximum = |take: &Take| {
+            let maximum = process.maxima.get(&take.name).copied();
+            (take.name.clone(), maximum.unwrap_or(u64::MAX))
+        };
+        let maxima = wanted.iter().map(maximum).collect();
+        process.rooms.insert(batch, maxima);
+    }
+
+    /// I1: nobody adds more than there is room for by his own count, whatever was promised before.
+    pub(super) fn fits(
+        &mut self,
+        operator: usize,
+        batch: BatchId,
+        transaction: &Transaction,
+    ) -> Result<(), Violation> {
+        let rooms = self.processes[operator].rooms.remove(&batch);
+        let rooms = rooms.unwrap_or_default();
+        for (name, tokens) in &transaction.tokens {
+            let room = rooms.iter().find(|(of, _)| of == name);
+            if let Some((_, room)) = room
+                && tokens > room
+            {
+                return Err(format!(
+                    "I1: operator {operator} adds {tokens} tokens to {name}, which has room for {room}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// I6: nobody is told of an alarm that is over, or waits as if it were not.
+    pub(super) fn nobody_waits_for_an_alarm(&self) -> Result<(), Violation> {
+        let lately = self.now - ALARM_FORGOTTEN * 1_000;
+        let disturbs = |(at, step): &(Millis, Step)| {
+            let lasts = match step {
+                Step::Alarm(lasts) => *lasts,
+                // Whoever stands still or is cut off knows nothing of it.
+                Step::Pause(_, lasts, _) => *lasts,
+                Step::Crash(_, lasts, _) | Step::Cut(_, lasts, _) | Step::Restart(lasts) => *lasts,
+                _ => 0,
+            };
+            let (from, to) = (at * 1_000, (at + lasts) * 1_000);
+            lasts > 0 && from < self.now && to > lately
+        };
+        if self.plan.steps.iter().any(disturbs) {
+            return Ok(());
+        }
+        for (operator, process) in self.processes.iter().enumerate() {
+            let mut told = process.told.iter();
+            let waits = |state: &BucketState| {
+                matches!(
+                    &state.phase,
+                    Phase::Progressing {
+                        reason: "BrokerBlocked",
+                        ..
+                    }
+                )
+            };
+            if let Some((resource, _)) =
+                told.find(|(resource, state)| self.is_there(**resource) && waits(state))
+            {
+                return Err(format!(
+                    "I6: operator {operator} tells of an alarm that is over for resource {resource}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// Whatever its clock says by now, a process does not forget what it has carried out.
     pub(super) fn remembers(
         &self,
@@ -144,5 +220,17 @@ impl World {
             )),
             _ => Ok(()),
         }
+    }
+}
+
+/// What a batch has found takes room away.
+pub(super) fn found(
+    rooms: &mut BTreeMap<BatchId, Vec<(Arc<str>, u64)>>,
+    batch: BatchId,
+    taken: &[Taken],
+) {
+    let rooms = rooms.get_mut(&batch);
+    for ((_, room), taken) in rooms.into_iter().flatten().zip(taken) {
+        *room = room.saturating_sub(taken.tokens);
     }
 }

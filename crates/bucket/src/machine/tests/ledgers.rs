@@ -13,7 +13,10 @@ fn a_new_bucket_gets_a_ledger_that_owes_its_initial_tokens() {
         bucket_exists: false,
     });
     let Effect::WriteLedger {
-        job, ledger: first, ..
+        job,
+        ledger: first,
+        absence: Absence::NoQueues,
+        ..
     } = script.one(Event::Inspected { job, found })
     else {
         panic!("no ledger is written")
@@ -48,7 +51,7 @@ fn a_queue_that_was_there_before_is_adopted_with_its_tokens() {
         bucket_exists: true,
     });
     let effect = script.one(Event::Inspected { job, found });
-    let adopts = |effect| matches!(effect, Effect::WriteLedger { ledger, wait: None, .. } if ledger.owed == 0);
+    let adopts = |effect| matches!(effect, Effect::WriteLedger { ledger, absence: Absence::NoQueue, .. } if ledger.owed == 0);
     assert!(adopts(effect));
 }
 
@@ -69,7 +72,13 @@ fn a_bucket_that_was_seen_with_a_ledger_is_not_adopted_when_that_is_gone() {
         bucket_exists: true,
     });
     let effect = script.one(Event::Inspected { job, found });
-    assert!(matches!(effect, Effect::WriteLedger { wait: Some(_), .. }));
+    assert!(matches!(
+        effect,
+        Effect::WriteLedger {
+            absence: Absence::Unseen(_),
+            ..
+        }
+    ));
 }
 
 #[test]
@@ -82,12 +91,15 @@ fn a_ledger_that_is_held_elsewhere_is_waited_for_and_a_lost_one_is_written_anew(
     script.second = 63;
     let batch = taking(script.one(Event::Tick));
     let Effect::WriteLedger {
-        job, ledger, wait, ..
+        job,
+        ledger,
+        absence,
+        ..
     } = script.one(taken(batch, absent()))
     else {
         panic!("no ledger is written")
     };
-    assert_eq!(wait, Some(Duration::from_secs(35)));
+    assert_eq!(absence, Absence::Unseen(Duration::from_secs(35)));
     assert_eq!(ledger.reference(), at(63));
     assert!(matches!(
         script.state().phase,
