@@ -11,21 +11,15 @@ use bucket::machine::{Inspection, QueueState};
 
 impl Broker {
     /// Finds out how the queues of a bucket are. Where its ledger has a queue, the bucket's is declared if need be; where
-    /// it has none nothing remains declared. `new` says that it probably has none.
+    /// it has none nothing is declared.
     ///
     /// # Errors
-    /// [`BrokerError::UnsupportedVersion`]; [`BrokerError::InUse`] while somebody else is finding out or is writing a first
-    /// ledger; or when the broker or the connection does not let it.
-    pub async fn inspect(&self, bucket: &Bucket, new: bool) -> Result<Inspection, BrokerError> {
+    /// [`BrokerError::UnsupportedVersion`]; [`BrokerError::InUse`] while somebody is writing a first ledger; or when the
+    /// broker or the connection does not let it.
+    pub async fn inspect(&self, bucket: &Bucket) -> Result<Inspection, BrokerError> {
         let (kind, queue, ledger_queue) =
             (bucket.queue_type, bucket.queue(), bucket.ledger_queue());
-        self.supports(kind, "create the bucket anew with queueType: classic")?;
-        if new {
-            let _claim = self.claim_names(&bucket.name)?;
-            if let Some(bucket_exists) = self.bucket_without_ledger(bucket).await? {
-                return Ok(Inspection::NoLedger { bucket_exists });
-            }
-        }
+        self.supports_buckets(kind)?;
         let _claim = self.claims().claim(&[&ledger_queue])?;
         if self.count(&ledger_queue).await?.is_none() {
             let bucket_exists = self.count(&queue).await?.is_some();
@@ -52,6 +46,11 @@ impl Broker {
             Declared::Different { message } => return other(queue, message),
         };
         Ok(Inspection::Queues(state))
+    }
+
+    /// Whether a bucket may have queues of this type.
+    pub(super) fn supports_buckets(&self, kind: QueueType) -> Result<(), BrokerError> {
+        self.supports(kind, "create the bucket anew with queueType: classic")
     }
 
     /// Whether transactions on queues of this type are carried out as a whole. A broker that does not tell its version is

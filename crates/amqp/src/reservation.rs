@@ -2,8 +2,8 @@
 //! none, and keeps everybody else from declaring one. So it is a test and a lock in one, and unlike a passive declaration
 //! of a queue that is missing it is no error for the broker, which closes the channel and logs each of those.
 
-use futures::future::{join, try_join};
-use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
+use futures::future::join;
+use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 use lapin::{Channel, Queue};
 
@@ -11,7 +11,6 @@ use super::connection::{Broker, During};
 use super::error::{Action, BrokerError};
 use super::queues::DeleteIf;
 use super::wire;
-use bucket::Bucket;
 
 /// What could be reserved of the names of a bucket's queues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,43 +78,6 @@ impl Broker {
                 deleted => return deleted.map(drop),
             }
         }
-    }
-
-    /// Whether there is a queue for the bucket, where there is none for its ledger; None when there is one for that, or
-    /// somebody else has reserved it.
-    ///
-    /// # Errors
-    /// When the broker or the connection does not let it.
-    pub(super) async fn bucket_without_ledger(
-        &self,
-        bucket: &Bucket,
-    ) -> Result<Option<bool>, BrokerError> {
-        let (queue, ledger_queue) = (bucket.queue(), bucket.ledger_queue());
-        let action = Action {
-            verb: "look for queues",
-            needs: "configure",
-            queue: &ledger_queue,
-        };
-        let channel = self.lease(action).await?;
-        match self.reserve_both(&channel, &queue, action).await? {
-            Reserved::Nothing => return Ok(None),
-            Reserved::Ledger => {
-                // Unless that was somebody else's reservation.
-                let there = self.count(&queue).await;
-                self.release(&ledger_queue).await?;
-                return Ok(Some(there?.is_some()));
-            }
-            Reserved::Both => {}
-        }
-        let options = QueueDeleteOptions::default();
-        // The ledger's last: whoever can reserve that has the other to itself.
-        let deleting = try_join(
-            channel.queue_delete(wire::name(&queue)?, options),
-            channel.queue_delete(wire::name(&ledger_queue)?, options),
-        );
-        self.answer(action, During::AlarmWait, deleting).await?;
-        channel.put_back_after(4);
-        Ok(Some(false))
     }
 
     fn exclusive_queue<'a>(

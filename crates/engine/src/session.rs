@@ -198,9 +198,9 @@ impl Session {
                 self.work
                     .spawn(async move { publish(broker, publisher, requests).await.into() });
             }
-            Effect::Inspect { job, bucket, new } => {
+            Effect::Inspect { job, bucket } => {
                 self.work.spawn(async move {
-                    let found = broker.inspect(&bucket, new).await;
+                    let found = broker.inspect(&bucket).await;
                     let found = found.map_err(|error| error.failure());
                     Event::Inspected { job, found }.into()
                 });

@@ -1,4 +1,3 @@
-use futures::{StreamExt, stream};
 use lapin::BasicProperties;
 use lapin::types::FieldTable;
 use token_bucket_operator::api::QueueType;
@@ -20,69 +19,16 @@ async fn a_bucket_without_a_ledger_is_told_and_nothing_is_declared() {
     let vhost = testbed().await.vhost().await;
     let broker = connect(&vhost).await;
     for &kind in kinds(&broker) {
-        for new in [true, false] {
-            let inspect = async || broker.inspect(&bucket(kind, 9), new).await.unwrap();
-            let bucket_exists = false;
-            assert_eq!(inspect().await, Inspection::NoLedger { bucket_exists });
-            assert_eq!(vhost.queues().await.len(), 0);
-            broker.declare_bucket(BUCKET, kind, 9).await.unwrap();
-            let bucket_exists = true;
-            assert_eq!(inspect().await, Inspection::NoLedger { bucket_exists });
-            assert_eq!(vhost.queues().await, [BUCKET]);
-            super::delete(&broker).await;
-        }
+        let inspect = async || broker.inspect(&bucket(kind, 9)).await.unwrap();
+        let bucket_exists = false;
+        assert_eq!(inspect().await, Inspection::NoLedger { bucket_exists });
+        assert_eq!(vhost.queues().await.len(), 0);
+        broker.declare_bucket(BUCKET, kind, 9).await.unwrap();
+        let bucket_exists = true;
+        assert_eq!(inspect().await, Inspection::NoLedger { bucket_exists });
+        assert_eq!(vhost.queues().await, [BUCKET]);
+        super::delete(&broker).await;
     }
-}
-
-/// The client library can use the number of a channel no more that the broker has closed, and a connection has 2,047.
-#[tokio::test]
-async fn new_buckets_cost_the_connection_nothing() {
-    let vhost = testbed().await.vhost().await;
-    let broker = connect(&vhost).await;
-    let new = support::bucket("b", "* * * * *", 1, 9);
-    let buckets: Vec<_> = (0..1_600)
-        .map(|number| Bucket {
-            name: format!("b{number}").into(),
-            ..new.clone()
-        })
-        .collect();
-    let bucket_exists = false;
-    let inspections = stream::iter(&buckets)
-        .map(async |bucket| broker.inspect(bucket, true).await)
-        .buffer_unordered(16);
-    inspections
-        .for_each(async |found| assert_eq!(found, Ok(Inspection::NoLedger { bucket_exists })))
-        .await;
-}
-
-#[tokio::test]
-async fn of_those_who_look_for_a_new_bucket_at_once_none_is_told_that_it_is_there() {
-    let vhost = testbed().await.vhost().await;
-    let (one, other) = (connect(&vhost).await, connect(&vhost).await);
-    let bucket = bucket(QueueType::Classic, 9);
-    let no_ledger = Inspection::NoLedger {
-        bucket_exists: false,
-    };
-    let mut told = 0;
-    for _ in 0..50 {
-        // The first two share a connection.
-        let (first, second, third) = tokio::join!(
-            one.inspect(&bucket, true),
-            one.inspect(&bucket, false),
-            other.inspect(&bucket, true),
-        );
-        for found in [first, second, third] {
-            match found {
-                Ok(found) => {
-                    assert_eq!(found, no_ledger);
-                    told += 1;
-                }
-                Err(error) => assert_eq!(error.failure().class, Class::InUse, "{error}"),
-            }
-        }
-    }
-    assert!(told >= 50, "{told}");
-    assert_eq!(vhost.queues().await.len(), 0);
 }
 
 #[tokio::test]
@@ -90,12 +36,7 @@ async fn a_queue_beside_a_ledger_is_declared_and_its_state_told() {
     let vhost = testbed().await.vhost().await;
     let broker = connect(&vhost).await;
     for &kind in kinds(&broker) {
-        let inspect = async |maximum| {
-            broker
-                .inspect(&bucket(kind, maximum), maximum == 9)
-                .await
-                .unwrap()
-        };
+        let inspect = async |maximum| broker.inspect(&bucket(kind, maximum)).await.unwrap();
         let state = |tokens, limit| Inspection::Queues(QueueState { tokens, limit });
         broker.declare_ledger(LEDGER, kind).await.unwrap();
         assert_eq!(inspect(9).await, state(0, Some(9)));
@@ -113,7 +54,7 @@ async fn a_queue_beside_a_ledger_is_declared_and_its_state_told() {
         .unwrap();
     vhost.declare(BUCKET, FieldTable::default()).await;
     let limit = None;
-    let found = broker.inspect(&bucket(QueueType::Classic, 9), true).await;
+    let found = broker.inspect(&bucket(QueueType::Classic, 9)).await;
     assert_eq!(
         found,
         Ok(Inspection::Queues(QueueState { tokens: 0, limit }))
@@ -133,7 +74,7 @@ async fn a_queue_with_other_arguments_is_named() {
             .await
             .unwrap();
         broker.declare_bucket(right, classic, 1).await.unwrap();
-        let found = broker.inspect(&bucket(classic, 1), true).await.unwrap();
+        let found = broker.inspect(&bucket(classic, 1)).await.unwrap();
         let Inspection::OtherArguments { queue, message } = found else {
             panic!("{found:?}")
         };
@@ -147,7 +88,7 @@ async fn a_queue_with_other_arguments_is_named() {
 async fn quorum_buckets_are_refused_where_transactions_may_be_carried_out_in_part() {
     let vhost = testbed().await.vhost().await;
     let broker = connect(&vhost).await;
-    let found = broker.inspect(&bucket(QueueType::Quorum, 9), true).await;
+    let found = broker.inspect(&bucket(QueueType::Quorum, 9)).await;
     let consumer = broker.consume(super::REFILL, QueueType::Quorum, 1).await;
     if kinds(&broker).contains(&QueueType::Quorum) {
         assert!(found.is_ok() && consumer.is_ok());

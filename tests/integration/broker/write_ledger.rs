@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use futures::{StreamExt, stream};
 use lapin::options::QueueDeclareOptions;
 use token_bucket_operator::amqp::{Broker, BrokerError, DeleteIf};
 use token_bucket_operator::api::QueueType;
@@ -33,6 +34,21 @@ async fn write_where(
             written => return written.unwrap(),
         }
     }
+}
+
+/// The client library can use the number of a channel no more that the broker has closed, and a connection has 2,047.
+#[tokio::test]
+async fn first_ledgers_cost_the_connection_nothing() {
+    let vhost = testbed().await.vhost().await;
+    let broker = connect(&vhost).await;
+    let names: Vec<_> = (0..1_600).map(|number| format!("b{number}")).collect();
+    let kind = QueueType::Classic;
+    let first = Absence::NoQueues;
+    stream::iter(&names)
+        .map(async |name| write_where(first, &broker, name, kind, 0).await)
+        .buffer_unordered(16)
+        .for_each(async |written| assert!(written))
+        .await;
 }
 
 #[tokio::test]

@@ -53,8 +53,6 @@ pub enum Effect {
         job: JobId,
         /// The bucket as it should be.
         bucket: Arc<Bucket>,
-        /// It probably has no queues yet.
-        new: bool,
     },
     /// Write a ledger where there is none; nobody else does so at the same time. That it is absent as asked for is looked at
     /// once more meanwhile, whatever was found before. Answered by `Event::LedgerWritten`.

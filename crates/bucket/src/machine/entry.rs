@@ -46,6 +46,8 @@ pub(super) struct Entry {
     pub(super) had_ledger: bool,
     /// Its ledger has been written for its resource by this process.
     pub(super) owned: bool,
+    /// A first ledger was written, or could not be: it is not without queues.
+    pub(super) has_queues: bool,
     /// UID of the resource that had its id before.
     pub(super) gone: Option<Arc<str>>,
     /// Another resource has its ledger, and comes first.
@@ -121,6 +123,7 @@ impl Entry {
             known,
             had_ledger: false,
             owned: false,
+            has_queues: false,
             gone: None,
             yielded: false,
             contested: None,

@@ -93,7 +93,7 @@ impl Machine {
         }
     }
 
-    pub(super) fn begin_inspections(&mut self) {
+    pub(super) fn begin_inspections(&mut self, now: Now) {
         while self.inspections.under_way() < MOST_INSPECTIONS
             && let Some((id, job)) = self.inspections.waiting.pop_front()
         {
@@ -103,8 +103,12 @@ impl Machine {
             if entry.stage != Stage::Inspecting(job) {
                 continue;
             }
+            // Most buckets that are new have no queues. Asking for them would be errors at the broker, and trying tells.
+            if !entry.has_had_ledger() && !entry.has_queues {
+                self.no_ledger(&id, false, now);
+                continue;
+            }
             let bucket = entry.bucket.clone();
-            let new = entry.known.is_none();
             let began = Job {
                 bucket: id,
                 ledger: None,
@@ -112,7 +116,7 @@ impl Machine {
                 waits: false,
             };
             self.inspections.jobs.insert(job, began);
-            self.effects.push(Effect::Inspect { job, bucket, new });
+            self.effects.push(Effect::Inspect { job, bucket });
         }
     }
 
@@ -253,6 +257,7 @@ impl Machine {
                 if let Some(entry) = self.buckets.get_mut(&id) {
                     entry.absent = None;
                     entry.owned |= written;
+                    entry.has_queues = true;
                     if let Some(ledger) = ledger.filter(|_| written) {
                         entry.known = Some(Known::from(&ledger));
                     }

@@ -226,7 +226,7 @@ impl Machine {
         }
         self.queues.touch_due(now);
         self.settle(now);
-        self.begin_inspections();
+        self.begin_inspections(now);
         self.begin_batches();
         self.begin_removals();
         if self.permitted {

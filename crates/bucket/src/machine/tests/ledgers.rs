@@ -8,16 +8,18 @@ fn a_new_bucket_gets_a_ledger_that_owes_its_initial_tokens() {
         initial_tokens: 5,
         ..bucket()
     };
-    let (mut script, _, job) = Script::connected(new, None);
-    let found = Ok(Inspection::NoLedger {
-        bucket_exists: false,
-    });
+    let mut script = Script::new();
+    script.send(apply(new, 1, None));
+    let Effect::Consume { consumer, .. } = script.one(Event::Connected) else {
+        panic!("not consumed")
+    };
+    // Without asking before: there is nothing, and that would be an error at the broker.
     let Effect::WriteLedger {
         job,
         ledger: first,
         absence: Absence::NoQueues,
         ..
-    } = script.one(Event::Inspected { job, found })
+    } = script.one(Event::Consuming(consumer))
     else {
         panic!("no ledger is written")
     };

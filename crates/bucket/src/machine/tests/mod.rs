@@ -75,8 +75,20 @@ impl Script {
         let Effect::Consume { consumer, .. } = script.one(Event::Connected) else {
             panic!("not consumed")
         };
-        let job = inspection(script.one(Event::Consuming(consumer)));
+        let effect = script.one(Event::Consuming(consumer));
+        let job = script.not_new(effect);
         (script, consumer, job)
+    }
+
+    /// Whether a bucket is new is found out by trying, and it is not.
+    fn not_new(&mut self, effect: Effect) -> JobId {
+        match effect {
+            Effect::WriteLedger { job, .. } => {
+                let written = Ok(false);
+                inspection(self.one(Event::LedgerWritten { job, written }))
+            }
+            effect => inspection(effect),
+        }
     }
 
     /// Up to the time when refills run.

@@ -166,7 +166,8 @@ fn the_failure_of_one_bucket_is_not_that_of_those_beside_it() {
         name: "other".into(),
         ..bucket()
     };
-    let job = inspection(script.one(apply(other, 1, None)));
+    let effect = script.one(apply(other, 1, None));
+    let job = script.not_new(effect);
     let first = taking(script.one(request(consumer, tick(60))));
     // Lined up together behind the first.
     script.send(queues(job, 0, Some(25)));
