@@ -29,7 +29,7 @@ impl Broker {
     /// as soon as it is given back or written anew. Whoever can still come with one after that has not been heard of by the
     /// broker for longer than it keeps a connection.
     ///
-    /// Give it up with the connection only: the lock lasts until this is ready, or the connection ends.
+    /// All who write a ledger of the bucket exclude each other, each with its lock. Give it up with the connection only: the lock lasts until this is ready, or the connection ends.
     ///
     /// # Errors
     /// [`BrokerError::UnsupportedVersion`]; [`BrokerError::InUse`] while somebody else is doing so; [`BrokerError::OtherArguments`] when the ledger's queue is
@@ -44,13 +44,8 @@ impl Broker {
         self.supports_buckets(kind)?;
         let queue = ledger_queue_name(name);
         let action = action("write a ledger", "configure", &queue);
-        let limit = match absence {
-            Absence::Unseen(limit) => limit,
-            Absence::NoQueues => return self.write_first(name, kind, ledger, true, action).await,
-            Absence::NoQueue => return self.write_first(name, kind, ledger, false, action).await,
-        };
         let lock = lock_queue_name(name);
-        let _claim = self.claims().claim(&[&lock])?;
+        let _claim = self.claim_names(name)?;
         let channel = self.transaction_channel(action).await?;
         let locking = Action {
             queue: &lock,
@@ -59,49 +54,57 @@ impl Broker {
         if !self.reserve(&channel, locking).await? {
             return Err(BrokerError::InUse { queue: lock });
         }
-        let written = self
-            .write_after(limit, &channel, name, kind, ledger, action)
-            .await;
+        let written = match absence {
+            Absence::Unseen(limit) => {
+                self.write_after(limit, &channel, name, kind, ledger, action)
+                    .await
+            }
+            Absence::NoQueues => {
+                self.write_first(true, &channel, name, kind, ledger, action)
+                    .await
+            }
+            Absence::NoQueue => {
+                self.write_first(false, &channel, name, kind, ledger, action)
+                    .await
+            }
+        };
         self.unlock(&channel, &lock).await;
         written
     }
 
     /// A queue that belongs to this connection can only be declared where there is none, and keeps everybody else from
-    /// declaring one. Then the ledger's takes its place. Should somebody else come in between, a broker may take the second
-    /// declaration for one of the other's queue: the ledger goes with that, and nobody but the other can have got it.
+    /// declaring one. Then the ledger's takes its place. Should somebody who looks for it come in between, a broker may take
+    /// the second declaration for one of the other's queue: the ledger goes with that, and nobody but the other can have got
+    /// it.
     ///
-    /// `alone`: only if there is no queue for the bucket either, so that nobody has refilled it. Its name stays reserved until
-    /// the ledger is there: of those who write one like this, none comes in between.
+    /// `alone`: only if there is no queue for the bucket either, so that nobody has refilled it.
     async fn write_first(
         &self,
+        alone: bool,
+        channel: &Channel,
         name: &str,
         kind: QueueType,
         ledger: &Ledger,
-        alone: bool,
         action: Action<'_>,
     ) -> Result<bool, BrokerError> {
-        let _claim = self.claim_names(name)?;
-        let bucket_queue = queue_name(name);
-        let channel = self.transaction_channel(action).await?;
         if !alone {
-            if !self.reserve(&channel, action).await? {
-                return Ok(false);
-            }
-            let written = self.replace(&channel, name, kind, ledger, action).await;
-            self.farewell(&channel).await;
-            return written;
+            return Ok(self.reserve(channel, action).await?
+                && self.replace(channel, name, kind, ledger, action).await?);
         }
-        match self.reserve_both(&channel, &bucket_queue, action).await? {
-            Reserved::Nothing => return Ok(false),
-            Reserved::Ledger => {
-                self.release(action.queue).await?;
-                return Ok(false);
+        let bucket_queue = queue_name(name);
+        match self.reserve_both(channel, &bucket_queue, action).await? {
+            Reserved::Nothing => Ok(false),
+            Reserved::Ledger => self.release(action.queue).await.map(|()| false),
+            Reserved::Both => {
+                let deleting =
+                    channel.queue_delete(wire::name(&bucket_queue)?, QueueDeleteOptions::default());
+                let replacing = self.replace(channel, name, kind, ledger, action);
+                let deleting = self.answer(action, During::AlarmWait, deleting);
+                let (deleted, written) = join(deleting, replacing).await;
+                deleted?;
+                written
             }
-            Reserved::Both => {}
         }
-        let written = self.replace(&channel, name, kind, ledger, action).await;
-        self.unlock(&channel, &bucket_queue).await;
-        written
     }
 
     /// The ledger's queue takes the place of the one that has reserved its name.

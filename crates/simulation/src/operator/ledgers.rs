@@ -17,7 +17,7 @@ const FORGOTTEN: TimeDelta = TimeDelta::seconds(3);
 const LOOKS: usize = 5;
 const RESERVED_LEDGER: usize = 4;
 /// The step of a first ledger which gives back the name that was reserved.
-const GIVES_BACK: usize = 6;
+const GIVES_BACK: usize = 8;
 
 impl Work {
     pub(super) fn inspect_step(
@@ -200,48 +200,47 @@ impl Work {
             None => *self.channel.insert(broker.open(shell.connection, true)?),
         };
         let quorum = bucket.queue_type == QueueType::Quorum;
-        let answer = |written| Ok(ledger_written(job, written));
+        let lock = lock_of(bucket);
         match self.step {
             0 => {
                 claim(&mut self.claims, shell, bucket)?;
-                if !reserve(broker, channel, &queue)? {
-                    return answer(false);
-                }
-                if !alone {
-                    self.step = 1;
-                }
+                broker.declare(channel, &lock, Arguments::default(), true)?;
             }
             1 => {
-                if !reserve(broker, channel, &bucket.queue())? {
+                if !reserve(broker, channel, &queue)? {
                     self.channel = None;
-                    self.step = GIVES_BACK - 1;
+                    self.yields = true;
+                    self.step = 6;
+                } else if !alone {
+                    self.step = 3;
                 }
             }
             2 => {
-                self.came = broker.delete(channel, &queue, false)? > 0;
-                // Both go out in one write. Whoever has the bucket's name need not rely on that.
-                if !alone {
-                    broker.declare(channel, &queue, ledger_arguments(quorum), false)?;
-                    self.step = if self.came { 4 } else { 3 };
+                if !reserve(broker, channel, &bucket.queue())? {
+                    self.channel = None;
+                    self.yields = true;
+                    self.step = GIVES_BACK - 1;
                 }
             }
             3 => {
+                broker.delete(channel, &bucket.queue(), false)?;
+            }
+            4 => self.yields = broker.delete(channel, &queue, false)? > 0,
+            5 => {
                 broker.declare(channel, &queue, ledger_arguments(quorum), false)?;
-                if self.came {
-                    self.step = 4;
+                if self.yields {
+                    self.step = 6;
                 }
             }
-            4 => publish(broker, channel, &queue, (**ledger).clone())?,
-            5 => {
-                if alone {
-                    broker.delete(channel, &bucket.queue(), false)?;
-                }
-                return answer(!self.came);
+            6 => publish(broker, channel, &queue, (**ledger).clone())?,
+            7 => {
+                broker.delete(channel, &lock, false)?;
+                return Ok(ledger_written(job, !self.yields));
             }
             // GIVES_BACK
             _ => {
                 broker.delete(channel, &queue, false)?;
-                return answer(false);
+                self.step = 6;
             }
         }
         Ok(Progress::More)

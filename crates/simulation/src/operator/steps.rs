@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bucket::machine::{Absence, Event};
+use bucket::machine::Event;
 use bucket::{parked_queue_name, queue_name};
 
 use super::ledgers::lock_of;
@@ -79,16 +79,11 @@ impl Work {
                 job: *job,
                 found: Err(failure),
             },
-            What::WriteLedger(job, bucket, _, absence) => {
-                let lock = match absence {
-                    Absence::Unseen(_) => (self.step > 0).then(|| lock_of(bucket)),
-                    Absence::NoQueues => (2..=5).contains(&self.step).then(|| bucket.queue()),
-                    Absence::NoQueue => None,
-                };
-                if let Some(lock) = lock {
+            What::WriteLedger(job, bucket, ..) => {
+                if self.step > 0 {
                     // The lock belongs to the connection and would stay.
                     if let Ok(channel) = broker.open(shell.connection, false) {
-                        let _ = broker.delete(channel, &lock, false);
+                        let _ = broker.delete(channel, &lock_of(bucket), false);
                         broker.close(channel);
                     }
                 }

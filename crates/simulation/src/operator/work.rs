@@ -37,8 +37,8 @@ pub struct Work {
     pub(super) waits: u32,
     /// It is among those of its connection that have reserved names of a bucket.
     pub(super) claims: bool,
-    /// A ledger has come into the queue that it had reserved.
-    pub(super) came: bool,
+    /// The ledger is not as absent as it has to be, so none is written.
+    pub(super) yields: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -120,7 +120,7 @@ impl Work {
             channel: None,
             waits: 0,
             claims: false,
-            came: false,
+            yields: false,
         })
     }
 
@@ -150,7 +150,7 @@ impl Work {
             What::Commit(..) | What::Settle(..) | What::Take(..) | What::Publish(..) => true,
             What::Replace(..) => true,
             // Both names are reserved in one go, and given back so.
-            What::WriteLedger(..) | What::Inspect(..) => matches!(self.step, 0 | 1 | 3),
+            What::WriteLedger(..) | What::Inspect(..) => matches!(self.step, 0..=2 | 4),
             _ => self.step == 0,
         }
     }
