@@ -13,9 +13,6 @@ use crate::broker::{Arguments, Broker, ChannelId, Refused};
 /// What a mutant forgets of what was carried out before a ledger was lost.
 const FORGOTTEN: TimeDelta = TimeDelta::seconds(3);
 
-/// The step of an inspection which finds out what is there, and the one before it of which the ledger's queue is not.
-const LOOKS: usize = 5;
-const RESERVED_LEDGER: usize = 4;
 /// The step of a first ledger which gives back the name that was reserved.
 const GIVES_BACK: usize = 8;
 
@@ -26,15 +23,12 @@ impl Work {
         broker: &mut Broker<Body>,
     ) -> Result<Progress, Refused> {
         let done = |event| Ok(Progress::Done(event));
-        let What::Inspect(job, bucket, new) = &self.what else {
+        let What::Inspect(job, bucket) = &self.what else {
             return Err(Refused::Gone);
         };
         let job = *job;
-        if !self.claims && shell.writing.contains(&bucket.name) {
+        if shell.writing.contains(&bucket.name) {
             return Err(Refused::InUse);
-        }
-        if self.step == 0 && !*new {
-            self.step = LOOKS;
         }
         let found = |found| {
             done(Event::Inspected {
@@ -47,40 +41,7 @@ impl Work {
         let quorum = bucket.queue_type == QueueType::Quorum;
         let (queue, ledger) = (bucket.queue(), bucket.ledger_queue());
         match self.step {
-            // Exclusive queues under both names: a test, and a lock.
-            0 => {
-                claim(&mut self.claims, shell, bucket)?;
-                if !reserve(broker, channel, &ledger)? {
-                    self.step = LOOKS - 1;
-                }
-            }
-            1 => {
-                if !reserve(broker, channel, &queue)? {
-                    self.step = RESERVED_LEDGER - 1;
-                }
-            }
-            2 => {
-                broker.delete(channel, &queue, false)?;
-            }
-            3 => {
-                broker.delete(channel, &ledger, false)?;
-                return found(Inspection::NoLedger {
-                    bucket_exists: false,
-                });
-            }
-            RESERVED_LEDGER => {
-                let there = broker.count(channel, &queue);
-                let other = broker.open(shell.connection, false)?;
-                broker.delete(other, &ledger, false)?;
-                broker.close(other);
-                let bucket_exists = match there {
-                    Ok(_) => true,
-                    Err(Refused::NotFound) => false,
-                    Err(refused) => return Err(refused),
-                };
-                return found(Inspection::NoLedger { bucket_exists });
-            }
-            LOOKS => match broker.count(channel, &ledger) {
+            0 => match broker.count(channel, &ledger) {
                 Ok(_) => {
                     broker.declare(channel, &ledger, ledger_arguments(quorum), false)?;
                     self.step += 1;
@@ -88,7 +49,7 @@ impl Work {
                 Err(Refused::NotFound) => {}
                 Err(refused) => return Err(refused),
             },
-            6 => {
+            1 => {
                 let bucket_exists = match broker.count(channel, &queue) {
                     Ok(_) => true,
                     Err(Refused::NotFound) => false,

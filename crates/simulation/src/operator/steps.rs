@@ -43,12 +43,10 @@ impl Work {
 
     /// An alarm lasts long: what can be asked again is given up, anything else is waited for.
     pub fn give_up(&mut self, shell: &mut Shell, broker: &mut Broker<Body>) -> Option<Event> {
-        let again = match self.what {
-            What::Consume(..) | What::Publish(..) | What::Count(..) => true,
-            // What is reserved is given back first.
-            What::Inspect(..) => !self.claims,
-            _ => false,
-        };
+        let again = matches!(
+            self.what,
+            What::Consume(..) | What::Publish(..) | What::Count(..) | What::Inspect(..)
+        );
         again.then(|| self.failed(Refused::Stalled, shell, broker))
     }
 

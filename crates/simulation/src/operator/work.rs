@@ -51,7 +51,7 @@ pub(super) enum What {
         Vec<(Arc<str>, RefillRequest)>,
         Vec<Result<(), bucket::machine::Failure>>,
     ),
-    Inspect(JobId, Arc<Bucket>, bool),
+    Inspect(JobId, Arc<Bucket>),
     WriteLedger(JobId, Arc<Bucket>, Box<Ledger>, Absence),
     Take(BatchId, Vec<Take>, Vec<Taken>),
     Replace(BatchId, Arc<Bucket>),
@@ -86,7 +86,7 @@ impl Work {
             Effect::Drain { consumer } => What::Drain(consumer),
             Effect::Release { consumer, delete } => What::Release(consumer, delete),
             Effect::Publish { requests } => What::Publish(requests, Vec::new()),
-            Effect::Inspect { job, bucket, new } => What::Inspect(job, bucket, new),
+            Effect::Inspect { job, bucket } => What::Inspect(job, bucket),
             Effect::WriteLedger {
                 job,
                 bucket,
@@ -126,7 +126,7 @@ impl Work {
 
     pub(super) fn unclaim(&mut self, shell: &mut Shell) {
         if std::mem::take(&mut self.claims)
-            && let What::Inspect(_, bucket, _) | What::WriteLedger(_, bucket, ..) = &self.what
+            && let What::WriteLedger(_, bucket, ..) = &self.what
         {
             shell.writing.remove(&bucket.name);
         }
@@ -150,7 +150,7 @@ impl Work {
             What::Commit(..) | What::Settle(..) | What::Take(..) | What::Publish(..) => true,
             What::Replace(..) => true,
             // Both names are reserved in one go, and given back so.
-            What::WriteLedger(..) | What::Inspect(..) => matches!(self.step, 0..=2 | 4),
+            What::WriteLedger(..) => matches!(self.step, 0..=2 | 4),
             _ => self.step == 0,
         }
     }
