@@ -154,8 +154,9 @@ impl World {
             }
             // What has come meanwhile.
             let shell = self.processes[operator].shell.as_ref();
-            let consumers = shell.map(|shell| shell.consumers.keys().copied().collect());
-            for consumer in consumers.unwrap_or_else(Vec::new) {
+            let consumers: Option<Vec<_>> =
+                shell.map(|shell| shell.consumers.keys().copied().collect());
+            for consumer in consumers.unwrap_or_default() {
                 self.deliver_soon(operator, consumer);
             }
         }
