@@ -324,9 +324,10 @@ impl Machine {
             }
         }
         self.names.insert(bucket.name.clone(), id.clone());
-        self.queues
-            .entry(&bucket.refill_queue, now)
-            .join(id.clone());
+        let queue = self.queues.entry(&bucket.refill_queue, now);
+        for ticket in queue.join(id.clone()) {
+            self.answer(ticket, Ok(()));
+        }
         self.route_unrouted(&bucket.name, now);
         self.inspect(&id);
     }

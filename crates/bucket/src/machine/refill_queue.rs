@@ -100,15 +100,18 @@ impl RefillQueue {
         }
     }
 
-    /// A bucket uses it.
-    pub(super) fn join(&mut self, id: BucketId) {
+    /// A bucket uses it. Answers who waits for its end: it stays.
+    #[must_use]
+    pub(super) fn join(&mut self, id: BucketId) -> Vec<u64> {
         self.users.insert(id);
-        if let Some(retiring) = &mut self.retiring {
-            retiring.delete = false;
+        if matches!(self.link, Link::Releasing(_)) {
+            if let Some(retiring) = &mut self.retiring {
+                retiring.delete = false;
+            }
+            return Vec::new();
         }
-        if !matches!(self.link, Link::Releasing(_)) {
-            self.retiring = None;
-        }
+        let retiring = self.retiring.take();
+        retiring.map_or_else(Vec::new, |retiring| retiring.answers)
     }
 
     /// A bucket does not use it any more; `delete`: nor does anybody else, if nobody is left.

@@ -180,3 +180,37 @@ fn a_connection_that_is_lost_leaves_nothing_behind_but_what_is_known() {
     });
     assert_eq!(script.send(Event::Inspected { job, found }), []);
 }
+
+#[test]
+fn a_removal_is_answered_although_its_refill_queue_is_wanted_again() {
+    let (mut script, _) = Script::ready(bucket());
+    let removal = Removal {
+        id: bucket().id,
+        uid: bucket().uid,
+        name: bucket().name,
+        refill_queue: bucket().refill_queue.as_str().into(),
+        policy: crate::DeletionPolicy::Delete,
+    };
+    let effects = script.send(Event::Remove { removal, ticket: 3 });
+    let job = effects.into_iter().find_map(|effect| match effect {
+        Effect::Remove { job, .. } => Some(job),
+        _ => None,
+    });
+    let job = job.expect("its queues are removed");
+    // Its refill queue goes first, unless somebody comes who uses it.
+    let result = Ok(());
+    assert_eq!(script.send(Event::Removed { job, result }), []);
+    let other = Bucket {
+        id: BucketId::new("shop", "other"),
+        uid: "uid-2".into(),
+        name: "other".into(),
+        ..bucket()
+    };
+    let effects = script.send(Event::Apply {
+        bucket: Arc::new(other),
+        revision: 1,
+        known: None,
+    });
+    let result = Ok(());
+    assert!(effects.contains(&Effect::Answer { ticket: 3, result }));
+}
