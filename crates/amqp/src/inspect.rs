@@ -49,7 +49,10 @@ impl Broker {
     }
 
     /// Whether a bucket may have queues of this type.
-    pub(super) fn supports_buckets(&self, kind: QueueType) -> Result<(), BrokerError> {
+    ///
+    /// # Errors
+    /// [`BrokerError::UnsupportedVersion`].
+    pub fn supports_buckets(&self, kind: QueueType) -> Result<(), BrokerError> {
         self.supports(kind, "create the bucket anew with queueType: classic")
     }
 

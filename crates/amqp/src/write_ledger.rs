@@ -32,7 +32,7 @@ impl Broker {
     /// All who write a ledger of the bucket exclude each other, each with its lock. Give it up with the connection only: the lock lasts until this is ready, or the connection ends.
     ///
     /// # Errors
-    /// [`BrokerError::UnsupportedVersion`]; [`BrokerError::InUse`] while somebody else is doing so; [`BrokerError::OtherArguments`] when the ledger's queue is
+    /// [`BrokerError::InUse`] while somebody else is doing so; [`BrokerError::OtherArguments`] when the ledger's queue is
     /// of another kind. After any other error it may have been written or not.
     pub async fn write_ledger(
         &self,
@@ -41,7 +41,6 @@ impl Broker {
         ledger: &Ledger,
         absence: Absence,
     ) -> Result<bool, BrokerError> {
-        self.supports_buckets(kind)?;
         let queue = ledger_queue_name(name);
         let action = action("write a ledger", "configure", &queue);
         let lock = lock_queue_name(name);

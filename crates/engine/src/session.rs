@@ -217,10 +217,12 @@ impl Session {
                         Absence::Unseen(_) => permits.acquire_owned().await.ok(),
                         Absence::NoQueues | Absence::NoQueue => None,
                     };
-                    let written = broker
-                        .write_ledger(&bucket.name, bucket.queue_type, &ledger, absence)
-                        .await;
-                    let written = written.map_err(|error| error.failure());
+                    let writing = async {
+                        let (name, kind) = (&bucket.name, bucket.queue_type);
+                        broker.supports_buckets(kind)?;
+                        broker.write_ledger(name, kind, &ledger, absence).await
+                    };
+                    let written = writing.await.map_err(|error| error.failure());
                     Event::LedgerWritten { job, written }.into()
                 });
             }
