@@ -3,7 +3,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-down test check crds manifests image tools servers chaos simulate bench release node
 
-scripts := .ci/run .ci/release charts/render tests/image tests/node demo/up demo/down demo/take tests/testbed/testbed tests/testbed/tools
+scripts := .ci/run .ci/release charts/render fuzz/run tests/image tests/node demo/up demo/down demo/take tests/testbed/testbed tests/testbed/tools
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
