@@ -54,7 +54,12 @@ impl Desired {
     pub(crate) fn apply(&self, bucket: Arc<Bucket>, revision: u64, known: Option<Known>) {
         let id = bucket.id.clone();
         self.change(&id, |desired| {
-            desired.last = Some(Change::Apply(bucket, revision, known));
+            // What is known of a resource is told once.
+            let before = match desired.last.take() {
+                Some(Change::Apply(before, _, known)) if before.uid == bucket.uid => known,
+                _ => None,
+            };
+            desired.last = Some(Change::Apply(bucket, revision, known.or(before)));
         });
     }
 

@@ -94,3 +94,31 @@ async fn a_change_wakes_who_waits_for_it() {
     desired.release(&named("a").id);
     assert!(matches!(waiting.await, Change::Release(_)));
 }
+
+#[test]
+fn an_edit_keeps_what_is_known_of_its_resource() {
+    let desired = Desired::default();
+    let known = || {
+        let issued = 7;
+        Some(Known {
+            issued,
+            ..Known::default()
+        })
+    };
+    let told = || match desired.take() {
+        Some(Change::Apply(_, revision, known)) => (revision, known),
+        change => panic!("{change:?}"),
+    };
+    desired.apply(named("a"), 1, known());
+    desired.apply(named("a"), 2, None);
+    assert_eq!(told(), (2, known()));
+    // Of another resource with that name nothing is known.
+    desired.apply(named("a"), 1, known());
+    let uid = "another".into();
+    let anew = Bucket {
+        uid,
+        ..Bucket::clone(&named("a"))
+    };
+    desired.apply(Arc::new(anew), 1, None);
+    assert_eq!(told(), (1, None));
+}
