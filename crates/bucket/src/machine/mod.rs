@@ -304,6 +304,7 @@ impl Machine {
                 if before.uid != bucket.uid {
                     entry.known = known;
                     entry.had_ledger = false;
+                    entry.has_queues = false;
                     entry.owned = false;
                     entry.gone = Some(before.uid.clone());
                     entry.yielded = false;
