@@ -14,17 +14,16 @@ use lapin::options::BasicPublishOptions;
 use lapin::types::{ChannelId, ShortString};
 use lapin::{BasicProperties, Channel};
 
+use super::frames::{END, HEAD};
 use crate::error::BrokerError;
 
-/// Octets of a frame besides its payload: type, channel and length before it, and an end mark.
-pub(super) const HEAD: usize = 7;
-pub(super) const END: usize = 1;
 /// Content of one frame: every broker takes frames of the smallest maximum.
 const BODY: usize = FRAME_MIN_SIZE as usize - HEAD - END;
 /// The class `basic`.
-const BASIC: u16 = 60;
+pub(super) const BASIC: u16 = 60;
 /// All of a `tx.commit`.
 pub(super) const COMMIT: [u8; 4] = [0, 90, 0, 20];
+
 /// Frames for one channel, encoded.
 pub(crate) struct Batch {
     channel: ChannelId,

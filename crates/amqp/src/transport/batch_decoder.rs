@@ -2,8 +2,8 @@
 
 use amq_protocol::protocol::constants::{FRAME_BODY, FRAME_HEADER, FRAME_METHOD};
 
-use super::batch::{COMMIT, END, HEAD};
-use super::inbound::split;
+use super::batch::COMMIT;
+use super::frames::{END, Frames, HEAD};
 
 /// How the payload of a `basic.publish` begins: class and method.
 const PUBLISH: [u8; 4] = [0, 60, 0, 40];
@@ -14,15 +14,9 @@ const LONGEST_PUBLISH: usize = 10 + 2 * u8::MAX as usize;
 
 /// Puts the frames of batches in their place, leaves out the commits of the client library, and lets everything else pass as
 /// it is.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct BatchDecoder {
-    /// The beginning of a frame, until it is known what to do with it.
-    gathered: Vec<u8>,
-    /// Octets to gather.
-    wanted: usize,
-    /// Octets to let pass, and then to leave out.
-    pass: usize,
-    leave_out: usize,
+    frames: Frames,
     batch: Option<Incoming>,
 }
 
@@ -34,40 +28,17 @@ struct Incoming {
     left: u64,
 }
 
-impl Default for BatchDecoder {
-    fn default() -> Self {
-        Self {
-            gathered: Vec::new(),
-            wanted: HEAD,
-            pass: 0,
-            leave_out: 0,
-            batch: None,
-        }
-    }
-}
-
 impl BatchDecoder {
     /// Takes the next octets of the client library, and appends to `out` those that go to the broker by now.
     pub(super) fn feed(&mut self, mut octets: &[u8], out: &mut Vec<u8>) {
-        while !octets.is_empty() {
-            if self.pass > 0 {
-                out.extend_from_slice(split(&mut octets, &mut self.pass));
-            } else if self.leave_out > 0 {
-                split(&mut octets, &mut self.leave_out);
-            } else {
-                let mut missing = self.wanted - self.gathered.len();
-                self.gathered
-                    .extend_from_slice(split(&mut octets, &mut missing));
-                if missing == 0 {
-                    self.decide(out);
-                }
-            }
+        while self.frames.gather(&mut octets, out) {
+            self.decide(out);
         }
     }
 
     /// Everything wanted is gathered: first the head of a frame, then all of a small one.
     fn decide(&mut self, out: &mut Vec<u8>) {
-        let Some(&[kind, a, b, ref size @ ..]) = self.gathered.first_chunk::<HEAD>() else {
+        let Some(&[kind, a, b, ref size @ ..]) = self.frames.gathered.first_chunk::<HEAD>() else {
             return;
         };
         let channel = [a, b];
@@ -75,32 +46,31 @@ impl BatchDecoder {
         let whole = HEAD + size + END;
         let of_batch = self.batch.as_mut().filter(|batch| batch.channel == channel);
         match (kind, of_batch) {
-            _ if self.wanted == whole => self.take(channel, out),
-            (FRAME_METHOD, _) if size <= LONGEST_PUBLISH => return self.wanted = whole,
-            (FRAME_HEADER, Some(_)) => return self.wanted = whole,
+            _ if self.frames.wanted == whole => self.take(channel, out),
+            (FRAME_METHOD, _) if size <= LONGEST_PUBLISH => return self.frames.wanted = whole,
+            (FRAME_HEADER, Some(_)) => return self.frames.wanted = whole,
             (FRAME_BODY, Some(batch)) => {
                 batch.left = batch.left.saturating_sub(size as u64);
                 self.batch.take_if(|batch| batch.left == 0);
-                (self.pass, self.leave_out) = (size, END);
+                (self.frames.pass, self.frames.leave_out) = (size, END);
             }
             // Not a frame: the protocol header, eight octets.
             (b'A', _) => {
-                out.extend_from_slice(&self.gathered);
-                self.pass = 1;
+                out.extend_from_slice(&self.frames.gathered);
+                self.frames.pass = 1;
             }
             _ => {
-                out.extend_from_slice(&self.gathered);
-                self.pass = size + END;
+                out.extend_from_slice(&self.frames.gathered);
+                self.frames.pass = size + END;
             }
         }
-        self.gathered.clear();
-        self.wanted = HEAD;
+        self.frames.next();
     }
 
     /// A method, or the content header of a batch.
     fn take(&mut self, channel: [u8; 2], out: &mut Vec<u8>) {
-        let payload = &self.gathered[HEAD..self.gathered.len() - END];
-        if self.gathered[0] == FRAME_HEADER {
+        let payload = &self.frames.gathered[HEAD..self.frames.gathered.len() - END];
+        if self.frames.gathered[0] == FRAME_HEADER {
             // Class and weight, then the size of the content.
             let size = payload.get(4..12).and_then(|size| size.try_into().ok());
             let left = size.map_or(0, u64::from_be_bytes);
@@ -110,7 +80,7 @@ impl BatchDecoder {
         {
             self.batch = Some(Incoming { channel, left: 0 });
         } else if payload != COMMIT {
-            out.extend_from_slice(&self.gathered);
+            out.extend_from_slice(&self.frames.gathered);
         }
     }
 }

@@ -15,7 +15,8 @@ use amq_protocol::protocol::constants::{
 use lapin::BasicProperties;
 use lapin::types::AMQPValue;
 
-use super::batch::{END, HEAD};
+use super::batch::BASIC;
+use super::frames::{END, Frames, HEAD};
 use super::table::{after_table, short};
 use crate::version::{self, Version};
 
@@ -82,13 +83,7 @@ pub(super) enum Untrusted {
 
 /// Takes what comes in pieces of any size.
 pub(super) struct Inbound {
-    /// The beginning of a frame, until it is known what to do with it.
-    gathered: Vec<u8>,
-    /// Octets to gather.
-    wanted: usize,
-    /// Octets to let pass, or to leave out.
-    pass: usize,
-    leave_out: usize,
+    frames: Frames,
     /// Octets of bodies that are left out, by channel.
     bodies: HashMap<[u8; 2], u64>,
     greeted: bool,
@@ -98,10 +93,7 @@ pub(super) struct Inbound {
 impl Inbound {
     pub(super) fn new(told: Told) -> Self {
         Self {
-            gathered: Vec::new(),
-            wanted: HEAD,
-            pass: 0,
-            leave_out: 0,
+            frames: Frames::default(),
             bodies: HashMap::new(),
             greeted: false,
             told,
@@ -110,66 +102,54 @@ impl Inbound {
 
     /// Takes the next octets of the broker, and appends to `out` what the client library is to see by now.
     pub(super) fn feed(&mut self, mut octets: &[u8], out: &mut Vec<u8>) -> Result<(), Untrusted> {
-        while !octets.is_empty() {
-            if self.pass > 0 {
-                out.extend_from_slice(split(&mut octets, &mut self.pass));
-            } else if self.leave_out > 0 {
-                split(&mut octets, &mut self.leave_out);
-            } else {
-                let mut missing = self.wanted - self.gathered.len();
-                self.gathered
-                    .extend_from_slice(split(&mut octets, &mut missing));
-                if missing == 0 {
-                    self.decide(out)?;
-                }
-            }
+        while self.frames.gather(&mut octets, out) {
+            self.decide(out)?;
         }
         Ok(())
     }
 
     /// Everything wanted is gathered: first the head of a frame, then all of one that has to be looked at.
     fn decide(&mut self, out: &mut Vec<u8>) -> Result<(), Untrusted> {
-        let Some(&[kind, a, b, ref size @ ..]) = self.gathered.first_chunk::<HEAD>() else {
+        let Some(&[kind, a, b, ref size @ ..]) = self.frames.gathered.first_chunk::<HEAD>() else {
             return Ok(());
         };
         let channel = [a, b];
         let size = usize::try_from(u32::from_be_bytes(*size)).unwrap_or(usize::MAX);
         let whole = HEAD.saturating_add(size).saturating_add(END);
         // A server that speaks another version answers with eight octets.
-        if self.gathered.starts_with(b"AMQP") {
-            out.extend_from_slice(&self.gathered);
-            self.pass = 1;
+        if self.frames.gathered.starts_with(b"AMQP") {
+            out.extend_from_slice(&self.frames.gathered);
+            self.frames.pass = 1;
         } else if !matches!(
             kind,
             FRAME_METHOD | FRAME_HEADER | FRAME_BODY | FRAME_HEARTBEAT
         ) {
             return Err(Untrusted::NotAmqp);
         } else if kind == FRAME_HEADER && size > MOST_PROPERTIES {
-            if self.wanted == HEAD {
-                self.wanted = HEAD + FIXED;
+            if self.frames.wanted == HEAD {
+                self.frames.wanted = HEAD + FIXED;
                 return Ok(());
             }
-            self.leave_out = whole - self.gathered.len();
+            self.frames.leave_out = whole - self.frames.gathered.len();
             self.whole(channel, out)?;
         } else if whole > MOST_FRAME {
             return Err(Untrusted::Frame(whole));
         } else if kind == FRAME_BODY || kind == FRAME_HEARTBEAT {
             self.body(channel, size, out);
-        } else if self.wanted == HEAD {
-            self.wanted = whole;
+        } else if self.frames.wanted == HEAD {
+            self.frames.wanted = whole;
             return Ok(());
         } else {
             self.whole(channel, out)?;
         }
-        self.gathered.clear();
-        self.wanted = HEAD;
+        self.frames.next();
         Ok(())
     }
 
     /// A method or a content header has come, or the beginning of one that is too long.
     fn whole(&mut self, channel: [u8; 2], out: &mut Vec<u8>) -> Result<(), Untrusted> {
-        let frame = std::mem::take(&mut self.gathered);
-        let instead = match (frame[0], self.leave_out) {
+        let frame = std::mem::take(&mut self.frames.gathered);
+        let instead = match (frame[0], self.frames.leave_out) {
             (FRAME_METHOD, _) => self.method(channel, &frame[HEAD..frame.len() - END])?,
             (_, 0) => {
                 let payload = &frame[HEAD..frame.len() - END];
@@ -178,23 +158,23 @@ impl Inbound {
             _ => self.content_header(channel, &frame[HEAD..], None)?,
         };
         out.extend_from_slice(instead.as_ref().unwrap_or(&frame));
-        self.gathered = frame;
+        self.frames.gathered = frame;
         Ok(())
     }
 
     /// A frame that need not be looked at: it passes, unless it is a part of a body that is left out.
     fn body(&mut self, channel: [u8; 2], size: usize, out: &mut Vec<u8>) {
-        if self.gathered[0] == FRAME_BODY
+        if self.frames.gathered[0] == FRAME_BODY
             && let Some(left) = self.bodies.get_mut(&channel)
         {
             *left = left.saturating_sub(size as u64);
             if *left == 0 {
                 self.bodies.remove(&channel);
             }
-            self.leave_out = size + END;
+            self.frames.leave_out = size + END;
         } else {
-            out.extend_from_slice(&self.gathered);
-            self.pass = size + END;
+            out.extend_from_slice(&self.frames.gathered);
+            self.frames.pass = size + END;
         }
     }
 
@@ -259,7 +239,7 @@ impl Inbound {
         headers.insert(UNREADABLE.into(), AMQPValue::LongString(reason.into()));
         let properties = header.map_or_else(BasicProperties::default, |header| header.properties);
         let header = AMQPContentHeader {
-            class_id: 60,
+            class_id: BASIC,
             body_size: if too_long { 0 } else { body_size },
             properties: properties.with_headers(headers),
         };
@@ -326,14 +306,6 @@ fn frame(kind: u8, channel: [u8; 2], payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
     let head = [&[kind][..], &channel, &length.to_be_bytes()].concat();
     [&head[..], payload, &[FRAME_END]].concat()
-}
-
-/// Splits off up to `count` octets, and counts them down.
-pub(super) fn split<'a>(octets: &mut &'a [u8], count: &mut usize) -> &'a [u8] {
-    let (first, rest) = octets.split_at(octets.len().min(*count));
-    *count -= first.len();
-    *octets = rest;
-    first
 }
 
 impl fmt::Debug for Inbound {

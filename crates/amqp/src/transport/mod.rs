@@ -4,6 +4,7 @@
 
 mod batch;
 mod batch_decoder;
+mod frames;
 mod inbound;
 mod socket;
 mod stream;
