@@ -20,7 +20,7 @@ impl Broker {
         let (kind, queue, ledger_queue) =
             (bucket.queue_type, bucket.queue(), bucket.ledger_queue());
         self.supports_buckets(kind)?;
-        let _claim = self.claims().claim(&[&ledger_queue])?;
+        let _claim = self.claims().claim(&ledger_queue)?;
         if self.count(&ledger_queue).await?.is_none() {
             let bucket_exists = self.count(&queue).await?.is_some();
             return Ok(Inspection::NoLedger { bucket_exists });

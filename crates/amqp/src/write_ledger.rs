@@ -12,7 +12,6 @@ use lapin::{Channel, Consumer};
 use tokio::time::{Duration, sleep};
 use tracing::debug;
 
-use super::claims::Claim;
 use super::connection::{Broker, During};
 use super::error::{Action, BrokerError};
 use super::reservation::Reserved;
@@ -44,7 +43,7 @@ impl Broker {
         let queue = ledger_queue_name(name);
         let action = action("write a ledger", "configure", &queue);
         let lock = lock_queue_name(name);
-        let _claim = self.claim_names(name)?;
+        let _claim = self.claims().claim(&queue)?;
         let channel = self.transaction_channel(action).await?;
         let locking = Action {
             queue: &lock,
@@ -138,15 +137,6 @@ impl Broker {
         self.commit(action, During::AlarmWait, channel, batch)
             .await?;
         Ok(true)
-    }
-
-    /// Claims what is reserved for the bucket `name` while its ledger's queue is an exclusive one.
-    ///
-    /// # Errors
-    /// [`BrokerError::InUse`] while another call on this connection is at it.
-    pub(super) fn claim_names(&self, name: &str) -> Result<Claim<'_>, BrokerError> {
-        let names = [ledger_queue_name(name), lock_queue_name(name)];
-        self.claims().claim(&[&names[0], &names[1]])
     }
 
     async fn write_after(
