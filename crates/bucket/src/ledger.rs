@@ -227,8 +227,7 @@ impl Ledger {
 
     /// Whoever may write into the queue of a ledger is not trusted with its numbers.
     fn bounded(mut self) -> Result<Self, String> {
-        let owner = |owner: &Owner| owner.created;
-        let created = self.owner.iter().chain(&self.rival).map(|it| owner(it));
+        let created = self.owner.iter().chain(&self.rival).map(|it| it.created);
         let refill = self.last_refill.iter();
         let refill = refill.flat_map(|it| it.scheduled_time.into_iter().chain([it.completed_time]));
         let mut dates = [self.since]
