@@ -9,7 +9,6 @@ use kube::{Resource, ResourceExt};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use super::conflict;
 use super::context::Context;
 use super::errors::Error;
 use super::events::Notice;
@@ -36,7 +35,14 @@ pub(super) async fn cleanup(resource: &TokenBucket, context: &Context) -> Result
         name: resource.bucket_name().into(),
         refill_queue: resource.spec.refill_queue.as_str().into(),
         policy: resource.spec.deletion_policy,
+        established: context.index().is_established(&id),
     };
+    let owner = context.index().awaited_by(&id);
+    if let Some(owner) = owner {
+        context.engines.unassign(&id);
+        info!(bucket = %id, queue = resource.queue_name(), %owner, "deleted; the queue belongs to its owner");
+        return Ok(Action::await_change());
+    }
     if resource.spec.deletion_policy == DeletionPolicy::Retain {
         if let Some(broker) = context.engines.broker_of(&id) {
             // Whoever wants the bucket next need not ask whether its owner is still there. If this fails, it takes over.
@@ -67,12 +73,6 @@ pub(super) async fn cleanup(resource: &TokenBucket, context: &Context) -> Result
             Err(error) => return give_up_or(error.into(), resource, context),
         },
     };
-    let rivals = context.index().rivals(&id);
-    if let Some(owner) = conflict::owner(&rivals, &endpoint, &context.resolver).await {
-        context.engines.unassign(&id);
-        info!(bucket = %id, queue = resource.queue_name(), %owner, "deleted; the queue belongs to its owner");
-        return Ok(Action::await_change());
-    }
     let engine = context.engines.assign(&id, &endpoint);
     match timeout(ATTEMPT_TIMEOUT, engine.remove(removal)).await {
         Ok(Ok(())) => {

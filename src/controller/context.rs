@@ -7,7 +7,7 @@ use std::time::Duration;
 use kube::{Client, ResourceExt};
 use tokio::sync::{SetOnce, mpsc};
 
-use super::engine_registry::EngineRegistry;
+use super::engine_registry::{EngineRegistry, Fact};
 use super::errors::Error;
 use super::events::{Events, Notice};
 use super::index::Index;
@@ -55,6 +55,26 @@ impl Context {
     /// Who a resource is.
     pub(super) fn identity(&self, object: &impl ResourceExt) -> (BucketId, Arc<str>) {
         self.index().identity(object)
+    }
+
+    /// Takes note of what engines tell about queues that several resources name.
+    pub(super) async fn follow(&self, mut facts: mpsc::UnboundedReceiver<Fact>) {
+        while let Some(fact) = facts.recv().await {
+            let concerned = match fact {
+                Fact::Connected => self.index().contenders(),
+                Fact::Owned {
+                    endpoint,
+                    bucket,
+                    owner,
+                } => {
+                    let mut index = self.index();
+                    let owns = index.uid(&bucket).is_some_and(|uid| *uid == *owner);
+                    self.engines.owns(&bucket, &endpoint, owns);
+                    index.owned(&bucket, &endpoint, &owner)
+                }
+            };
+            self.triggers.send(&concerned);
+        }
     }
 
     /// The bucket of `object`, with what other parts and other buckets have too.

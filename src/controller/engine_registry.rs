@@ -9,14 +9,15 @@ use tokio_util::task::TaskTracker;
 use tracing::info;
 
 use super::status::Report;
-use amqp::Endpoint;
+use amqp::{Endpoint, Place};
 use bucket::BucketId;
-use engine::{Engine, Options};
+use engine::{ConnectionState, Engine, Options, Outcome};
 
 /// All engines, and which bucket is at which of them.
 pub(super) struct EngineRegistry {
     options: Options,
     reports: mpsc::UnboundedSender<Report>,
+    facts: mpsc::UnboundedSender<Fact>,
     stop: CancellationToken,
     crashed: CancellationToken,
     tasks: TaskTracker,
@@ -28,9 +29,34 @@ pub(super) struct EngineRegistry {
 #[derive(Default)]
 struct Inner {
     engines: HashMap<Endpoint, Running>,
-    assignments: HashMap<BucketId, Endpoint>,
+    assignments: HashMap<BucketId, Assignment>,
     /// Buckets of each namespace at each broker that a Secret names.
     named: HashMap<Box<str>, HashMap<Endpoint, HashSet<BucketId>>>,
+}
+
+/// Where a bucket is.
+#[derive(Clone, Debug)]
+pub(super) struct Assignment {
+    /// At which broker, and as whom.
+    pub endpoint: Endpoint,
+    /// Its ledger there names its resource.
+    pub owns: bool,
+}
+
+/// What an engine tells that concerns resources which name the same queue.
+#[derive(Debug)]
+pub(super) enum Fact {
+    /// The engine of a broker is connected: it is known which one that is.
+    Connected,
+    /// Whom the ledger of a bucket names.
+    Owned {
+        /// Where.
+        endpoint: Endpoint,
+        /// The bucket that wants it.
+        bucket: BucketId,
+        /// UID of the resource that has it.
+        owner: Box<str>,
+    },
 }
 
 struct Running {
@@ -40,17 +66,19 @@ struct Running {
 }
 
 impl EngineRegistry {
-    /// No engine yet. Each one that is started reports on `reports` and stops on `stop`.
+    /// No engine yet. Each one that is started reports on `reports` and `facts`, and stops on `stop`.
     #[must_use]
     pub(super) fn new(
         options: Options,
         most_brokers: usize,
         reports: mpsc::UnboundedSender<Report>,
+        facts: mpsc::UnboundedSender<Fact>,
         stop: CancellationToken,
     ) -> Self {
         Self {
             options,
             reports,
+            facts,
             stop,
             crashed: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -88,7 +116,7 @@ impl EngineRegistry {
         if inner
             .assignments
             .get(id)
-            .is_some_and(|before| before != endpoint)
+            .is_some_and(|before| before.endpoint != *endpoint)
         {
             self.release(&mut inner, id);
         }
@@ -98,8 +126,23 @@ impl EngineRegistry {
             .or_insert_with(|| self.start(endpoint));
         running.buckets.insert(id.clone());
         let engine = running.engine.clone();
-        inner.assignments.insert(id.clone(), endpoint.clone());
+        inner
+            .assignments
+            .entry(id.clone())
+            .or_insert_with(|| Assignment {
+                endpoint: endpoint.clone(),
+                owns: false,
+            });
         engine
+    }
+
+    /// Whether the ledger of `id` at `endpoint` names its resource.
+    pub(super) fn owns(&self, id: &BucketId, endpoint: &Endpoint, owns: bool) {
+        if let Some(assignment) = self.inner().assignments.get_mut(id)
+            && assignment.endpoint == *endpoint
+        {
+            assignment.owns = owns;
+        }
     }
 
     /// Nothing is done for `id` any more; its queues stay. An engine without buckets stops.
@@ -110,7 +153,25 @@ impl EngineRegistry {
     /// Where `id` is.
     #[must_use]
     pub(super) fn broker_of(&self, id: &BucketId) -> Option<Endpoint> {
+        self.assignment(id).map(|it| it.endpoint)
+    }
+
+    /// Where `id` is, and whether it has its queue there.
+    #[must_use]
+    pub(super) fn assignment(&self, id: &BucketId) -> Option<Assignment> {
         self.inner().assignments.get(id).cloned()
+    }
+
+    /// Whether a queue of `id` is for certain another one than that of the same name at `endpoint`.
+    #[must_use]
+    pub(super) fn is_elsewhere(&self, id: &BucketId, endpoint: &Endpoint) -> bool {
+        let inner = self.inner();
+        let place = |endpoint: &Endpoint| {
+            let running = inner.engines.get(endpoint);
+            running.map_or_else(|| Place::unknown(endpoint), |it| it.engine.place())
+        };
+        let at = inner.assignments.get(id);
+        at.is_some_and(|at| !place(&at.endpoint).may_be(&place(endpoint)))
     }
 
     /// The buckets at `endpoint`.
@@ -137,7 +198,7 @@ impl EngineRegistry {
     }
 
     fn release(&self, inner: &mut Inner, id: &BucketId) {
-        let Some(endpoint) = inner.assignments.remove(id) else {
+        let Some(Assignment { endpoint, .. }) = inner.assignments.remove(id) else {
             return;
         };
         if let Some(named) = inner.named.get_mut(id.namespace()) {
@@ -179,9 +240,20 @@ impl EngineRegistry {
             }
         };
         let forward = {
-            let (reports, broker) = (self.reports.clone(), endpoint.clone());
+            let (reports, facts) = (self.reports.clone(), self.facts.clone());
+            let broker = endpoint.clone();
             async move {
                 while let Some(outcome) = outcomes.recv().await {
+                    // Who would listen has ended before.
+                    let _ = match &outcome {
+                        Outcome::Connection(ConnectionState::Up) => facts.send(Fact::Connected),
+                        Outcome::Owned { bucket, owner } => facts.send(Fact::Owned {
+                            endpoint: broker.clone(),
+                            bucket: bucket.clone(),
+                            owner: owner.clone(),
+                        }),
+                        _ => Ok(()),
+                    };
                     let _ = reports.send(Report::Outcome(broker.clone(), outcome));
                 }
             }

@@ -1,4 +1,6 @@
 //! All TokenBuckets that are known, and which of them name the same queue. No client required.
+//!
+//! Who comes takes nothing from anybody, so that only the departure of a resource concerns others.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -7,15 +9,19 @@ use chrono::{DateTime, Utc};
 use kube::runtime::watcher::Event;
 use kube::{Resource, ResourceExt};
 
+use super::conflict::{Conflict, Verdict};
+use super::engine_registry::Assignment;
 use super::resource::{Guarded, id_of};
-use api::{ConnectionSpec, TokenBucket, TokenBucketStatus, from_time};
+use amqp::Endpoint;
+use api::{TokenBucket, TokenBucketStatus, from_time};
 use bucket::{BucketId, Known};
 
 /// A resource's claim to a queue. The smallest claim of several owns it: the oldest resource, then the smallest UID.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Claim {
     created: DateTime<Utc>,
-    uid: Arc<str>,
+    /// UID of the resource.
+    pub uid: Arc<str>,
     /// Whose claim it is.
     pub id: BucketId,
 }
@@ -25,7 +31,8 @@ struct IndexedResource {
     claim: Claim,
     /// None when the resource cannot be read: it claims nothing.
     queue: Option<Arc<str>>,
-    connection: Option<Box<ConnectionSpec>>,
+    /// It is known that its bucket was in force.
+    established: bool,
     /// The status that it came with, until its first reconciliation takes it.
     published: Option<Box<TokenBucketStatus>>,
     /// What that status says of its ledger, until the bucket is put in force.
@@ -41,6 +48,8 @@ pub(super) struct Index {
     resources: HashMap<BucketId, Box<IndexedResource>>,
     /// By queue, the best claim first.
     claims: HashMap<Arc<str>, Vec<Claim>>,
+    /// By queue, where several resources name it.
+    conflicts: HashMap<Arc<str>, Conflict>,
     /// By the scope of its watch: what a list that has begun has shown so far.
     listing: HashMap<Option<String>, HashSet<BucketId>>,
 }
@@ -50,8 +59,8 @@ pub(super) struct Index {
 pub(super) struct Changes {
     /// Resources that no longer exist.
     pub gone: Vec<BucketId>,
-    /// Resources whose claim has to be judged again.
-    pub rivals: Vec<BucketId>,
+    /// Resources that wanted what one of them had.
+    pub concerned: Vec<BucketId>,
 }
 
 impl Index {
@@ -101,6 +110,12 @@ impl Index {
             .is_some_and(|indexed| Some(&*indexed.claim.uid) == uid)
     }
 
+    /// UID of a resource.
+    #[must_use]
+    pub(super) fn uid(&self, id: &BucketId) -> Option<&str> {
+        self.resources.get(id).map(|indexed| &*indexed.claim.uid)
+    }
+
     /// Who a resource is. What is known of one is the same text for every part of the program.
     #[must_use]
     pub(super) fn identity(&self, object: &impl ResourceExt) -> (BucketId, Arc<str>) {
@@ -128,33 +143,110 @@ impl Index {
         known.map(|known| *known)
     }
 
-    /// Resources that name the same queue as `id`: those with a better claim, and those with a worse one. Each with its
-    /// connection, as the queue is the same only at the same broker.
-    #[must_use]
-    pub(super) fn rivals(&self, id: &BucketId) -> Rivals {
-        let Some(IndexedResource {
-            claim,
-            queue: Some(queue),
-            ..
-        }) = self.resources.get(id).map(Box::as_ref)
-        else {
-            return Rivals::default();
+    /// Whether `id` has its queue at `endpoint`, and who is to be reconciled besides. `assigned` tells what is in force.
+    pub(super) fn ask(
+        &mut self,
+        id: &BucketId,
+        endpoint: &Endpoint,
+        assigned: impl Fn(&BucketId) -> Option<Assignment>,
+    ) -> (Verdict, Vec<BucketId>) {
+        let alone = (Verdict::Holds(None), Vec::new());
+        let Some((claim, queue)) = self.claim_of(id) else {
+            return alone;
         };
-        let rival = |rival: &Claim| {
-            let indexed = self.resources.get(&rival.id)?;
-            Some((rival.id.clone(), indexed.connection.clone()))
-        };
-        let claims = || self.claims.get(queue).into_iter().flatten();
-        Rivals {
-            better: claims()
-                .filter(|other| *other < claim)
-                .filter_map(rival)
-                .collect(),
-            worse: claims()
-                .filter(|other| *other > claim)
-                .filter_map(rival)
-                .collect(),
+        let claims = self.claims.get(&queue).map_or(&[][..], Vec::as_slice);
+        if claims.len() < 2 {
+            return alone;
         }
+        let conflict = self.conflicts.entry(queue).or_insert_with(|| {
+            // Until now one of them was alone.
+            let mut conflict = Conflict::default();
+            for other in claims.iter().filter(|other| **other != claim) {
+                if let Some(Assignment { endpoint, owns }) = assigned(&other.id) {
+                    conflict.ask(other, &endpoint);
+                    if owns {
+                        conflict.owned(&endpoint, other);
+                    }
+                }
+            }
+            conflict
+        });
+        conflict.ask(&claim, endpoint)
+    }
+
+    /// Nothing is done for `id` because of what it says itself. Answers who is to be reconciled.
+    pub(super) fn refused(&mut self, id: &BucketId) -> Vec<BucketId> {
+        let Some((claim, queue)) = self.claim_of(id) else {
+            return Vec::new();
+        };
+        let conflict = self.conflicts.get_mut(&queue);
+        conflict.map_or_else(Vec::new, |conflict| conflict.leave(&claim, false))
+    }
+
+    /// The ledger of `id` at `endpoint` names the resource with the UID `owner`. Answers who is to be reconciled.
+    pub(super) fn owned(
+        &mut self,
+        id: &BucketId,
+        endpoint: &Endpoint,
+        owner: &str,
+    ) -> Vec<BucketId> {
+        if let Some(indexed) = self.resources.get_mut(id)
+            && *indexed.claim.uid == *owner
+        {
+            indexed.established = true;
+        }
+        let Some((_, queue)) = self.claim_of(id) else {
+            return Vec::new();
+        };
+        let claims = self.claims.get(&queue).into_iter().flatten();
+        let owner = claims.into_iter().find(|claim| *claim.uid == *owner);
+        let conflict = self.conflicts.get_mut(&queue);
+        let known = owner.zip(conflict);
+        known.map_or_else(Vec::new, |(owner, conflict)| {
+            conflict.owned(endpoint, owner)
+        })
+    }
+
+    /// Those that may have learnt whether they are at one broker.
+    pub(super) fn contenders(&self) -> Vec<BucketId> {
+        let conflicts = self.conflicts.values();
+        conflicts
+            .flat_map(|conflict| conflict.holders(|_| true))
+            .collect()
+    }
+
+    /// Whose queue `id` waits for.
+    #[must_use]
+    pub(super) fn awaited_by(&self, id: &BucketId) -> Option<BucketId> {
+        let (claim, queue) = self.claim_of(id)?;
+        let holder = self.conflicts.get(&queue)?.awaited_by(&claim)?;
+        Some(holder.id.clone())
+    }
+
+    /// Whether it is known that the bucket was in force.
+    #[must_use]
+    pub(super) fn is_established(&self, id: &BucketId) -> bool {
+        self.resources.get(id).is_some_and(|it| it.established)
+    }
+
+    /// UIDs of the other resources that name the queue of `id`, but for those that are known to be elsewhere.
+    #[must_use]
+    pub(super) fn rivals(
+        &self,
+        id: &BucketId,
+        is_elsewhere: impl Fn(&BucketId) -> bool,
+    ) -> Box<[Arc<str>]> {
+        let Some((own, queue)) = self.claim_of(id) else {
+            return Box::default();
+        };
+        let claims = self.claims.get(&queue).into_iter().flatten();
+        let others = claims.filter(|claim| **claim != own && !is_elsewhere(&claim.id));
+        others.map(|claim| claim.uid.clone()).collect()
+    }
+
+    fn claim_of(&self, id: &BucketId) -> Option<(Claim, Arc<str>)> {
+        let indexed = self.resources.get(id)?;
+        Some((indexed.claim.clone(), indexed.queue.clone()?))
     }
 
     fn insert(&mut self, object: &Guarded, changes: &mut Changes) {
@@ -168,27 +260,17 @@ impl Index {
             uid: meta.uid.as_deref().unwrap_or_default().into(),
             id: id.clone(),
         };
-        let (queue, connection) = match &object.0 {
-            Ok(bucket) => (
-                Some(bucket.queue_name().into()),
-                bucket.spec.connection.clone(),
-            ),
-            Err(_) => (None, None),
-        };
+        let bucket = object.0.as_ref().ok();
         let indexed = IndexedResource {
             claim,
-            queue,
-            connection,
+            queue: bucket.map(|bucket| bucket.queue_name().into()),
+            established: false,
             published: None,
             known: None,
             fingerprint: None,
         };
-        if let Some(before) = self.resources.get_mut(&id) {
+        if let Some(before) = self.resources.get(&id) {
             if before.claim == indexed.claim && before.queue == indexed.queue {
-                if before.connection != indexed.connection {
-                    before.connection = indexed.connection;
-                    self.push_rivals(&id, changes);
-                }
                 return;
             }
             self.remove(&id, changes);
@@ -199,18 +281,17 @@ impl Index {
             let position = claims.partition_point(|other| *other < indexed.claim);
             claims.insert(position, indexed.claim.clone());
         }
-        let bucket = object.0.as_ref().ok();
+        let known = bucket.and_then(known);
         let indexed = Box::new(IndexedResource {
+            established: known.is_some(),
             published: bucket.and_then(|bucket| bucket.status.clone()),
-            known: bucket.and_then(known).map(Box::new),
+            known: known.map(Box::new),
             ..indexed
         });
-        self.resources.insert(id.clone(), indexed);
-        self.push_rivals(&id, changes);
+        self.resources.insert(id, indexed);
     }
 
     fn remove(&mut self, id: &BucketId, changes: &mut Changes) {
-        self.push_rivals(id, changes);
         let Some(IndexedResource {
             claim,
             queue: Some(queue),
@@ -219,19 +300,18 @@ impl Index {
         else {
             return;
         };
+        if let Some(conflict) = self.conflicts.get_mut(&queue) {
+            changes.concerned.extend(conflict.leave(&claim, true));
+        }
         if let Some(claims) = self.claims.get_mut(&queue) {
             claims.retain(|other| *other != claim);
+            if claims.len() < 2 {
+                self.conflicts.remove(&queue);
+            }
             if claims.is_empty() {
                 self.claims.remove(&queue);
             }
         }
-    }
-
-    fn push_rivals(&self, id: &BucketId, changes: &mut Changes) {
-        let Rivals { better, worse } = self.rivals(id);
-        changes
-            .rivals
-            .extend(better.into_iter().chain(worse).map(|(id, _)| id));
     }
 }
 
@@ -252,14 +332,7 @@ fn known(resource: &TokenBucket) -> Option<Known> {
     })
 }
 
-/// Resources that name the same queue as another one, the best claim first.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Rivals {
-    /// Older resources.
-    pub better: Vec<(BucketId, Option<Box<ConnectionSpec>>)>,
-    /// Younger resources.
-    pub worse: Vec<(BucketId, Option<Box<ConnectionSpec>>)>,
-}
-
+#[cfg(test)]
+pub(super) mod fixture;
 #[cfg(test)]
 mod tests;

@@ -109,6 +109,7 @@ pub async fn run(settings: Settings, term: Term) -> Result<(), Ended> {
         metrics,
     } = settings;
     let (reports, inbox) = mpsc::unbounded_channel();
+    let (facts, learnt) = mpsc::unbounded_channel();
     let (events, send_events) = Events::new(client.clone(), &identity.host);
     let (deselected, release_deselected) = Deselected::new(client.clone(), &scope);
     let mut triggers = ReconcileTriggers::default();
@@ -138,6 +139,7 @@ pub async fn run(settings: Settings, term: Term) -> Result<(), Ended> {
             options,
             usize::try_from(max_brokers_per_namespace.get()).unwrap_or(usize::MAX),
             reports.clone(),
+            facts,
             stop.clone(),
         ),
         resolver: Resolver::new(client.clone(), default_broker),
@@ -178,7 +180,11 @@ pub async fn run(settings: Settings, term: Term) -> Result<(), Ended> {
     let mut writing = pin!(writer.run(inbox));
     let mut sending = pin!(send_events);
     let background = async {
-        tokio::join!(announce(&context, &stores, &readiness), release_deselected);
+        tokio::join!(
+            announce(&context, &stores, &readiness),
+            context.follow(learnt),
+            release_deselected
+        );
         pending::<()>().await;
     };
     let result = tokio::select! {

@@ -12,18 +12,17 @@ use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
 use super::cleanup::{abandon, cleanup};
-use super::conflict;
+use super::conflict::Verdict;
 use super::context::Context;
 use super::errors::Error;
-use super::index::Rivals;
 use super::resolve::ResolveError;
 use super::resource::{Guarded, id_of};
 use super::status::{Decision, ReconcileResult, Report};
 use super::validate::{Invalid, validate};
 use amqp::Endpoint;
 use api::{ALERT_WHEN_EMPTY, FINALIZER, TokenBucket};
+use bucket::Bucket;
 use bucket::machine::Failure;
-use bucket::{Bucket, BucketId};
 use engine::Phase;
 
 /// A Secret is read again so often: credentials change.
@@ -134,20 +133,29 @@ async fn apply(resource: &TokenBucket, context: &Context) -> Result<Action, Erro
             });
         }
     };
-    let rivals = context.index().rivals(&bucket.id);
-    if let Some(owner) = conflict::owner(&rivals, &endpoint, &context.resolver).await {
-        context.metrics.reconcile_error("NameConflict");
-        let message = format!(
-            "queue {} belongs to TokenBucket {owner}, which is older: give this one another spec.name, or delete {owner}",
-            resource.queue_name(),
-        );
-        refuse(
-            resource,
-            Some(resource),
-            context,
-            Phase::stalled("NameConflict", message),
-        );
-        return Ok(Action::await_change());
+    let (verdict, concerned) = context.index().ask(&bucket.id, &endpoint, |other| {
+        context.engines.assignment(other)
+    });
+    match verdict {
+        Verdict::Holds(before) => {
+            // Whoever had the queue until now lets go of it first.
+            before.iter().for_each(|it| context.engines.unassign(it));
+            context.triggers.send(before.as_slice());
+        }
+        Verdict::Waits(owner) => {
+            context.metrics.reconcile_error("NameConflict");
+            let message = format!(
+                "queue {} belongs to TokenBucket {owner}, which had it before or is older: give this one another spec.name, \
+                 or delete {owner}",
+                resource.queue_name(),
+            );
+            let phase = Phase::stalled("NameConflict", message);
+            context.engines.unassign(&bucket.id);
+            let decision = Decision::Refused(phase.into());
+            report(resource, Some(resource), decision, context);
+            context.triggers.send(&concerned);
+            return Ok(Action::requeue(RESOLVE_AGAIN_AFTER));
+        }
     }
     if connection.is_some()
         && let Err(brokers) = context.engines.admit(&bucket.id, &endpoint)
@@ -159,9 +167,12 @@ async fn apply(resource: &TokenBucket, context: &Context) -> Result<Action, Erro
         );
         let phase = Phase::stalled("TooManyBrokers", message);
         refuse(resource, Some(resource), context, phase);
+        context.triggers.send(&concerned);
         return Ok(Action::requeue(RETRY_AFTER));
     }
-    put_in_force(resource, bucket, &endpoint, &rivals, context);
+    put_in_force(resource, bucket, &endpoint, context);
+    // Now it is known where it is, and where it is not any more.
+    context.triggers.send(&concerned);
     Ok(if connection.is_some() {
         Action::requeue(RESOLVE_AGAIN_AFTER)
     } else {
@@ -169,24 +180,8 @@ async fn apply(resource: &TokenBucket, context: &Context) -> Result<Action, Erro
     })
 }
 
-fn put_in_force(
-    resource: &TokenBucket,
-    bucket: Bucket,
-    endpoint: &Endpoint,
-    rivals: &Rivals,
-    context: &Context,
-) {
+fn put_in_force(resource: &TokenBucket, bucket: Bucket, endpoint: &Endpoint, context: &Context) {
     let id = bucket.id.clone();
-    // Whoever had the queue until now lets go of it first.
-    for (rival, _) in &rivals.worse {
-        if context
-            .engines
-            .broker_of(rival)
-            .is_some_and(|broker| broker.is_same_place(endpoint))
-        {
-            context.engines.unassign(rival);
-        }
-    }
     let before = context
         .engines
         .broker_of(&id)
@@ -198,13 +193,17 @@ fn put_in_force(
     report(resource, Some(resource), decision, context);
     let revision =
         u64::try_from(resource.meta().generation.unwrap_or_default()).unwrap_or_default();
-    let known = context.index().take_known(&id);
     let engine = context.engines.assign(&id, endpoint);
+    let (known, rivals) = {
+        let mut index = context.index();
+        let elsewhere = |other: &_| context.engines.is_elsewhere(other, endpoint);
+        (index.take_known(&id), index.rivals(&id, elsewhere))
+    };
+    let bucket = Bucket { rivals, ..bucket };
     engine.apply_known(bucket, revision, known);
     if let Some(before) = before {
-        // Other buckets that name the same Secret move along; and whoever wanted the queue there may have it now.
+        // Other buckets that name the same Secret move along.
         context.triggers.send(&context.engines.buckets_at(&before));
-        context.triggers.send(&rivals.ids());
     }
     if !context.index().holds(&id, resource.meta().uid.as_deref()) {
         context.forget(&id);
@@ -218,7 +217,10 @@ fn refuse(
     context: &Context,
     phase: Phase,
 ) {
-    context.engines.unassign(&id_of(object));
+    let id = id_of(object);
+    context.engines.unassign(&id);
+    let concerned = context.index().refused(&id);
+    context.triggers.send(&concerned);
     report(object, resource, Decision::Refused(phase.into()), context);
 }
 
@@ -257,15 +259,5 @@ impl ResolveError {
             message: self.to_string(),
             class: self.class(),
         })
-    }
-}
-
-impl Rivals {
-    fn ids(&self) -> Vec<BucketId> {
-        self.better
-            .iter()
-            .chain(&self.worse)
-            .map(|(id, _)| id.clone())
-            .collect()
     }
 }

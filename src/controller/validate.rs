@@ -94,6 +94,7 @@ pub(super) fn validate(resource: &TokenBucket, now: DateTime<Utc>) -> Result<Buc
             .map(|seconds| Duration::from_secs(seconds.into())),
         queue_type: *queue_type,
         refill_request: refill_request.map(|value| value.as_str().into()),
+        rivals: Box::default(),
     })
 }
 

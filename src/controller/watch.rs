@@ -40,7 +40,7 @@ pub(super) fn watch(
                 context.forget(id);
                 deselected.release(id);
             }
-            context.triggers.send(&changes.rivals);
+            context.triggers.send(&changes.concerned);
         })
         .inspect_err(
             |error| warn!(%error, "the watch of TokenBuckets is interrupted: trying again"),

@@ -16,6 +16,7 @@ mod ledgers;
 mod limits;
 mod missed;
 mod monitoring;
+mod ownership;
 mod page;
 mod permissions;
 mod quorum;

@@ -146,6 +146,13 @@ impl Broker {
         self.socket.version()
     }
 
+    /// The name of the broker's cluster, by which it is known whatever name it was reached by; None when it tells none. A
+    /// server says what it likes.
+    #[must_use]
+    pub fn cluster(&self) -> Option<&str> {
+        self.socket.cluster()
+    }
+
     /// Says goodbye. Everything that is under way on the connection ends with an error.
     pub async fn close(&self) {
         if self.connection.status().connected() {

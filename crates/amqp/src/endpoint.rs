@@ -139,12 +139,6 @@ impl Endpoint {
         )))
     }
 
-    /// Whether both are the same virtual host of the same broker, as whomever: a queue of one is a queue of the other.
-    #[must_use]
-    pub fn is_same_place(&self, other: &Self) -> bool {
-        (&self.0.host, self.0.port, &self.0.vhost) == (&other.0.host, other.0.port, &other.0.vhost)
-    }
-
     /// How long a client can hold a message at most before the broker gives it back, or takes its acknowledgement: a
     /// connection that has fallen silent is closed after two heartbeats, and found to be silent at the third. It holds for
     /// clients that have the same heartbeat, or a shorter one.
@@ -160,6 +154,10 @@ impl Endpoint {
 
     pub(super) fn vhost(&self) -> &str {
         &self.0.vhost
+    }
+
+    pub(super) fn address(&self) -> (&str, u16) {
+        (&self.0.host, self.0.port)
     }
 
     pub(super) fn uri(&self) -> AMQPUri {

@@ -19,20 +19,53 @@ const GETS: usize = 5;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// What became of the queues of a bucket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Removed {
     /// They are gone, or were not there.
     Deleted,
     /// They stay, and belong to no resource.
     Kept,
-    /// They belong to another resource; nothing happened to them.
-    OfAnother,
+    /// They belong to another resource, or nothing says that they belong to this one; nothing happened to them.
+    NotOurs,
+    /// They belong to an older resource again, `namespace/name`, from which they were taken over: it may still be there, and
+    /// would have said so with its next refill.
+    HandedBack(String),
+}
+
+/// What is done about the queues of a bucket whose resource is deleted.
+enum Parting {
+    Delete,
+    Leave(Removed),
+    /// The ledger says from now on whose they are.
+    Write(Removed, Ledger),
+}
+
+impl Parting {
+    fn of(ledger: Option<&Ledger>, uid: &str, policy: DeletionPolicy, established: bool) -> Self {
+        let owner = ledger.and_then(|ledger| ledger.owner.as_ref());
+        match (ledger, owner, policy) {
+            (_, Some(owner), _) if *owner.uid != *uid => Self::Leave(Removed::NotOurs),
+            (_, None, DeletionPolicy::Delete) if !established => Self::Leave(Removed::NotOurs),
+            (_, None, DeletionPolicy::Delete) => Self::Delete,
+            (Some(ledger), Some(owner), DeletionPolicy::Delete) => match &ledger.rival {
+                Some(rival) if rival.precedes(owner) => {
+                    let removed = Removed::HandedBack(rival.resource.to_string());
+                    Self::Write(removed, ledger.left_to(Some(rival.clone())))
+                }
+                _ => Self::Delete,
+            },
+            (Some(ledger), Some(_), DeletionPolicy::Retain) => {
+                Self::Write(Removed::Kept, ledger.left_to(None))
+            }
+            _ => Self::Leave(Removed::Kept),
+        }
+    }
 }
 
 impl Broker {
     /// Deletes the queues of the bucket `name`, or says in its ledger that it belongs to no resource any more, as the
-    /// policy wants it. What belongs to another resource than `uid` stays as it is; a ledger that is absent or cannot be
-    /// read tells of no other.
+    /// policy wants it. What belongs to another resource than `uid` stays as it is. A ledger that is absent or cannot be
+    /// read tells of no other: then the queues are deleted if they are `established` as those of `uid`.
     ///
     /// # Errors
     /// When the broker or the connection does not let it: do it again.
@@ -41,6 +74,7 @@ impl Broker {
         name: &str,
         uid: &str,
         policy: DeletionPolicy,
+        established: bool,
     ) -> Result<Removed, BrokerError> {
         let queue = ledger_queue_name(name);
         let action = Action {
@@ -53,25 +87,23 @@ impl Broker {
         let read = got
             .as_ref()
             .and_then(|message| Ledger::from_json(&message.data).ok());
-        let owner = read.as_ref().and_then(|ledger| ledger.owner.as_ref());
         let mut batch = Batch::new(&channel);
-        let removed = match (owner, policy) {
-            (Some(owner), _) if *owner.uid != *uid => Removed::OfAnother,
-            (_, DeletionPolicy::Delete) => {
+        let parting = Parting::of(read.as_ref(), uid, policy, established);
+        let (removed, left) = match parting {
+            Parting::Delete => {
                 self.delete_both(&channel, name, action).await?;
                 return Ok(Removed::Deleted);
             }
-            (_, DeletionPolicy::Retain) => Removed::Kept,
+            Parting::Leave(removed) => (removed, None),
+            Parting::Write(removed, left) => (removed, Some(left)),
         };
         if let Some(message) = got {
-            match read {
-                Some(ledger) if removed == Removed::Kept && ledger.owner.is_some() => {
-                    let owner = None;
-                    let ledger = Ledger { owner, ..ledger };
+            match left {
+                Some(ledger) => {
                     ledger::publish(&mut batch, name, &ledger, None)?;
                     batch.acknowledge(message.delivery_tag)?;
                 }
-                _ => batch.give_back(message.delivery_tag)?,
+                None => batch.give_back(message.delivery_tag)?,
             }
             self.commit(action, During::AlarmFail, &channel, batch)
                 .await?;

@@ -39,8 +39,17 @@ impl fmt::Display for Version {
     }
 }
 
-/// What a `connection.start` tells. None: not both.
-pub(super) fn of_start(payload: &[u8]) -> Option<Version> {
+/// What a broker says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Greeting {
+    /// None: not both product and version.
+    pub(super) version: Option<Version>,
+    /// Which broker it is, whatever name it was reached by: all nodes of a RabbitMQ cluster say the same.
+    pub(super) cluster: Option<Box<str>>,
+}
+
+/// What a `connection.start` tells. None for anything else.
+pub(super) fn of_start(payload: &[u8]) -> Option<Greeting> {
     let (
         _,
         AMQPClass::Connection(AMQPMethod::Start(Start {
@@ -50,11 +59,15 @@ pub(super) fn of_start(payload: &[u8]) -> Option<Version> {
     else {
         return None;
     };
-    let text = |name| match server_properties.inner().get(name) {
+    let text = |name: &str| match server_properties.inner().get(name) {
         Some(AMQPValue::LongString(text)) => std::str::from_utf8(text.as_bytes()).ok(),
         _ => None,
     };
-    Some(Version::new(text("product")?, text("version")?))
+    let version = text("product").zip(text("version"));
+    Some(Greeting {
+        version: version.map(|(product, version)| Version::new(product, version)),
+        cluster: text("cluster_name").map(Into::into),
+    })
 }
 
 #[cfg(test)]
@@ -92,10 +105,15 @@ mod tests {
             ("capabilities", capabilities),
             ("product", text("RabbitMQ")),
             ("version", text("3.10.8")),
+            ("cluster_name", text("rabbit@one")),
         ]);
         let version = Version::new("RabbitMQ", "3.10.8");
         assert_eq!(version.to_string(), "RabbitMQ 3.10.8");
-        assert_eq!(of_start(&start), Some(version));
+        let greeting = Greeting {
+            version: Some(version),
+            cluster: Some("rabbit@one".into()),
+        };
+        assert_eq!(of_start(&start), Some(greeting));
     }
 
     #[test]
@@ -105,10 +123,13 @@ mod tests {
             ("product", text("x")),
             ("version", AMQPValue::Boolean(true)),
         ]);
+        for start in [&no_version, &not_text] {
+            assert_eq!(of_start(start), Some(Greeting::default()));
+        }
         let mut torn = start(&[("product", text("RabbitMQ")), ("version", text("4.0.5"))]);
         torn[20..].fill(0xff);
         let other_method = [0, 10, 0, 41, 0];
-        for payload in [&no_version[..], &not_text, &torn, &other_method, b""] {
+        for payload in [&torn[..], &other_method, b""] {
             assert_eq!(of_start(payload), None, "{payload:?}");
         }
     }

@@ -36,6 +36,7 @@ pub fn bucket() -> Bucket {
         starting_deadline: None,
         queue_type: QueueType::Classic,
         refill_request: None,
+        rivals: Box::default(),
     }
 }
 

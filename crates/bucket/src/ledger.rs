@@ -137,7 +137,7 @@ impl Owner {
 
     /// Whose bucket it is when both want it: that of the older resource.
     #[must_use]
-    pub(crate) fn precedes(&self, other: &Self) -> bool {
+    pub fn precedes(&self, other: &Self) -> bool {
         (self.created, &self.uid) < (other.created, &other.uid)
     }
 }
@@ -311,6 +311,17 @@ impl Ledger {
         self.owner = Some(Box::new(owner));
         self.version = VERSION;
         self
+    }
+
+    /// The same ledger, of this resource or of nobody.
+    #[must_use]
+    pub fn left_to(&self, owner: Option<Box<Owner>>) -> Self {
+        let rival = None;
+        Self {
+            owner,
+            rival,
+            ..self.clone()
+        }
     }
 
     /// Ticks after this instant, and only these, can be missed.

@@ -97,6 +97,9 @@ pub struct Bucket {
     pub queue_type: QueueType,
     /// Value of the refill annotation.
     pub refill_request: Option<Box<str>>,
+    /// UIDs of other resources that exist and name the same queue, for all that is known at the same broker. A ledger of one
+    /// of them is not taken over.
+    pub rivals: Box<[Arc<str>]>,
 }
 
 impl Bucket {

@@ -16,9 +16,9 @@ mod run;
 mod session;
 mod shell;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use amqp::Endpoint;
+use amqp::{Endpoint, Place};
 use bucket::{Bucket, BucketId, Known};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -35,6 +35,7 @@ pub use remove_error::RemoveError;
 #[derive(Clone, Debug)]
 pub struct Engine {
     desired: Arc<Desired>,
+    place: Arc<Mutex<Place>>,
 }
 
 impl Engine {
@@ -47,8 +48,23 @@ impl Engine {
         stop: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let desired = Arc::new(Desired::default());
-        let running = run::run(endpoint, options, outcomes, desired.clone(), stop);
-        (Self { desired }, running)
+        let place = Arc::new(Mutex::new(Place::unknown(&endpoint)));
+        let running = run::run(
+            endpoint,
+            options,
+            outcomes,
+            desired.clone(),
+            place.clone(),
+            stop,
+        );
+        (Self { desired, place }, running)
+    }
+
+    /// Where its queues are, as the broker itself said at the last connection. It is known when that is told to be up.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        let place = self.place.lock();
+        place.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The bucket shall be so. Applying an equal bucket again changes nothing. `revision` comes back in

@@ -1,8 +1,29 @@
 //! What the log says of outcomes.
 
+use amqp::Removed;
 use bucket::machine::Outcome;
 use chrono::SecondsFormat;
 use tracing::{debug, info, warn};
+
+/// What became of the queues of a bucket, where that is not what its resource asked for.
+pub(crate) fn log_removed(name: &str, removed: &Removed) {
+    match removed {
+        Removed::Deleted | Removed::Kept => {}
+        Removed::NotOurs => {
+            info!(
+                bucket = name,
+                "its queues stay: they were never its resource's, or are another's by now"
+            );
+        }
+        Removed::HandedBack(owner) => {
+            warn!(
+                bucket = name,
+                owner,
+                "its queues stay: an older resource, which may still be there, had them before. Delete them by hand if it is not"
+            );
+        }
+    }
+}
 
 pub(crate) fn log(outcome: &Outcome) {
     match outcome {
@@ -59,6 +80,9 @@ pub(crate) fn log(outcome: &Outcome) {
         Outcome::QueueMissing(bucket) => {
             warn!(%bucket, "the queue of the bucket is missing and is declared again");
         }
-        Outcome::Connection(_) | Outcome::Bucket(..) | Outcome::Skipped { .. } => {}
+        Outcome::Connection(_)
+        | Outcome::Bucket(..)
+        | Outcome::Owned { .. }
+        | Outcome::Skipped { .. } => {}
     }
 }

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::consumer::{self, Order};
 use crate::desired::Desired;
+use crate::logging::log_removed;
 use crate::shell::Shell;
 
 /// Each of them has a channel.
@@ -252,13 +253,17 @@ impl Session {
                 name,
                 uid,
                 policy,
+                established,
                 refill_queue,
             } => {
                 let permits = self.removals.clone();
                 self.work.spawn(async move {
                     let removed = async {
                         let _permit = permits.acquire_owned().await.ok();
-                        broker.remove_bucket(&name, &uid, policy).await?;
+                        let removed = broker
+                            .remove_bucket(&name, &uid, policy, established)
+                            .await?;
+                        log_removed(&name, &removed);
                         match refill_queue {
                             Some(queue) => consumer::delete(&broker, &queue).await.map(drop),
                             None => Ok(()),

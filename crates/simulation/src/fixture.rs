@@ -72,5 +72,6 @@ pub fn bucket(
             QueueType::Classic
         },
         refill_request: spec.annotation.map(|value| value.to_string().into()),
+        rivals: Box::default(),
     }
 }

@@ -15,8 +15,17 @@ fn id(name: &str) -> BucketId {
     BucketId::new("shop", name)
 }
 
-fn names(rivals: &[(BucketId, Option<Box<ConnectionSpec>>)]) -> Vec<&str> {
-    rivals.iter().map(|(id, _)| id.name()).collect()
+fn at(host: &str) -> Endpoint {
+    Endpoint::parse(&format!("amqp://{host}")).unwrap()
+}
+
+fn asked(index: &mut Index, name: &str) -> Verdict {
+    index.ask(&id(name), &at("a"), |_| None).0
+}
+
+fn rivals(index: &Index, name: &str) -> Vec<String> {
+    let rivals = index.rivals(&id(name), |_| false);
+    rivals.iter().map(ToString::to_string).collect()
 }
 
 const EARLY: &str = "2026-01-01T00:00:00Z";
@@ -37,19 +46,65 @@ fn the_older_resource_has_the_better_claim_whatever_is_seen_first() {
         object("young", "u1", LATE, "same"),
     );
     for objects in [[old.clone(), young.clone()], [young, old]] {
-        let index = index(&objects);
-        assert_eq!(names(&index.rivals(&id("young")).better), ["old"]);
-        assert_eq!(names(&index.rivals(&id("old")).worse), ["young"]);
+        let mut index = index(&objects);
+        asked(&mut index, "young");
+        let verdict = Verdict::Holds(Some(id("young")));
+        assert_eq!(asked(&mut index, "old"), verdict);
+        assert_eq!(index.awaited_by(&id("young")), Some(id("old")));
     }
 }
 
 #[test]
 fn of_two_resources_of_the_same_second_the_smaller_uid_has_the_better_claim() {
-    let index = index(&[
+    let mut index = index(&[
         object("a", "u2", EARLY, "same"),
         object("b", "u1", EARLY, "same"),
     ]);
-    assert_eq!(names(&index.rivals(&id("a")).better), ["b"]);
+    assert_eq!(asked(&mut index, "b"), Verdict::Holds(None));
+    assert_eq!(asked(&mut index, "a"), Verdict::Waits(id("b")));
+}
+
+#[test]
+fn whoever_was_alone_and_has_the_ledger_keeps_the_queue() {
+    for owns in [false, true] {
+        let mut index = index(&[
+            object("old", "u2", EARLY, "same"),
+            object("young", "u1", LATE, "same"),
+        ]);
+        let endpoint = at("a");
+        let assigned = |other: &BucketId| {
+            let endpoint = endpoint.clone();
+            (*other == id("young")).then_some(Assignment { endpoint, owns })
+        };
+        let (verdict, _) = index.ask(&id("old"), &endpoint, assigned);
+        let expected = match owns {
+            true => Verdict::Waits(id("young")),
+            false => Verdict::Holds(Some(id("young"))),
+        };
+        assert_eq!(verdict, expected);
+    }
+}
+
+#[test]
+fn a_bucket_is_established_once_its_ledger_or_its_status_says_so() {
+    let mut index = index(&[object("a", "u1", EARLY, "one")]);
+    index.owned(&id("a"), &at("a"), "u2");
+    assert!(!index.is_established(&id("a")));
+    index.owned(&id("a"), &at("a"), "u1");
+    assert!(index.is_established(&id("a")));
+}
+
+#[test]
+fn rivals_are_those_that_may_be_at_the_same_broker() {
+    let index = index(&[
+        object("a", "u1", EARLY, "same"),
+        object("b", "u2", EARLY, "same"),
+        object("c", "u3", EARLY, "same"),
+        object("d", "u4", EARLY, "other"),
+    ]);
+    assert_eq!(rivals(&index, "a"), ["u2", "u3"]);
+    let elsewhere = index.rivals(&id("a"), |other| *other == id("b"));
+    assert_eq!(*elsewhere, ["u3".into()]);
 }
 
 #[test]
@@ -100,36 +155,36 @@ fn a_version_is_news_when_its_fingerprint_is_new_or_the_resource_is() {
 
 #[test]
 fn a_resource_without_rivals_has_none() {
-    let index = index(&[
+    let mut index = index(&[
         object("a", "u1", EARLY, "one"),
         object("b", "u2", EARLY, "other"),
     ]);
-    assert_eq!(index.rivals(&id("a")), Rivals::default());
+    assert_eq!(rivals(&index, "a"), [""; 0]);
+    assert_eq!(asked(&mut index, "a"), Verdict::Holds(None));
+    assert!(index.conflicts.is_empty());
 }
 
 #[test]
-fn rivals_are_judged_again_when_a_resource_comes_or_goes() {
+fn whoever_comes_concerns_nobody_and_whoever_goes_the_next_one() {
     let (old, young) = (
         object("old", "u2", EARLY, "same"),
         object("young", "u1", LATE, "same"),
     );
     let mut index = index(&[young]);
     assert_eq!(
-        index.observe(None, &Event::Apply(old.clone())).rivals,
-        [id("young")]
-    );
-    assert_eq!(
         index.observe(None, &Event::Apply(old.clone())),
         Changes::default(),
-        "nothing is new"
     );
+    asked(&mut index, "old");
+    asked(&mut index, "young");
     assert_eq!(
         index.observe(None, &Event::Delete(old)),
         Changes {
             gone: vec![id("old")],
-            rivals: vec![id("young")]
+            concerned: vec![id("young")]
         }
     );
+    assert!(index.conflicts.is_empty());
 }
 
 #[test]
@@ -176,5 +231,5 @@ fn a_resource_that_cannot_be_read_is_known_and_claims_nothing() {
     assert!(malformed.0.is_err());
     let index = index(&[malformed, object("good", "u1", LATE, "same")]);
     assert!(index.holds(&id("bad"), Some("u0")));
-    assert_eq!(index.rivals(&id("good")), Rivals::default());
+    assert_eq!(rivals(&index, "good"), [""; 0]);
 }

@@ -146,7 +146,7 @@ impl StatusWriter {
             Report::Outcome(_, Outcome::Skipped { policy, ticks }) => {
                 self.metrics.skipped(policy, ticks);
             }
-            Report::Outcome(_, Outcome::Completed { .. }) => {}
+            Report::Outcome(_, Outcome::Completed { .. } | Outcome::Owned { .. }) => {}
             Report::Outcome(_, Outcome::QueueMissing(_)) => self.metrics.repaired(),
             Report::Outcome(broker, Outcome::LedgerLost(id)) => {
                 self.metrics.ledger_lost();

@@ -4,6 +4,7 @@ use lapin::BasicProperties;
 use token_bucket_operator::amqp::Removed;
 use token_bucket_operator::api::{DeletionPolicy, QueueType};
 use token_bucket_operator::bucket::machine::{Baton, Transaction};
+use token_bucket_operator::bucket::{Ledger, Owner};
 
 use super::{BUCKET, KINDS, LEDGER, bucket, connect, declare, held, owed, refill, take};
 use crate::support::testbed;
@@ -17,7 +18,7 @@ async fn a_bucket_is_deleted_with_its_ledger() {
         let broker = connect(&vhost).await;
         let remove = async || {
             broker
-                .remove_bucket("b", "uid", DeletionPolicy::Delete)
+                .remove_bucket("b", "uid", DeletionPolicy::Delete, true)
                 .await
         };
         assert_eq!(remove().await, Ok(Removed::Deleted), "not there");
@@ -44,7 +45,8 @@ async fn a_bucket_that_stays_belongs_to_nobody() {
     for kind in KINDS {
         let vhost = testbed().await.vhost().await;
         let broker = connect(&vhost).await;
-        let remove = async |uid| broker.remove_bucket("b", uid, DeletionPolicy::Retain).await;
+        let retain = DeletionPolicy::Retain;
+        let remove = async |uid| broker.remove_bucket("b", uid, retain, true).await;
         assert_eq!(remove("uid").await, Ok(Removed::Kept), "not there");
         assert_eq!(vhost.queues().await.len(), 0);
         bucket(&broker, kind, 9).await;
@@ -65,7 +67,7 @@ async fn a_bucket_that_stays_belongs_to_nobody() {
         }
         // Whoever comes next may have it, and delete it.
         let policy = DeletionPolicy::Delete;
-        let removed = broker.remove_bucket("b", "another", policy).await;
+        let removed = broker.remove_bucket("b", "another", policy, true).await;
         assert_eq!(removed, Ok(Removed::Deleted));
         // One that cannot be read stays as it is.
         declare(&broker, "b", kind, 9).await;
@@ -85,8 +87,8 @@ async fn what_belongs_to_another_resource_stays_as_it_is() {
         bucket(&broker, kind, 9).await;
         vhost.publish(BUCKET, b"", BasicProperties::default()).await;
         for policy in POLICIES {
-            let removed = broker.remove_bucket("b", "another", policy).await;
-            assert_eq!(removed, Ok(Removed::OfAnother));
+            let removed = broker.remove_bucket("b", "another", policy, true).await;
+            assert_eq!(removed, Ok(Removed::NotOurs));
             assert_eq!(vhost.depth(BUCKET).await, Some(1));
             assert_eq!(owed(&broker, kind).await, 0);
         }
@@ -106,10 +108,74 @@ async fn what_another_resource_refills_at_that_moment_stays_as_well() {
             tokio::time::sleep(Duration::from_millis(150)).await;
             channel.commit(refill(1, 0, tag)).await
         };
-        let removing = broker.remove_bucket("b", "another", policy);
+        let removing = broker.remove_bucket("b", "another", policy, true);
         let (refilled, removed) = tokio::join!(refilling, removing);
         assert_eq!(refilled, Ok(vec![]));
-        assert_eq!(removed, Ok(Removed::OfAnother));
+        assert_eq!(removed, Ok(Removed::NotOurs));
     }
     assert_eq!(vhost.depth(BUCKET).await, Some(2));
+}
+
+#[tokio::test]
+async fn what_nothing_says_to_be_its_own_stays_as_well() {
+    for kind in KINDS {
+        let vhost = testbed().await.vhost().await;
+        let broker = connect(&vhost).await;
+        let remove = async || {
+            let policy = DeletionPolicy::Delete;
+            broker.remove_bucket("b", "uid", policy, false).await
+        };
+        // Somebody's queue, as the Python library declares it.
+        broker.declare_bucket(BUCKET, kind, 9).await.unwrap();
+        vhost.publish(BUCKET, b"", BasicProperties::default()).await;
+        assert_eq!(remove().await, Ok(Removed::NotOurs));
+        declare(&broker, "b", kind, 9).await;
+        vhost
+            .publish(LEDGER, b"?", BasicProperties::default())
+            .await;
+        assert_eq!(remove().await, Ok(Removed::NotOurs));
+        vhost.depth_becomes(LEDGER, 1).await;
+        assert_eq!(vhost.depth(BUCKET).await, Some(1));
+    }
+}
+
+#[tokio::test]
+async fn what_was_taken_over_from_an_older_resource_is_handed_back() {
+    for kind in KINDS {
+        let vhost = testbed().await.vhost().await;
+        let broker = connect(&vhost).await;
+        bucket(&broker, kind, 9).await;
+        vhost.publish(BUCKET, b"", BasicProperties::default()).await;
+        let mut channel = broker.transactions().await.unwrap();
+        let mut rewrite = async |change: &dyn Fn(&mut Ledger)| {
+            let Baton::Held { tag, ledger } = take(&mut channel, kind, 0).await.baton else {
+                panic!("it is there")
+            };
+            let mut ledger = ledger.unwrap();
+            let before = ledger.clone();
+            change(&mut ledger);
+            let written = Transaction {
+                ledgers: vec![("b".into(), ledger)],
+                acks: vec![tag],
+                ..Transaction::default()
+            };
+            channel.commit(written).await.unwrap();
+            before
+        };
+        let older = |ledger: &mut Ledger| {
+            let owner = ledger.owner.clone().unwrap();
+            // Of the same second: the smaller UID is the older one.
+            let uid = "older".into();
+            ledger.rival = Some(Box::new(Owner { uid, ..*owner }));
+        };
+        rewrite(&older).await;
+        let policy = DeletionPolicy::Delete;
+        let removed = broker.remove_bucket("b", "uid", policy, true).await;
+        assert!(matches!(removed, Ok(Removed::HandedBack(_))), "{removed:?}");
+        assert_eq!(vhost.depth(BUCKET).await, Some(1));
+        let left = rewrite(&|_| {}).await;
+        assert_eq!((&*left.owner.unwrap().uid, left.rival), ("older", None));
+        let removed = broker.remove_bucket("b", "older", policy, true).await;
+        assert_eq!(removed, Ok(Removed::Deleted));
+    }
 }

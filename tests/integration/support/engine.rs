@@ -138,6 +138,7 @@ pub fn bucket(name: &str, schedule: &str, amount: u64, maximum: u64) -> Bucket {
         starting_deadline: None,
         queue_type: QueueType::Classic,
         refill_request: None,
+        rivals: Box::default(),
     }
 }
 
@@ -164,6 +165,7 @@ pub fn removal(bucket: &Bucket) -> Removal {
         name,
         refill_queue: refill_queue.into(),
         policy: DeletionPolicy::Delete,
+        established: true,
     }
 }
 

@@ -18,7 +18,7 @@ use lapin::types::AMQPValue;
 use super::batch::BASIC;
 use super::frames::{END, Frames, HEAD};
 use super::table::{after_table, short};
-use crate::version::{self, Version};
+use crate::version::{self, Greeting};
 
 /// Header that says what was the matter with a message.
 pub(crate) const UNREADABLE: &str = "x-unreadable";
@@ -55,8 +55,8 @@ const CONTENT_TYPE: u16 = 1 << 15;
 const CONTENT_ENCODING: u16 = 1 << 14;
 const HEADERS: u16 = 1 << 13;
 
-/// Where the version appears when the broker has greeted.
-pub(super) type Told = Arc<OnceLock<Version>>;
+/// Where it appears what the broker says of itself, when it has greeted.
+pub(super) type Told = Arc<OnceLock<Greeting>>;
 
 /// Why nothing more is taken from a server.
 #[derive(Debug, PartialEq, thiserror::Error)]
@@ -197,9 +197,9 @@ impl Inbound {
             // Behind class and method, and the version of the protocol.
             let properties = payload.get(6..).and_then(after_table);
             properties.ok_or(Untrusted::Properties)?;
-            if let Some(version) = version::of_start(payload) {
+            if let Some(greeting) = version::of_start(payload) {
                 // It greets once.
-                let _ = self.told.set(version);
+                let _ = self.told.set(greeting);
             }
         }
         Ok(with_readable_names(payload).map(|payload| frame(FRAME_METHOD, channel, &payload)))

@@ -24,7 +24,7 @@ pub(crate) struct Socket(Arc<State>);
 struct State {
     socket: OnceLock<TcpStream>,
     aborted: AtomicBool,
-    version: Told,
+    greeting: Told,
 }
 
 impl Socket {
@@ -65,7 +65,7 @@ impl Socket {
                 // Outside of TLS, so that it reads what the broker says.
                 Ok(AsyncTcpStream::Plain(AmqpStream::new(
                     socket,
-                    this.0.version.clone(),
+                    this.0.greeting.clone(),
                 )))
             },
             properties,
@@ -75,7 +75,12 @@ impl Socket {
 
     /// What the broker says of itself, once it is connected.
     pub(crate) fn version(&self) -> Option<&Version> {
-        self.0.version.get()
+        self.0.greeting.get()?.version.as_ref()
+    }
+
+    /// The name of its cluster, if it tells one.
+    pub(crate) fn cluster(&self) -> Option<&str> {
+        self.0.greeting.get()?.cluster.as_deref()
     }
 
     /// Ends the connection at once, without a word to the peer.

@@ -136,7 +136,13 @@ impl Item {
             let left = Left { tag, ledger };
             return Err(Box::new((Some(left), Decided::Unreadable(reason))));
         }
-        let claimed = claim(&before, &self.owner, self.owned, self.gone.as_deref());
+        let claimed = claim(
+            &before,
+            &self.owner,
+            self.owned,
+            self.gone.as_deref(),
+            &self.bucket.rivals,
+        );
         let was_of_another = !before.is_of(&self.bucket);
         let contested = match claimed {
             Claim::Yield(owner) => {

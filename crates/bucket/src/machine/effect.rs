@@ -104,6 +104,8 @@ pub enum Effect {
         uid: Arc<str>,
         /// Whether its queues go or stay.
         policy: DeletionPolicy,
+        /// The bucket was in force for that resource. Otherwise only its ledger can say so.
+        established: bool,
         /// A refill queue that nobody consumes here: it goes too, if nothing is in it and nobody consumes it.
         refill_queue: Option<Arc<str>>,
     },

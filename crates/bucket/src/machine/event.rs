@@ -167,6 +167,8 @@ pub struct Removal {
     pub refill_queue: Arc<str>,
     /// Whether queues are deleted at all.
     pub policy: DeletionPolicy,
+    /// The bucket is known to have been in force for the resource. Otherwise only its ledger can say so.
+    pub established: bool,
 }
 
 /// A message of a refill queue.

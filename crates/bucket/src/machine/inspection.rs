@@ -254,16 +254,22 @@ impl Machine {
         };
         match written {
             Ok(written) => {
+                let ledger = ledger.filter(|_| written);
                 if let Some(entry) = self.buckets.get_mut(&id) {
                     entry.absent = None;
                     entry.owned |= written;
                     entry.has_queues = true;
-                    if let Some(ledger) = ledger.filter(|_| written) {
-                        entry.known = Some(Known::from(&ledger));
+                    if let Some(ledger) = &ledger {
+                        entry.known = Some(Known::from(ledger));
                     }
                 }
+                let owner = ledger.and_then(|ledger| ledger.owner);
                 if written && lost {
                     self.tell(Outcome::LedgerLost(id.clone()));
+                }
+                if let Some(owner) = owner {
+                    let (bucket, owner) = (id.clone(), owner.uid);
+                    self.tell(Outcome::Owned { bucket, owner });
                 }
                 self.inspect(&id);
             }

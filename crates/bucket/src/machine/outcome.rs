@@ -48,6 +48,13 @@ pub enum Outcome {
     QueueMissing(BucketId),
     /// The ledger of a bucket was lost and is written anew.
     LedgerLost(BucketId),
+    /// Whose a bucket is, by its ledger: told when it was written for the bucket, and when it is left to another.
+    Owned {
+        /// The bucket that wants it.
+        bucket: BucketId,
+        /// UID of the resource that has it.
+        owner: Box<str>,
+    },
     /// Another resource writes the ledger of a bucket too; ours, which is older, keeps it.
     Contested {
         /// The bucket.

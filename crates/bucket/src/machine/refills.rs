@@ -265,6 +265,9 @@ impl Machine {
                         described(&owner),
                         item.bucket.ledger_queue()
                     );
+                    let bucket = id.clone();
+                    let owner = owner.uid;
+                    self.tell(Outcome::Owned { bucket, owner });
                     self.stall(&id, Phase::stalled("NameConflict", message), now);
                 }
             }
@@ -309,6 +312,7 @@ impl Machine {
             return;
         };
         entry.known = Some(Known::from(&held.ledger));
+        let is_new = !entry.owned || entry.yielded;
         entry.owned = true;
         entry.yielded = false;
         entry.absent = None;
@@ -325,6 +329,10 @@ impl Machine {
             entry.contested = Some(rival.clone());
             let (bucket, rival) = (id.clone(), described(&rival));
             self.tell(Outcome::Contested { bucket, rival });
+        }
+        if is_new {
+            let (bucket, owner) = (id.clone(), (*bucket.uid).into());
+            self.tell(Outcome::Owned { bucket, owner });
         }
         for request in &requests {
             match &request.ticket {

@@ -66,7 +66,9 @@ impl Removals {
 }
 
 impl Machine {
-    pub(super) fn remove(&mut self, removal: Removal, ticket: u64, now: Now) {
+    pub(super) fn remove(&mut self, mut removal: Removal, ticket: u64, now: Now) {
+        let entry = self.buckets.get(&removal.id);
+        removal.established |= entry.is_some_and(|entry| entry.known.is_some());
         let delete = removal.policy == DeletionPolicy::Delete;
         let batch = self.leave(&removal.id, delete, now);
         self.removals
@@ -106,7 +108,11 @@ impl Machine {
             for removing in free {
                 let job = JobId(self.next_number());
                 let Removal {
-                    uid, name, policy, ..
+                    uid,
+                    name,
+                    policy,
+                    established,
+                    ..
                 } = removing.removal.clone();
                 let refill_queue = &removing.removal.refill_queue;
                 // One that we consume is left in order.
@@ -117,6 +123,7 @@ impl Machine {
                     name,
                     uid,
                     policy,
+                    established,
                     refill_queue: unused.then(|| refill_queue.clone()),
                 });
                 self.removals.jobs.insert(job, removing);

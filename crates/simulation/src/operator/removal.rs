@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bucket::machine::{Event, JobId};
-use bucket::{DeletionPolicy, Ledger, ledger_queue_name, queue_name};
+use bucket::{DeletionPolicy, ledger_queue_name, queue_name};
 
 use super::work::{Progress, Removing, WAITS, Work};
 use super::{Body, Shell};
@@ -49,6 +49,7 @@ impl Work {
                     self.waits += 1;
                     return Ok(Progress::Wait(PAUSE));
                 }
+                None if !removing.established => self.step = LAST,
                 None => {}
                 Some(got) => {
                     let ledger = match &got.body {
@@ -57,20 +58,22 @@ impl Work {
                         _ => None,
                     };
                     let owner = ledger.and_then(|ledger| ledger.owner.as_ref());
-                    if owner.is_some_and(|owner| *owner.uid != *removing.uid) {
+                    let heir = ledger.and_then(|ledger| {
+                        let before = ledger.rival.clone();
+                        before.filter(|before| owner.is_some_and(|owner| before.precedes(owner)))
+                    });
+                    let retain = removing.policy == DeletionPolicy::Retain;
+                    let is_others = owner.is_some_and(|owner| *owner.uid != *removing.uid);
+                    if is_others || (owner.is_none() && !retain && !removing.established) {
                         self.step = LAST;
-                    } else if let (DeletionPolicy::Retain, Some(ledger)) = (removing.policy, ledger)
-                    {
-                        let nobodys = Ledger {
-                            owner: None,
-                            ..(**ledger).clone()
-                        };
-                        let body = Body::Ledger(Arc::new(nobodys));
+                    } else if let (true, Some(ledger)) = (retain || heir.is_some(), ledger) {
+                        let left = ledger.left_to(heir.filter(|_| !retain));
+                        let body = Body::Ledger(Arc::new(left));
                         broker.publish(channel, &ledger_queue, body, true)?;
                         broker.settle(channel, got.tag, true)?;
                         broker.commit(channel)?;
                         self.step = LAST;
-                    } else if removing.policy == DeletionPolicy::Retain {
+                    } else if retain {
                         self.step = LAST;
                     }
                 }

@@ -69,6 +69,7 @@ pub(super) struct Removing {
     pub(super) name: Arc<str>,
     pub(super) uid: Arc<str>,
     pub(super) policy: DeletionPolicy,
+    pub(super) established: bool,
     pub(super) refill_queue: Option<Arc<str>>,
 }
 
@@ -102,12 +103,14 @@ impl Work {
                 name,
                 uid,
                 policy,
+                established,
                 refill_queue,
             } => {
                 let removing = Removing {
                     name,
                     uid,
                     policy,
+                    established,
                     refill_queue,
                 };
                 What::Remove(job, removing)

@@ -296,6 +296,7 @@ impl World {
             name: bucket_name(resource.bucket).into(),
             refill_queue: self.refill_queue(number).into(),
             policy,
+            established: true,
         };
         let mut asked = false;
         for operator in 0..self.processes.len() {

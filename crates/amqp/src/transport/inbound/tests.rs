@@ -7,6 +7,7 @@ use lapin::types::{FieldTable, ShortString};
 use proptest::prelude::*;
 
 use super::*;
+use crate::version::Version;
 
 fn encoded(frame: &AMQPFrame) -> Vec<u8> {
     gen_frame(frame)(Vec::new().into()).unwrap().into_inner().0
@@ -273,7 +274,7 @@ fn what_no_broker_sends_ends_the_connection() {
 }
 
 #[test]
-fn the_version_is_told_once_the_greeting_has_come() {
+fn what_the_broker_says_of_itself_is_told_once_the_greeting_has_come() {
     let mut properties = FieldTable::default();
     for (name, value) in [("product", "RabbitMQ"), ("version", "4.0.5")] {
         properties.insert(name.into(), AMQPValue::LongString(value.into()));
@@ -293,7 +294,8 @@ fn the_version_is_told_once_the_greeting_has_come() {
         assert_eq!(told.get(), None);
         inbound.feed(&[octet], &mut out).unwrap();
     }
-    assert_eq!(told.get(), Some(&Version::new("RabbitMQ", "4.0.5")));
+    let version = Some(Version::new("RabbitMQ", "4.0.5"));
+    assert_eq!(told.get().map(|it| &it.version), Some(&version));
 }
 
 /// Octets that are likely to be frames.

@@ -190,6 +190,7 @@ fn a_removal_is_answered_although_its_refill_queue_is_wanted_again() {
         name: bucket().name,
         refill_queue: bucket().refill_queue.as_str().into(),
         policy: crate::DeletionPolicy::Delete,
+        established: false,
     };
     let effects = script.send(Event::Remove { removal, ticket: 3 });
     let job = effects.into_iter().find_map(|effect| match effect {
