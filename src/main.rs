@@ -243,6 +243,6 @@ async fn operate(args: RunArgs, stop: CancellationToken) -> anyhow::Result<()> {
     };
     tokio::select! {
         result = work => result,
-        result = admin::serve(listener, readiness.clone(), metrics.clone(), args.ui.then_some(readings)) => result.context("the HTTP listener broke"),
+        never = admin::serve(listener, readiness.clone(), metrics.clone(), args.ui.then_some(readings)) => match never {},
     }
 }

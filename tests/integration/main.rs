@@ -11,6 +11,7 @@ mod engine;
 mod faults;
 mod fixture;
 mod gitops;
+mod http;
 mod leadership;
 mod ledgers;
 mod limits;

@@ -198,6 +198,8 @@ impl Metrics {
     pub fn encode(&self) -> Result<String, std::fmt::Error> {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
+        // It grew by doubling.
+        text.shrink_to_fit();
         Ok(text)
     }
 
