@@ -106,6 +106,11 @@ pub(crate) struct RunArgs {
           default_missing_value = "true", require_equals = true, value_name = "BOOL")]
     pub bucket_metrics: bool,
 
+    /// Metrics and the page are only for tokens whose owner may get these paths: TokenReview and SubjectAccessReview
+    #[arg(long, env = "METRICS_AUTH", default_value_t = false, action = ArgAction::Set, num_args = 0..=1,
+          default_missing_value = "true", require_equals = true, value_name = "BOOL")]
+    pub metrics_auth: bool,
+
     /// A page at / of the HTTP listener that shows each bucket's tokens in the last hour; it only shows
     #[arg(long, env = "UI", default_value_t = false, action = ArgAction::Set, num_args = 0..=1,
           default_missing_value = "true", require_equals = true, value_name = "BOOL")]

@@ -19,7 +19,9 @@ use token_bucket_operator::engine::LeaseValidity;
 use token_bucket_operator::ops::api_requests::{counted_client, with_user_agent};
 use token_bucket_operator::ops::election::{Candidate, Term};
 use token_bucket_operator::ops::signals::Signals;
-use token_bucket_operator::ops::{Identity, Metrics, Readiness, Readings, admin, telemetry};
+use token_bucket_operator::ops::{
+    Access, Identity, Metrics, Readiness, Readings, admin, telemetry,
+};
 use token_bucket_operator::preflight::{Finding, Preflight};
 use token_bucket_operator::verify::{self, Trial};
 use token_bucket_operator::{api, schedule};
@@ -156,6 +158,7 @@ fn validate(args: RunArgs) -> anyhow::Result<ExitCode> {
             },
             lease_namespace: args.leader_elect.then_some(lease_namespace),
             broker,
+            metrics_auth: args.metrics_auth,
             connection_name: Identity::of_this_process().connection_name(),
         };
         anyhow::Ok(preflight.check(&client).await)
@@ -214,6 +217,8 @@ async fn operate(args: RunArgs, stop: CancellationToken) -> anyhow::Result<()> {
         readiness: readiness.clone(),
         metrics: metrics.clone(),
     };
+    let access = args.metrics_auth.then(|| Access::new(client.clone()));
+    let page = args.ui.then_some(readings);
     let candidate = Candidate::new(client, &lease_namespace, identity.holder, readiness.clone());
     let work = async {
         tokio::select! {
@@ -243,6 +248,6 @@ async fn operate(args: RunArgs, stop: CancellationToken) -> anyhow::Result<()> {
     };
     tokio::select! {
         result = work => result,
-        never = admin::serve(listener, readiness.clone(), metrics.clone(), args.ui.then_some(readings)) => match never {},
+        never = admin::serve(listener, readiness.clone(), metrics.clone(), page, access) => match never {},
     }
 }

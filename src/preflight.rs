@@ -17,6 +17,8 @@ pub struct Preflight {
     pub scope: Scope,
     /// Namespace of its lease, when it would take part in an election.
     pub lease_namespace: Option<String>,
+    /// Whether it would ask who may see its metrics.
+    pub metrics_auth: bool,
     /// Its default broker.
     pub broker: Option<Endpoint>,
     /// Name of its connection to the broker.
@@ -101,6 +103,25 @@ const OF_LEASE: [Right; 2] = [
     },
 ];
 
+const OF_REVIEWS: [Right; 2] = [
+    Right {
+        group: "authentication.k8s.io",
+        resource: "tokenreviews",
+        subresource: None,
+        name: None,
+        verbs: &["create"],
+        optional: None,
+    },
+    Right {
+        group: "authorization.k8s.io",
+        resource: "subjectaccessreviews",
+        subresource: None,
+        name: None,
+        verbs: &["create"],
+        optional: None,
+    },
+];
+
 impl Preflight {
     /// Looks at everything. A problem does not keep it from looking at the rest.
     pub async fn check(&self, client: &Client) -> Vec<Finding> {
@@ -123,6 +144,11 @@ impl Preflight {
         if let Some(namespace) = &self.lease_namespace {
             for right in &OF_LEASE {
                 findings.extend(right.check(client, Some(namespace)).await);
+            }
+        }
+        if self.metrics_auth {
+            for right in &OF_REVIEWS {
+                findings.extend(right.check(client, None).await);
             }
         }
         findings.push(self.check_broker().await);

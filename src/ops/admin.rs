@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::http::{StatusCode, header};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
 
+use super::access::{Access, guard};
 use super::exposition::{Exposition, VALIDITY};
 use super::http::{self, Limits};
 use super::metrics::Metrics;
@@ -17,19 +19,25 @@ use super::page;
 use super::readiness::Readiness;
 use super::readings::Readings;
 
-/// Serves until the future is dropped; the page only if there is something for it to show.
+/// Serves until the future is dropped; the page only if there is something for it to show. Probes are for everybody, the rest
+/// for those whom `access` lets through, if it is restricted.
 pub async fn serve(
     listener: TcpListener,
     readiness: Readiness,
     metrics: Arc<Metrics>,
     page: Option<Readings>,
+    access: Option<Access>,
 ) -> Infallible {
     let encoded = metrics.clone();
     let exposition = Exposition::new(move || encoded.encode(), VALIDITY);
-    let mut router = probes(readiness).merge(scrapes(exposition));
+    let mut shown = scrapes(exposition);
     if let Some(readings) = page {
-        router = router.merge(page::router(readings, move || metrics.is_leading()));
+        shown = shown.merge(page::router(readings, move || metrics.is_leading()));
     }
+    if let Some(access) = access {
+        shown = shown.route_layer(from_fn_with_state(access, guard));
+    }
+    let router = probes(readiness).merge(shown);
     http::serve(listener, router, Limits::default()).await
 }
 

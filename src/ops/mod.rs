@@ -1,5 +1,6 @@
 //! What every service needs, whatever it does: logs, metrics, probes, a page to look at, signals, leader election.
 
+mod access;
 pub mod admin;
 pub(crate) mod api_error;
 pub mod api_requests;
@@ -15,6 +16,7 @@ mod readings;
 pub mod signals;
 pub mod telemetry;
 
+pub use access::Access;
 pub use identity::Identity;
 pub use metrics::Metrics;
 pub use readiness::Readiness;

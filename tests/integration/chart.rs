@@ -79,6 +79,10 @@ async fn wrong_values_are_refused_with_their_names() {
             "scraped twice",
         ),
         (
+            "metrics.auth.enabled=true,metrics.podMonitor.enabled=true",
+            "needs metrics.auth.tokenSecret.name",
+        ),
+        (
             "broker.url=amqp://a,broker.existingSecret.name=b",
             "set one of the two",
         ),

@@ -50,6 +50,25 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- default .Release.Namespace .Values.leaderElection.namespace }}
 {{- end }}
 
+{{- /* What the Prometheus operator is told about a scrape, for a ServiceMonitor and for a PodMonitor. */ -}}
+{{- define "operator.scrapeAuthorization" -}}
+{{- with .Values.metrics.auth }}
+{{- if not .enabled }}
+{{- else if .tokenSecret.name }}
+authorization:
+  type: Bearer
+  credentials:
+    name: {{ .tokenSecret.name }}
+    key: {{ .tokenSecret.key }}
+{{- else if $.Values.metrics.podMonitor.enabled }}
+{{- fail "metrics.auth.enabled with metrics.podMonitor.enabled needs metrics.auth.tokenSecret.name: a PodMonitor cannot tell Prometheus to show its own token; a ServiceMonitor can" }}
+{{- else }}
+# That of Prometheus itself. `authorization` is the newer field, and takes a Secret only.
+bearerTokenFile: /var/run/secrets/kubernetes.io/serviceaccount/token
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- /* The Secret with the broker's URI; empty when there is none. */ -}}
 {{- define "operator.brokerSecret" -}}
 {{- with .Values.broker }}

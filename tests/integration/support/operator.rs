@@ -156,6 +156,20 @@ impl Operator {
         text.map_err(|error| error.to_string())
     }
 
+    /// Status and text of what its HTTP listener answers to whoever shows this token, or none.
+    pub async fn http_as(&self, token: Option<&str>, path: &str) -> Result<(u16, String), String> {
+        let url = format!("http://{}{path}", self.address()?);
+        let request = reqwest::Client::new().get(url);
+        let request = match token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        };
+        let answer = request.send().await.map_err(|error| error.to_string())?;
+        let status = answer.status().as_u16();
+        let text = answer.text().await.map_err(|error| error.to_string())?;
+        Ok((status, text))
+    }
+
     /// A sample among its metrics, by name and labels; `None` when there is no such series.
     pub async fn metric(&self, series: &str) -> Result<Option<f64>, String> {
         let metrics = self.http("/metrics").await?;
