@@ -92,6 +92,38 @@ async fn wrong_values_are_refused_with_their_names() {
     }
 }
 
+#[tokio::test]
+async fn the_example_of_a_network_policy_is_accepted() {
+    let testbed = testbed().await;
+    let (namespace, helm, chart) = (testbed.namespace().await, Helm::new(None), chart());
+    let operations = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md");
+    let operations = fs::read_to_string(operations).expect("a document");
+    let example = operations
+        .split_once("```yaml\nnetworkPolicy:")
+        .and_then(|(_, rest)| rest.split_once("```"));
+    let (example, _) = example.expect("an example");
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str| folder.path().join(name).to_str().expect("text").to_owned();
+    let (values, manifest) = (file("values"), file("manifest"));
+    fs::write(&values, format!("networkPolicy:{example}")).expect("a file");
+    let policy = helm.ok(&[
+        "template",
+        "t",
+        chart.to_str().expect("text"),
+        "-n",
+        namespace.name(),
+        "--values",
+        &values,
+        "--show-only",
+        "templates/networkpolicy.yaml",
+    ]);
+    for named in ["monitoring", "10.0.0.10/32", "port: 6443", "port: 5672"] {
+        assert!(policy.contains(named), "{named}: {policy}");
+    }
+    fs::write(&manifest, policy).expect("a file");
+    testbed.kubectl_ok(&["apply", "--dry-run=server", "-f", &manifest]);
+}
+
 fn values_files() -> Vec<String> {
     let files = fs::read_dir(chart().join("ci")).expect("a folder");
     let path = |file: std::io::Result<fs::DirEntry>| file.expect("a file").path();
