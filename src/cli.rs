@@ -91,6 +91,10 @@ pub(crate) struct RunArgs {
     )]
     pub max_brokers_per_namespace: NonZeroU32,
 
+    /// Only use Secrets with this label for spec.connection, for example tokenbucket.dev/broker=allowed [default: all]
+    #[arg(long, env = "REQUIRE_SECRET_LABEL", value_name = "KEY[=VALUE]")]
+    pub require_secret_label: Option<String>,
+
     /// Type of the refill queues; quorum needs RabbitMQ 3.13, and a name that no Celery application declares
     #[arg(
         long,
@@ -243,6 +247,7 @@ impl RunArgs {
                 .collect(),
             selector: said(self.selector),
             leader_elect_namespace: said(self.leader_elect_namespace),
+            require_secret_label: said(self.require_secret_label),
             ..self
         }
     }

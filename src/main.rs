@@ -14,7 +14,7 @@ use chrono::Utc;
 use clap::Parser;
 use cli::{Cli, Command, RunArgs, ScheduleArgs, VerifyArgs};
 use token_bucket_operator::amqp::Endpoint;
-use token_bucket_operator::controller::{self, Scope, Settings};
+use token_bucket_operator::controller::{self, Scope, SecretLabel, Settings};
 use token_bucket_operator::engine::LeaseValidity;
 use token_bucket_operator::ops::api_requests::{counted_client, with_user_agent};
 use token_bucket_operator::ops::election::{Candidate, Term};
@@ -148,6 +148,7 @@ fn validate(args: RunArgs) -> anyhow::Result<ExitCode> {
     telemetry::init(args.log_format, Some("off"))?;
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     let findings = runtime.block_on(async {
+        secret_label(args.require_secret_label.as_deref())?;
         let broker = default_broker(args.amqp_url.as_deref())?;
         let (client, namespace) = kubernetes(kube::Client::try_from).await?;
         let lease_namespace = args.leader_elect_namespace.unwrap_or(namespace);
@@ -183,9 +184,15 @@ fn default_broker(amqp_url: Option<&str>) -> anyhow::Result<Option<Endpoint>> {
     endpoint.context("--amqp-url (AMQP_URL) is invalid")
 }
 
+fn secret_label(text: Option<&str>) -> anyhow::Result<Option<SecretLabel>> {
+    let label = text.map(str::parse).transpose();
+    label.context("--require-secret-label (REQUIRE_SECRET_LABEL) is invalid")
+}
+
 async fn operate(args: RunArgs, stop: CancellationToken) -> anyhow::Result<()> {
     info!(version = env!("CARGO_PKG_VERSION"), "token-bucket-operator");
     let default_broker = default_broker(args.amqp_url.as_deref())?;
+    let required_secret_label = secret_label(args.require_secret_label.as_deref())?;
     let readings = Readings::new(args.ui);
     let metrics = Arc::new(Metrics::new(readings.clone(), args.bucket_metrics));
     let counted = |config| counted_client(config, metrics.clone());
@@ -208,6 +215,7 @@ async fn operate(args: RunArgs, stop: CancellationToken) -> anyhow::Result<()> {
             selector: args.selector,
         },
         default_broker,
+        required_secret_label,
         identity: identity.clone(),
         lease_namespace: lease_namespace.clone(),
         status_interval: args.status_interval,

@@ -79,7 +79,7 @@ const OF_RESOURCES: [Right; 4] = [
         name: None,
         verbs: &["get"],
         optional: Some(
-            "only buckets with spec.connection need it, and it may be granted by the name of the Secret",
+            "only buckets with spec.connection need it, and it may be granted by the name of the Secret (rbac.secrets in the chart)",
         ),
     },
 ];

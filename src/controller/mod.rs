@@ -14,6 +14,7 @@ mod reconcile;
 mod resolve;
 mod resource;
 mod scope;
+mod secret_label;
 mod status;
 mod triggers;
 mod validate;
@@ -51,6 +52,7 @@ use status::StatusWriter;
 use triggers::ReconcileTriggers;
 
 pub use scope::{Scope, ScopeError, describe_scope};
+pub use secret_label::{NoLabel, SecretLabel};
 
 /// Reconciliations at the same time.
 const CONCURRENCY: u16 = 64;
@@ -66,6 +68,8 @@ pub struct Settings {
     pub scope: Scope,
     /// Broker of the resources that name none.
     pub default_broker: Option<Endpoint>,
+    /// Label of the Secrets that may be used; none: all.
+    pub required_secret_label: Option<SecretLabel>,
     /// Who it is.
     pub identity: Identity,
     /// Where the replicas have their lease.
@@ -99,6 +103,7 @@ pub async fn run(settings: Settings, term: Term) -> Result<(), Ended> {
         client,
         scope,
         default_broker,
+        required_secret_label,
         identity,
         lease_namespace,
         status_interval,
@@ -142,7 +147,7 @@ pub async fn run(settings: Settings, term: Term) -> Result<(), Ended> {
             facts,
             stop.clone(),
         ),
-        resolver: Resolver::new(client.clone(), default_broker),
+        resolver: Resolver::new(client.clone(), default_broker, required_secret_label),
         client,
         triggers,
         metrics,

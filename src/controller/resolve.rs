@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
 use tokio::time::Instant;
 
+use super::secret_label::SecretLabel;
 use crate::ops::api_error::ApiError;
 use amqp::{Endpoint, EndpointError};
 use api::ConnectionSpec;
@@ -43,9 +44,22 @@ pub(super) enum ResolveError {
     },
     /// The operator may not read the Secret.
     #[error(
-        "the operator may not read Secret {0}: grant its service account get on Secrets in this namespace"
+        "the operator may not read Secret {0}: set rbac.secrets.enabled=true in its Helm chart (rbac.secrets.names, when set, \
+         lists this Secret too), or grant its service account get on it"
     )]
     SecretForbidden(String),
+    /// The Secret does not have the label that it needs.
+    #[error(
+        "Secret {name} has no label {label}, and the operator uses only Secrets that have it (--require-secret-label): if \
+         buckets may be at its broker, kubectl label secret {name} {}",
+        label.assignment()
+    )]
+    SecretNotAllowed {
+        /// Name of the Secret.
+        name: String,
+        /// The label.
+        label: SecretLabel,
+    },
     /// The API server did not answer.
     #[error("cannot read Secret {name}: {source}")]
     SecretUnavailable {
@@ -84,6 +98,7 @@ impl ResolveError {
             Self::SecretNotFound(_) => "SecretNotFound",
             Self::InvalidSecret { .. } => "InvalidSecret",
             Self::SecretForbidden(_) => "SecretForbidden",
+            Self::SecretNotAllowed { .. } => "SecretNotAllowed",
             Self::SecretUnavailable { .. } => "SecretUnavailable",
         }
     }
@@ -92,7 +107,10 @@ impl ResolveError {
     #[must_use]
     pub(super) fn class(&self) -> Class {
         match self {
-            Self::NoBroker | Self::InvalidSecret { .. } | Self::SecretForbidden(_) => Class::Person,
+            Self::NoBroker
+            | Self::InvalidSecret { .. }
+            | Self::SecretForbidden(_)
+            | Self::SecretNotAllowed { .. } => Class::Person,
             // Often the Secret comes a moment after the bucket.
             Self::SecretNotFound(_) | Self::SecretUnavailable { .. } => Class::Transient,
         }
@@ -106,16 +124,22 @@ type Remembered = Arc<tokio::sync::Mutex<Option<(Instant, Endpoint)>>>;
 pub(super) struct Resolver {
     client: Client,
     default: Option<Endpoint>,
+    required_label: Option<SecretLabel>,
     read: Mutex<HashMap<SecretName, Remembered>>,
 }
 
 impl Resolver {
-    /// `default` is the broker of buckets that name none.
+    /// `default` is the broker of buckets that name none. Only Secrets with the `required_label` are used, if there is one.
     #[must_use]
-    pub(super) fn new(client: Client, default: Option<Endpoint>) -> Self {
+    pub(super) fn new(
+        client: Client,
+        default: Option<Endpoint>,
+        required_label: Option<SecretLabel>,
+    ) -> Self {
         Self {
             client,
             default,
+            required_label,
             read: Mutex::default(),
         }
     }
@@ -170,6 +194,14 @@ impl Resolver {
                 source: ApiError(error),
             },
         })?;
+        if let Some(label) = &self.required_label
+            && !label.is_among(secret.metadata.labels.as_ref().unwrap_or(&BTreeMap::new()))
+        {
+            return Err(ResolveError::SecretNotAllowed {
+                name: name.to_owned(),
+                label: label.clone(),
+            });
+        }
         endpoint(&secret.data.unwrap_or_default()).map_err(|problem| ResolveError::InvalidSecret {
             name: name.to_owned(),
             problem,

@@ -241,6 +241,18 @@ async fn a_release_lives_with_exactly_its_rights() {
                  "connection": {"secretRef": {"name": "rabbitmq"}}}}"#;
     fs::write(&bucket, manifest).expect("a file");
     testbed.kubectl_ok(&["apply", "-f", bucket.to_str().expect("text")]);
+    // It reads no Secret until somebody lets it, and says how.
+    let says = |text: &str| {
+        format!("--for=jsonpath={{.status.conditions[?(@.type==\"Stalled\")].reason}}={text}")
+    };
+    let forbidden = says("SecretForbidden");
+    let within = "--timeout=60s";
+    testbed.kubectl_ok(&["wait", &forbidden, within, "tb/calls", "-n", "shop"]);
+    let described = testbed.kubectl_ok(&["describe", "tb/calls", "-n", "shop"]);
+    let setting = "rbac.secrets.enabled=true";
+    assert!(described.contains(setting), "{described}");
+    let upgrade = ["upgrade", "tbo", earlier, "-n", NAMESPACE, "--reuse-values"];
+    helm.ok(&[&upgrade[..], &["--set", setting]].concat());
     let ready = [
         "wait",
         "--for=condition=Ready",

@@ -23,6 +23,7 @@ mod permissions;
 mod quorum;
 mod refills;
 mod release;
+mod secrets;
 mod support;
 mod tls;
 mod tools;
