@@ -6,9 +6,7 @@ use std::process::Command;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use crate::support::{
-    Helm, Network, Operator, Pod, SOON, Testbed, chart, eventually, stage, testbed,
-};
+use crate::support::{Helm, Network, Operator, Pod, SOON, chart, eventually, stage, testbed};
 
 /// So many file descriptors may the operator have from now on.
 fn allow_files(operator: &Operator, number: usize) {
@@ -66,13 +64,6 @@ async fn without_file_descriptors_the_listener_waits_until_there_are_some() {
     assert!(operator.ended().is_none());
 }
 
-/// A token of a new service account.
-fn account(testbed: &Testbed, namespace: &str, name: &str) -> String {
-    testbed.kubectl_ok(&["create", "serviceaccount", name, "-n", namespace]);
-    let token = testbed.kubectl_ok(&["create", "token", name, "-n", namespace]);
-    token.trim().to_owned()
-}
-
 #[tokio::test]
 async fn metrics_are_for_those_whom_rbac_lets_get_them() {
     let testbed = testbed().await;
@@ -94,8 +85,8 @@ async fn metrics_are_for_those_whom_rbac_lets_get_them() {
     })
     .await;
 
-    let reader = account(testbed, name, "reader");
-    let stranger = account(testbed, name, "stranger");
+    let reader = testbed.account(name, "reader");
+    let stranger = testbed.account(name, "stranger");
     let (role, subject) = (
         format!("--clusterrole={name}-metrics-reader"),
         format!("--serviceaccount={name}:reader"),
@@ -142,7 +133,7 @@ async fn without_an_answer_of_the_api_server_nobody_sees_metrics() {
         .await
         .expect("an answer");
     assert_eq!(status, 401, "{text}");
-    let token = account(testbed, namespace.name(), "reader");
+    let token = testbed.account(namespace.name(), "reader");
     proxy.set(Network::Frozen);
     let (status, text) = operator
         .http_as(Some(&token), "/metrics")

@@ -60,15 +60,17 @@ fn in_the_older_format(metrics: &str) -> String {
     metrics.lines().filter_map(line).collect()
 }
 
-/// The configuration of a Prometheus that scrapes one operator, and whose alerts do not wait for minutes.
-fn configure(folder: &Path, operator: &str) {
+/// The configuration of a Prometheus that scrapes one operator with the token in a file beside it, and whose alerts do not wait for minutes.
+fn configure(folder: &Path, operator: &str, token: &str) {
+    fs::write(folder.join("token"), token).expect("a file");
     let rules = fs::read_to_string(project("charts/token-bucket-operator/files/alerts.yaml"));
     let rules = rules.expect("the rules").replace("for: 5m", "for: 1s");
     fs::write(folder.join("alerts.yaml"), rules).expect("a file");
     let configuration = json!({
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
         "rule_files": ["alerts.yaml"],
-        "scrape_configs": [{"job_name": "operator", "honor_labels": true, "static_configs": [{"targets": [operator]}]}],
+        "scrape_configs": [{"job_name": "operator", "honor_labels": true, "authorization": {"credentials_file": "token"},
+                            "static_configs": [{"targets": [operator]}]}],
     });
     // JSON is YAML.
     fs::write(folder.join("prometheus.yml"), configuration.to_string()).expect("a file");
@@ -78,7 +80,18 @@ fn configure(folder: &Path, operator: &str) {
 async fn a_real_prometheus_scrapes_the_operator_and_an_alert_fires() {
     tool("prometheus");
     let (testbed, namespace, vhost, buckets) = stage().await;
-    let operator = Operator::start(testbed, &namespace, &vhost, &[]).await;
+    let operator = Operator::start(testbed, &namespace, &vhost, &["--metrics-auth"]).await;
+    let (name, token) = (
+        namespace.name(),
+        testbed.account(namespace.name(), "scraper"),
+    );
+    let (role, subject) = (
+        format!("--clusterrole={name}"),
+        format!("--serviceaccount={name}:scraper"),
+    );
+    let path = "--non-resource-url=/metrics";
+    testbed.kubectl_ok(&["create", "clusterrole", name, path, "--verb=get"]);
+    testbed.kubectl_ok(&["create", "clusterrolebinding", name, &role, &subject]);
     let spec = json!({"schedule": "* * * * * *", "amount": 1, "maximum": 5});
     buckets.create("good", spec).await;
     let spec = json!({"schedule": RARELY, "timeZone": "Mars/Olympus", "amount": 1, "maximum": 5});
@@ -98,11 +111,21 @@ async fn a_real_prometheus_scrapes_the_operator_and_an_alert_fires() {
             condition(status, "Stalled") == "True"
         })
         .await;
-    let metrics = operator.http("/metrics").await.expect("metrics");
+    let metrics = eventually("the metrics", SOON, async || {
+        match operator.http_as(Some(&token), "/metrics").await? {
+            (200, metrics) => Ok(metrics),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
     promtool(&["check", "metrics"], &in_the_older_format(&metrics));
 
     let folder = tempfile::tempdir().expect("a folder");
-    configure(folder.path(), &operator.address().expect("its address"));
+    configure(
+        folder.path(),
+        &operator.address().expect("its address"),
+        &token,
+    );
     let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
     let address = free.expect("a free port").to_string();
     let log = fs::File::create(folder.path().join("log")).expect("a file");
@@ -161,4 +184,5 @@ async fn a_real_prometheus_scrapes_the_operator_and_an_alert_fires() {
         tokens["data"]["result"][0]["metric"]["namespace"],
         namespace.name()
     );
+    testbed.kubectl_ok(&["delete", "clusterrolebinding,clusterrole", name]);
 }

@@ -265,6 +265,13 @@ impl Testbed {
         String::from_utf8(output.stdout).expect("text")
     }
 
+    /// A token of a new service account.
+    pub fn account(&self, namespace: &str, name: &str) -> String {
+        self.kubectl_ok(&["create", "serviceaccount", name, "-n", namespace]);
+        let token = self.kubectl_ok(&["create", "token", name, "-n", namespace]);
+        token.trim().to_owned()
+    }
+
     /// Runs rabbitmqctl and waits for it. What it does concerns everybody who uses the broker.
     pub async fn rabbitmqctl(&self, arguments: &[&str]) {
         let mut command = tokio::process::Command::new(self.setting("RABBITMQCTL"));
