@@ -14,7 +14,11 @@ use super::context::Context;
 use super::deselected::Deselected;
 use super::resource::Guarded;
 use super::scope::Scope;
+use super::validate::LONGEST_REQUEST;
 use api::{ALERT_WHEN_EMPTY, FINALIZER, REFILL_REQUESTED_AT};
+
+/// What is wrong with a resource that cannot be read repeats what is in it, in so many octets at most.
+const LONGEST_ERROR: usize = 500;
 
 /// Resources of one watch, and the stream of those that are to be reconciled.
 pub(super) fn watch(
@@ -61,14 +65,30 @@ fn strip(object: &mut Guarded) {
         labels.retain(|key, _| key == ALERT_WHEN_EMPTY);
         (!labels.is_empty()).then_some(labels)
     });
+    meta.owner_references = None;
     if let Some(finalizers) = &mut meta.finalizers {
+        // Once its own is among them, only the place of that matters.
+        if let Some(own) = finalizers.iter().position(|it| it == FINALIZER) {
+            finalizers.truncate(own + 1);
+            finalizers[..own].fill_with(String::new);
+        }
         finalizers.shrink_to_fit();
     }
-    if let Some(annotations) = &mut meta.annotations {
-        annotations.retain(|key, _| key == REFILL_REQUESTED_AT);
-    }
-    if let Ok(bucket) = &mut object.0 {
-        bucket.status = None;
+    meta.annotations = meta.annotations.take().and_then(|mut annotations| {
+        let mut request = annotations.remove(REFILL_REQUESTED_AT)?;
+        // One octet more than may be.
+        let most = request.floor_char_boundary(LONGEST_REQUEST + char::MAX.len_utf8());
+        request.truncate(most);
+        request.shrink_to_fit();
+        Some([(REFILL_REQUESTED_AT.to_owned(), request)].into())
+    });
+    match &mut object.0 {
+        Ok(bucket) => bucket.status = None,
+        Err(invalid) => {
+            let most = invalid.error.floor_char_boundary(LONGEST_ERROR);
+            invalid.error.truncate(most);
+            invalid.error.shrink_to_fit();
+        }
     }
 }
 
@@ -152,6 +172,8 @@ mod tests {
             it["status"] = json!({"availableTokens": 7});
             it["metadata"]["labels"] = json!({"team": "shop", ALERT_WHEN_EMPTY: "true"});
             it["metadata"]["annotations"] = json!({"other": "x", REFILL_REQUESTED_AT: "now"});
+            it["metadata"]["ownerReferences"] =
+                json!([{"apiVersion": "v1", "kind": "Pod", "name": "x", "uid": "u"}]);
             it["metadata"]["managedFields"] = json!([{"manager": "kubectl"}]);
         });
         strip(&mut stored);
@@ -176,5 +198,23 @@ mod tests {
                 .is_err_and(|error| error.error.contains("many"))
         );
         assert_eq!(malformed.name_any(), "a");
+    }
+
+    #[test]
+    fn what_others_write_without_end_is_not_kept() {
+        let mut stored = object(|it| {
+            it["metadata"]["annotations"] = json!({REFILL_REQUESTED_AT: "ä".repeat(100_000)});
+            it["metadata"]["finalizers"] = json!(["a/b", "x".repeat(60), FINALIZER, "c/d"]);
+        });
+        strip(&mut stored);
+        let request = &stored.annotations()[REFILL_REQUESTED_AT];
+        assert!(request.len() > LONGEST_REQUEST && request.capacity() < 200);
+        // What is patched names the place of its own.
+        assert_eq!(stored.finalizers(), ["", "", FINALIZER]);
+        // Until that is added, the others have to be named.
+        let others = json!(["a/b", "c/d"]);
+        let mut new = object(|it| it["metadata"]["finalizers"] = others.clone());
+        strip(&mut new);
+        assert_eq!(json!(new.finalizers()), others);
     }
 }
