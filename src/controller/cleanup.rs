@@ -6,7 +6,6 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use kube::runtime::controller::Action;
 use kube::{Resource, ResourceExt};
-use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::context::Context;
@@ -19,13 +18,11 @@ use engine::Removal;
 
 /// After the deletion was asked for, the broker has so long to come back.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
-/// One attempt may take so long: deletions of other buckets wait meanwhile.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Stops working on the bucket and removes its queues, by its deletion policy.
 ///
 /// # Errors
-/// When the broker is away: to be tried again.
+/// When the broker is away, to be tried again; and [`Error::Removing`], to be asked again.
 pub(super) async fn cleanup(resource: &TokenBucket, context: &Context) -> Result<Action, Error> {
     let id = id_of(resource);
     context.report(Report::Gone(id.clone()));
@@ -47,7 +44,8 @@ pub(super) async fn cleanup(resource: &TokenBucket, context: &Context) -> Result
         if let Some(broker) = context.engines.broker_of(&id) {
             // Whoever wants the bucket next need not ask whether its owner is still there. If this fails, it takes over.
             let engine = context.engines.assign(&id, &broker);
-            let _ = timeout(ATTEMPT_TIMEOUT, engine.remove(removal)).await;
+            let removed = context.removals.result(removal, engine);
+            let _ = removed.ok_or(Error::Removing)?;
         }
         context.engines.unassign(&id);
         let queue = resource.queue_name();
@@ -74,13 +72,13 @@ pub(super) async fn cleanup(resource: &TokenBucket, context: &Context) -> Result
         },
     };
     let engine = context.engines.assign(&id, &endpoint);
-    match timeout(ATTEMPT_TIMEOUT, engine.remove(removal)).await {
-        Ok(Ok(())) => {
+    let removed = context.removals.result(removal, engine);
+    match removed.ok_or(Error::Removing)? {
+        Ok(()) => {
             context.engines.unassign(&id);
             Ok(Action::await_change())
         }
-        Ok(Err(error)) => give_up_or(error.into(), resource, context),
-        Err(_) => give_up_or(Error::Timeout, resource, context),
+        Err(error) => give_up_or(error, resource, context),
     }
 }
 

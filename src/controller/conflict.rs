@@ -12,6 +12,10 @@ use super::index::Claim;
 use amqp::Endpoint;
 use bucket::BucketId;
 
+/// So many of those that wait are told at once whom they wait for by now, the others in time: else the end of a crowd, one
+/// after the other, would be work by its square.
+const MOST_TOLD: usize = 10;
+
 /// The resources that name one queue, by broker.
 #[derive(Debug, Default)]
 pub(super) struct Conflict(HashMap<Endpoint, Contenders>);
@@ -38,11 +42,18 @@ pub(super) enum Verdict {
 }
 
 impl Conflict {
-    /// `claim` wants the queue at `endpoint`. Answers who is to be reconciled besides: whoever follows it where it was before.
+    /// `claim` wants the queue at `endpoint`. Answers who is to be reconciled besides: whoever follows it where it was before,
+    /// and some of those that wait for it from now on.
     pub(super) fn ask(&mut self, claim: &Claim, endpoint: &Endpoint) -> (Verdict, Vec<BucketId>) {
-        let left = self.leave_but(claim, true, Some(endpoint));
+        let mut concerned = self.leave_but(claim, true, Some(endpoint));
         let contenders = self.0.entry(endpoint.clone()).or_default();
-        (contenders.ask(claim), left)
+        let had = contenders.holder.as_ref() == Some(claim);
+        let verdict = contenders.ask(claim);
+        if matches!(verdict, Verdict::Holds(_)) && !had {
+            let waiting = contenders.waiting.iter().take(MOST_TOLD);
+            concerned.extend(waiting.map(|other| other.id.clone()));
+        }
+        (verdict, concerned)
     }
 
     /// Nothing is done for `claim`, or, if it is `gone`, never again. Answers who is to be reconciled.

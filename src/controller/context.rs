@@ -12,6 +12,7 @@ use super::errors::Error;
 use super::events::{Events, Notice};
 use super::index::Index;
 use super::interner::Interner;
+use super::removals::Removals;
 use super::resolve::Resolver;
 use super::resource::id_of;
 use super::status::Report;
@@ -32,6 +33,7 @@ pub(super) struct Context {
     pub(super) client: Client,
     pub(super) engines: EngineRegistry,
     pub(super) resolver: Resolver,
+    pub(super) removals: Removals,
     pub(super) triggers: ReconcileTriggers,
     pub(super) metrics: Arc<Metrics>,
     pub(super) events: Events,
@@ -107,6 +109,7 @@ impl Context {
     /// Nothing is done for the resource any more.
     pub(super) fn forget(&self, id: &BucketId) {
         self.engines.unassign(id);
+        self.removals.forget(id);
         self.report(Report::Gone(id.clone()));
         self.succeeded(id);
     }

@@ -22,6 +22,9 @@ pub(super) enum Error {
     /// The queues could not be removed.
     #[error("cannot remove the queues: {0}")]
     Remove(#[from] RemoveError),
+    /// The queues are being removed.
+    #[error("the queues are being removed")]
+    Removing,
     /// Somebody did not answer.
     #[error("it took too long: the broker or the API server does not answer")]
     Timeout,
@@ -36,6 +39,7 @@ impl Error {
             Self::Changed => "Changed",
             Self::Resolve(error) => error.reason(),
             Self::Remove(error) => error.reason(),
+            Self::Removing => "Removing",
             Self::Timeout => "Timeout",
         }
     }
@@ -54,7 +58,11 @@ impl Error {
     pub(super) fn will_not_pass(&self) -> bool {
         match self {
             Self::Resolve(error) => !matches!(error, ResolveError::SecretUnavailable { .. }),
-            Self::Finalizer(_) | Self::Changed | Self::Remove(_) | Self::Timeout => false,
+            Self::Finalizer(_)
+            | Self::Changed
+            | Self::Remove(_)
+            | Self::Removing
+            | Self::Timeout => false,
         }
     }
 }

@@ -11,6 +11,7 @@ mod events;
 mod index;
 mod interner;
 mod reconcile;
+mod removals;
 mod resolve;
 mod resource;
 mod scope;
@@ -46,6 +47,7 @@ use deselected::Deselected;
 use engine::Clock;
 use engine_registry::EngineRegistry;
 use events::Events;
+use removals::Removals;
 use resolve::Resolver;
 use resource::Guarded;
 use status::StatusWriter;
@@ -149,6 +151,7 @@ pub async fn run(settings: Settings, term: Term) -> Result<(), Ended> {
         ),
         resolver: Resolver::new(client.clone(), default_broker, required_secret_label),
         client,
+        removals: Removals::new(triggers.clone()),
         triggers,
         metrics,
         events,

@@ -15,6 +15,7 @@ use super::cleanup::{abandon, cleanup};
 use super::conflict::Verdict;
 use super::context::Context;
 use super::errors::Error;
+use super::removals::ATTEMPT_TIMEOUT;
 use super::resolve::ResolveError;
 use super::resource::{Guarded, id_of};
 use super::status::{Decision, ReconcileResult, Report};
@@ -57,6 +58,10 @@ pub(super) async fn reconcile(
 
 /// When to try again after a failure.
 pub(super) fn after_error(object: Arc<Guarded>, error: &Error, context: Arc<Context>) -> Action {
+    if let Error::Removing = error {
+        // It says itself when it has ended.
+        return Action::requeue(2 * ATTEMPT_TIMEOUT);
+    }
     let id = id_of(&*object);
     context.metrics.reconcile_error(error.reason());
     let pause = context.failed(&id, error);

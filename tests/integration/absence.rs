@@ -2,9 +2,6 @@
 
 use chrono::{TimeDelta, Utc};
 use futures::future::join_all;
-use k8s_openapi::api::core::v1::Secret;
-use kube::Api;
-use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
 use token_bucket_operator::api::TokenBucketStatus;
 
@@ -43,11 +40,7 @@ async fn other_deletions_go_on_while_one_waits_for_its_broker() {
     let testbed = testbed().await;
     let (namespace, vhost) = (testbed.namespace().await, testbed.vhost().await);
     let buckets = Buckets::of(testbed, &namespace).await;
-    let secrets: Api<Secret> = Api::namespaced(testbed.client().await, namespace.name());
-    let secret = json!({"metadata": {"name": "away"}, "stringData": {"uri": NOBODY}});
-    let secret = serde_json::from_value(secret).expect("a Secret");
-    let created = secrets.create(&PostParams::default(), &secret).await;
-    created.expect("the Secret is accepted");
+    namespace.create_secret("away", NOBODY).await;
     let _operator = Operator::start(testbed, &namespace, &vhost, &[]).await;
     let spec = json!({"schedule": RARELY, "amount": 1, "maximum": 1});
     let mut elsewhere = spec.clone();
@@ -74,14 +67,8 @@ async fn other_deletions_go_on_while_one_waits_for_its_broker() {
 async fn corrected_credentials_are_used_at_once() {
     let (testbed, namespace, vhost, buckets) = stage().await;
     let _operator = Operator::start_at(testbed, &namespace, None, &[]).await;
-    let secrets: Api<Secret> = Api::namespaced(testbed.client().await, namespace.name());
-    let secret = |uri: &str| json!({"metadata": {"name": "rabbit"}, "stringData": {"uri": uri}});
     let wrong = vhost.amqp_url().replacen(":test@", ":s3cret@", 1);
-    let wrong = serde_json::from_value(secret(&wrong)).expect("a Secret");
-    secrets
-        .create(&PostParams::default(), &wrong)
-        .await
-        .expect("it is accepted");
+    namespace.create_secret("rabbit", &wrong).await;
     let connection = json!({"secretRef": {"name": "rabbit"}});
     let spec = json!({"schedule": RARELY, "amount": 7, "maximum": 9, "connection": connection});
     for name in ["one", "two"] {
@@ -90,11 +77,7 @@ async fn corrected_credentials_are_used_at_once() {
         assert!(!format!("{status:?}").contains("s3cret"), "{status:?}");
     }
 
-    let right = Patch::Merge(secret(&vhost.amqp_url()));
-    secrets
-        .patch("rabbit", &PatchParams::default(), &right)
-        .await
-        .expect("it is accepted");
+    namespace.change_secret("rabbit", &vhost.amqp_url()).await;
     buckets.ready("one").await;
     buckets.ready("two").await;
     event(testbed, &namespace, "one", "BrokerRecovered").await;

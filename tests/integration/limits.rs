@@ -1,8 +1,5 @@
 //! What one namespace can make the operator do is limited.
 
-use k8s_openapi::api::core::v1::Secret;
-use kube::Api;
-use kube::api::PostParams;
 use serde_json::json;
 use token_bucket_operator::api::TokenBucketStatus;
 
@@ -13,7 +10,6 @@ async fn a_namespace_has_so_many_brokers_and_no_more() {
     let testbed = testbed().await;
     let namespace = testbed.namespace().await;
     let buckets = Buckets::of(testbed, &namespace).await;
-    let secrets: Api<Secret> = Api::namespaced(testbed.client().await, namespace.name());
     let limit = ["--max-brokers-per-namespace=2"];
     let _operator = Operator::start_at(testbed, &namespace, None, &limit).await;
     let create = async |name: &str, secret: &str| {
@@ -24,10 +20,7 @@ async fn a_namespace_has_so_many_brokers_and_no_more() {
     for name in ["one", "two", "three"] {
         // Nobody listens at the discard port.
         let uri = format!("amqp://127.0.0.1:9/{name}");
-        let secret = json!({"metadata": {"name": name}, "stringData": {"uri": uri}});
-        let secret = serde_json::from_value(secret).expect("a Secret");
-        let created = secrets.create(&PostParams::default(), &secret).await;
-        created.expect("the Secret is accepted");
+        namespace.create_secret(name, &uri).await;
     }
     let away = |status: &TokenBucketStatus| condition(status, "BrokerConnected") == "False";
     for (name, secret) in [("a", "one"), ("b", "two"), ("c", "one")] {

@@ -6,6 +6,7 @@ mod broker;
 mod celery;
 mod chart;
 mod controller;
+mod crowds;
 mod edits;
 mod engine;
 mod faults;

@@ -3,38 +3,11 @@
 use serde_json::{Value, json};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Secret;
-use kube::Api;
-use kube::api::{Patch, PatchParams, PostParams};
 use token_bucket_operator::api::TokenBucketStatus;
 
-use crate::support::{
-    Buckets, Namespace, Operator, Proxy, RARELY, Testbed, condition, reason, testbed,
-};
+use crate::support::{Buckets, Operator, Proxy, RARELY, condition, reason, testbed};
 
 const QUEUE: &str = "token_bucket_same";
-
-/// Secrets of a namespace that name brokers.
-struct Brokers(Api<Secret>);
-
-impl Brokers {
-    async fn of(testbed: &Testbed, namespace: &Namespace<'_>) -> Self {
-        Self(Api::namespaced(testbed.client().await, namespace.name()))
-    }
-
-    async fn create(&self, name: &str, uri: &str) {
-        let secret = json!({"metadata": {"name": name}, "stringData": {"uri": uri}});
-        let secret = serde_json::from_value(secret).expect("a Secret");
-        let created = self.0.create(&PostParams::default(), &secret).await;
-        created.expect("the Secret is accepted");
-    }
-
-    async fn change(&self, name: &str, uri: &str) {
-        let patch = Patch::Merge(json!({"stringData": {"uri": uri}}));
-        let patched = self.0.patch(name, &PatchParams::default(), &patch).await;
-        patched.expect("the Secret is changed");
-    }
-}
 
 fn spec(secret: &str) -> Value {
     // Each connection has a refill queue of its own.
@@ -55,14 +28,11 @@ async fn next_second() {
 async fn a_resource_that_spells_the_broker_otherwise_takes_nothing_and_deletes_nothing() {
     let testbed = testbed().await;
     let namespace = testbed.namespace().await;
-    let (buckets, brokers) = (
-        Buckets::of(testbed, &namespace).await,
-        Brokers::of(testbed, &namespace).await,
-    );
+    let buckets = Buckets::of(testbed, &namespace).await;
     let vhost = testbed.vhost().await;
     let (_proxy, by_another_name) = Proxy::in_front_of(&vhost.amqp_url()).await;
-    brokers.create("one", &vhost.amqp_url()).await;
-    brokers.create("other", &by_another_name).await;
+    namespace.create_secret("one", &vhost.amqp_url()).await;
+    namespace.create_secret("other", &by_another_name).await;
     let mut operator = Operator::start_at(testbed, &namespace, None, &[]).await;
 
     buckets.create("owner", spec("one")).await;
@@ -94,16 +64,13 @@ async fn a_resource_that_spells_the_broker_otherwise_takes_nothing_and_deletes_n
 async fn an_older_resource_with_a_wrong_password_takes_nothing() {
     let testbed = testbed().await;
     let namespace = testbed.namespace().await;
-    let (buckets, brokers) = (
-        Buckets::of(testbed, &namespace).await,
-        Brokers::of(testbed, &namespace).await,
-    );
+    let buckets = Buckets::of(testbed, &namespace).await;
     let vhost = testbed.vhost().await;
     let uri = vhost.amqp_url();
     let (userinfo, rest) = uri.split_once('@').expect("a user");
-    brokers.create("right", &uri).await;
-    brokers
-        .create("wrong", &format!("{userinfo}x@{rest}"))
+    namespace.create_secret("right", &uri).await;
+    namespace
+        .create_secret("wrong", &format!("{userinfo}x@{rest}"))
         .await;
     let _operator = Operator::start_at(testbed, &namespace, None, &[]).await;
     buckets.create("older", spec("wrong")).await;
@@ -116,7 +83,7 @@ async fn an_older_resource_with_a_wrong_password_takes_nothing() {
     buckets.ready("younger").await;
 
     // Nor does it when its password is right.
-    brokers.change("wrong", &uri).await;
+    namespace.change_secret("wrong", &uri).await;
     buckets.until("older", "the conflict", conflict).await;
     buckets.request_refill("younger", "one").await;
     vhost.depth_becomes(QUEUE, 5).await;
@@ -129,13 +96,10 @@ async fn an_older_resource_with_a_wrong_password_takes_nothing() {
 async fn an_older_resource_that_moves_in_takes_nothing_from_the_one_that_is_there() {
     let testbed = testbed().await;
     let namespace = testbed.namespace().await;
-    let (buckets, brokers) = (
-        Buckets::of(testbed, &namespace).await,
-        Brokers::of(testbed, &namespace).await,
-    );
+    let buckets = Buckets::of(testbed, &namespace).await;
     let (here, there) = (testbed.vhost().await, testbed.vhost().await);
-    brokers.create("here", &here.amqp_url()).await;
-    brokers.create("there", &there.amqp_url()).await;
+    namespace.create_secret("here", &here.amqp_url()).await;
+    namespace.create_secret("there", &there.amqp_url()).await;
     let mut operator = Operator::start_at(testbed, &namespace, None, &[]).await;
     buckets.create("older", spec("there")).await;
     buckets.ready("older").await;

@@ -47,6 +47,7 @@ fn when_the_holder_is_gone_the_next_one_is_asked_alone() {
     // It wants the queue no more: the turn goes on.
     assert_eq!(conflict.leave(&claim(2), false), [id(3)]);
     assert_eq!(asked(&mut conflict, 3), HOLDS);
+    assert_eq!(conflict.ask(&claim(3), &at("a")), (HOLDS, vec![]));
     // Whoever waits goes without a word.
     assert_eq!(conflict.leave(&claim(4), true), []);
     assert_eq!(conflict.leave(&claim(3), true), []);
@@ -90,4 +91,14 @@ fn whoever_moves_makes_room_where_it_was_and_takes_nothing_where_it_comes_to() {
     // The one that it makes room for, and the one that may have found it in a ledger.
     assert_eq!(moved, (Verdict::Waits(id(3)), vec![id(2), id(3)]));
     assert_eq!(conflict.awaited_by(&claim(1)), Some(&claim(3)));
+}
+
+#[test]
+fn some_of_those_that_wait_are_told_whom_they_wait_for() {
+    let mut conflict = Conflict::default();
+    (1..=30).for_each(|number| drop(asked(&mut conflict, number)));
+    assert_eq!(conflict.leave(&claim(1), true), [id(2)]);
+    let (verdict, told) = conflict.ask(&claim(2), &at("a"));
+    assert_eq!((verdict, told.len()), (HOLDS, MOST_TOLD));
+    assert_eq!(told[0], id(3));
 }

@@ -1,5 +1,6 @@
 use k8s_openapi::api::core::v1 as core;
-use kube::{Api, Client, api::PostParams};
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, Client};
 use serde_json::json;
 
 use super::{Testbed, finish, unique};
@@ -24,6 +25,27 @@ impl<'t> Namespace<'t> {
 
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// A Secret that names a broker.
+    pub async fn create_secret(&self, name: &str, uri: &str) {
+        let secret = json!({"metadata": {"name": name}, "stringData": {"uri": uri}});
+        let secret = serde_json::from_value(secret).expect("a Secret");
+        let secrets = self.secrets().await;
+        let created = secrets.create(&PostParams::default(), &secret).await;
+        created.expect("the Secret is accepted");
+    }
+
+    /// The Secret names another broker from now on.
+    pub async fn change_secret(&self, name: &str, uri: &str) {
+        let patch = Patch::Merge(json!({"stringData": {"uri": uri}}));
+        let secrets = self.secrets().await;
+        let patched = secrets.patch(name, &PatchParams::default(), &patch).await;
+        patched.expect("the Secret is changed");
+    }
+
+    async fn secrets(&self) -> Api<core::Secret> {
+        Api::namespaced(self.testbed.client().await, &self.name)
     }
 
     /// Arguments of an operator that is one of several replicas; their lease is here.
