@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::adjustment::Adjustment;
 use super::event::{BatchId, JobId, Now, QueueState};
-use super::outcome::BucketState;
+use super::outcome::{BucketState, Phase};
 use super::refill_queue::Ticket;
 use crate::ledger::MOST_REQUEST_IDS;
 use crate::{Bucket, Cause, Known, Owner, backoff};
@@ -60,7 +60,7 @@ pub(super) struct Entry {
     pub(super) failures: u32,
     /// When it is to be woken.
     pub(super) wake: Option<Duration>,
-    /// What was told last.
+    /// What is known of it, apart from an alarm.
     pub(super) state: Arc<BucketState>,
 }
 
@@ -155,6 +155,24 @@ impl Entry {
     /// Whether there has been a ledger, as far as anybody knows.
     pub(super) fn has_had_ledger(&self) -> bool {
         self.known.is_some() || self.had_ledger
+    }
+
+    /// What is told of it during a resource alarm. What waits for a person does so all the same, unless that one has edited
+    /// it since.
+    pub(super) fn held_up_by_alarm(&self) -> Arc<BucketState> {
+        let is_stalled = matches!(self.state.phase, Phase::Stalled { .. });
+        if is_stalled && self.state.revision == self.revision {
+            return self.state.clone();
+        }
+        Arc::new(BucketState {
+            revision: self.revision,
+            phase: Phase::progressing(
+                "BrokerBlocked",
+                "The broker accepts nothing at present because it is short of memory or disk space (resource alarm).",
+            ),
+            next_refill: None,
+            ..(*self.state).clone()
+        })
     }
 
     /// What its queue needs next; None while that is not known.

@@ -49,14 +49,6 @@ impl Inspections {
     }
 }
 
-/// What is told of a resource alarm.
-pub(super) fn blocked() -> Phase {
-    Phase::progressing(
-        "BrokerBlocked",
-        "The broker accepts nothing at present because it is short of memory or disk space (resource alarm).",
-    )
-}
-
 impl Machine {
     /// Inspects a bucket, as soon as that is possible.
     pub(super) fn inspect(&mut self, id: &BucketId) {
@@ -72,25 +64,17 @@ impl Machine {
         if let Some(at) = entry.wake.take() {
             self.timers.remove(&(at, id.clone()));
         }
+        if self.blocked {
+            self.tell_bucket(id);
+            return;
+        }
         let held_up = self.removals.is_under_way(&entry.bucket.name);
         let queue = self.queues.by_name.get(&*entry.bucket.refill_queue);
         if !self.connected || held_up || !queue.is_some_and(|queue| queue.is_open()) {
             return;
         }
-        if self.blocked {
-            self.show_blocked(id);
-            return;
-        }
         entry.stage = Stage::Inspecting(job);
         self.inspections.waiting.push_back((id.clone(), job));
-    }
-
-    /// What waits for the end of a resource alarm says so.
-    pub(super) fn show_blocked(&mut self, id: &BucketId) {
-        let stage = self.buckets.get(id).map(|entry| &entry.stage);
-        if stage.is_some_and(|stage| *stage != Stage::Stalled) {
-            self.show(id, blocked());
-        }
     }
 
     pub(super) fn begin_inspections(&mut self, now: Now) {
@@ -286,14 +270,9 @@ impl Machine {
     pub(super) fn failed(&mut self, id: &BucketId, failure: Failure, now: Now) {
         match failure.class {
             Class::ConnectionLost => self.reset(id),
-            Class::Blocked => {
-                self.reset(id);
-                if self.blocked {
-                    self.show_blocked(id);
-                } else {
-                    self.pause(id, now);
-                }
-            }
+            Class::Blocked if self.blocked => self.reset(id),
+            // The alarm was over before this was told.
+            Class::Blocked => self.pause(id, now),
             Class::Person => self.stall(id, Phase::of(&failure), now),
             Class::Transient | Class::NoQueue | Class::InUse => {
                 // That a queue was deleted, or that somebody else is making it, is no news for a moment.

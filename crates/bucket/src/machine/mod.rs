@@ -272,8 +272,27 @@ impl Machine {
         change(&mut changed);
         if changed != *entry.state {
             entry.state = Arc::new(changed);
-            let state = entry.state.clone();
+            self.tell_bucket(id);
+        }
+    }
+
+    /// Tells what is known about a bucket. During an alarm that is what holds it up, whatever else does; what else comes
+    /// to be seen again when the alarm is over.
+    fn tell_bucket(&mut self, id: &BucketId) {
+        if let Some(entry) = self.buckets.get(id) {
+            let state = if self.blocked {
+                entry.held_up_by_alarm()
+            } else {
+                entry.state.clone()
+            };
             self.tell(Outcome::Bucket(id.clone(), state));
+        }
+    }
+
+    fn show_alarm(&mut self, blocked: bool) {
+        if std::mem::replace(&mut self.blocked, blocked) != blocked {
+            let ids: Vec<_> = self.buckets.keys().cloned().collect();
+            ids.iter().for_each(|id| self.tell_bucket(id));
         }
     }
 
@@ -362,7 +381,6 @@ impl Machine {
 
     fn disconnect(&mut self, failure: Option<Failure>) {
         self.connected = false;
-        self.blocked = false;
         if let Some(Failure {
             reason, message, ..
         }) = failure
@@ -372,6 +390,7 @@ impl Machine {
                 message,
             }));
         }
+        self.show_alarm(false);
         self.scheduler.reset();
         self.counter.reset();
         self.inspections.reset();
@@ -395,12 +414,8 @@ impl Machine {
 
     /// A resource alarm begins or ends: what was refused for it is tried again.
     fn block(&mut self, blocked: bool, now: Now) {
-        self.blocked = blocked;
-        let ids: Vec<_> = self.buckets.keys().cloned().collect();
+        self.show_alarm(blocked);
         if blocked {
-            for id in &ids {
-                self.show_blocked(id);
-            }
             return;
         }
         for queue in self.queues.by_name.values_mut() {
@@ -409,14 +424,11 @@ impl Machine {
             }
         }
         self.queues.touch_due(now);
+        let ids: Vec<_> = self.buckets.keys().cloned().collect();
         for id in &ids {
-            let Some(entry) = self.buckets.get_mut(id) else {
-                continue;
-            };
-            match entry.stage {
-                Stage::Ready { owes, .. } => self.show_ready(id, owes),
-                Stage::Unknown => self.inspect(id),
-                _ => {}
+            let waits = |entry: &Box<Entry>| entry.stage == Stage::Unknown;
+            if self.buckets.get(id).is_some_and(waits) {
+                self.inspect(id);
             }
         }
     }

@@ -8,7 +8,6 @@ use super::effect::{Absence, Effect};
 use super::entry::Stage;
 use super::event::{BatchId, Now, QueueState, Taken};
 use super::failure::{Class, Failure};
-use super::inspection::blocked;
 use super::outcome::{Observed, Outcome, Phase};
 use super::share::Room;
 use super::{Machine, counter};
@@ -390,45 +389,24 @@ impl Machine {
             owes,
         };
         entry.ask_by_annotation(ledger.manual.as_deref());
-        let revision = entry.revision;
+        let revision = opening.then_some(entry.revision);
         self.counter.soon(id.clone(), now);
         if opening {
             self.scheduler
                 .enter(&bucket, ledger.since, ledger.reference(), now);
         }
-        let phase = (opening || (was_waiting && !owes)).then(|| self.running(owes));
+        let phase = (opening || (was_waiting && !owes)).then(|| running(owes));
         let next = self.scheduler.next_of(&id);
         self.update(&id, |state| {
             state.observed = observed;
             state.limit = queue.limit;
             state.show(&ledger);
+            // What was edited since it was opened is not in force yet.
+            state.revision = revision.unwrap_or(state.revision);
             if let Some(phase) = phase {
-                state.revision = revision;
                 state.phase = phase;
                 state.next_refill = next;
             }
-        });
-    }
-
-    /// The phase of a bucket whose refills run. Whoever is told that it is ready is told of all tokens that it was owed
-    /// before, too.
-    fn running(&self, owes: bool) -> Phase {
-        if self.blocked {
-            blocked()
-        } else if owes {
-            Phase::progressing(FILLING, "Tokens that the bucket is owed are being added.")
-        } else {
-            Phase::Ready
-        }
-    }
-
-    /// A bucket's refills run.
-    pub(super) fn show_ready(&mut self, id: &BucketId, owes: bool) {
-        let phase = self.running(owes);
-        let next = self.scheduler.next_of(id);
-        self.update(id, |state| {
-            state.phase = phase;
-            state.next_refill = next;
         });
     }
 
@@ -483,8 +461,15 @@ impl Machine {
     }
 }
 
-/// Reason of a bucket that gets what it was owed before it was opened.
-const FILLING: &str = "Filling";
+/// The phase of a bucket whose refills run. Whoever is told that it is ready is told of all tokens that it was owed before,
+/// too.
+fn running(owes: bool) -> Phase {
+    if owes {
+        Phase::progressing("Filling", "Tokens that the bucket is owed are being added.")
+    } else {
+        Phase::Ready
+    }
+}
 
 fn described(owner: &Owner) -> String {
     let Owner {

@@ -68,6 +68,16 @@ impl Script {
         }
     }
 
+    /// The revision that was told of last, and the reason of its phase.
+    fn told_of(&self) -> (u64, &'static str) {
+        let state = self.state();
+        let reason = match &state.phase {
+            Phase::Ready => "Ready",
+            Phase::Progressing { reason, .. } | Phase::Stalled { reason, .. } => reason,
+        };
+        (state.revision, reason)
+    }
+
     /// Up to the inspection of the bucket.
     fn connected(bucket: Bucket, known: Option<Known>) -> (Self, ConsumerId, JobId) {
         let mut script = Self::new();

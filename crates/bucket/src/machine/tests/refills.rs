@@ -100,25 +100,56 @@ fn an_edit_during_an_alarm_is_not_ready_before_it_is_in_force() {
         ..bucket()
     };
     assert_eq!(script.send(apply(edited, 2, None)), []);
-    let blocked = |state: &BucketState| {
-        matches!(
-            state.phase,
-            Phase::Progressing {
-                reason: "BrokerBlocked",
-                ..
-            }
-        )
-    };
-    assert!(blocked(script.state()) && script.state().revision == 2);
+    assert_eq!(script.told_of(), (2, "BrokerBlocked"));
     let job = inspection(script.one(Event::Blocked(false)));
-    assert!(blocked(script.state()));
+    assert_eq!(script.told_of(), (1, "Ready"));
     let batch = taking(script.one(queues(job, 0, Some(25))));
     script.send(taken(batch, held(ledger(), 0)));
     script.send(done(batch));
-    assert_eq!(
-        (&script.state().phase, script.state().revision),
-        (&Phase::Ready, 2)
-    );
+    assert_eq!(script.told_of(), (2, "Ready"));
+}
+
+#[test]
+fn what_was_told_before_an_alarm_is_told_again_after_it() {
+    let (mut script, consumer) = Script::ready(bucket());
+    let batch = taking(script.one(request(consumer, tick(60))));
+    script.send(taken(batch, absent()));
+    script.second += 1;
+    let batch = taking(script.one(Event::Tick));
+    script.send(taken(batch, absent()));
+    assert_eq!(script.told_of(), (1, "LedgerHeld"));
+    for end in [
+        Event::Blocked(false),
+        Event::Lost(Some(failure(Class::ConnectionLost))),
+    ] {
+        script.send(Event::Blocked(true));
+        assert_eq!(script.told_of(), (1, "BrokerBlocked"));
+        script.send(end);
+        assert_eq!(script.told_of(), (1, "LedgerHeld"));
+    }
+}
+
+#[test]
+fn an_edit_is_not_in_force_when_a_bucket_is_filled_up_by_a_batch_from_before_it() {
+    let owing = Ledger {
+        owed: 20_000,
+        ..ledger()
+    };
+    let big = Bucket {
+        maximum: 30_000,
+        ..bucket()
+    };
+    let (mut script, _, job) = Script::connected(big.clone(), None);
+    let batch = taking(script.one(queues(job, 0, Some(30_000))));
+    script.send(taken(batch, held(owing.clone(), 0)));
+    let batch = taking(script.one(done(batch)));
+    assert_eq!(script.told_of(), (1, "Filling"));
+    let rest = Ledger { owed: 10, ..owing };
+    script.send(taken(batch, held(rest, 19_990)));
+    let edited = Bucket { amount: 11, ..big };
+    script.send(apply(edited, 2, None));
+    inspection(script.one(done(batch)));
+    assert_eq!(script.told_of(), (1, "Ready"));
 }
 
 #[test]
