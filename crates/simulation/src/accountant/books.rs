@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bucket::{Ledger, ledger_queue_name, queue_name};
 use chrono::{DateTime, Utc};
 
+use super::ticks::id_of;
 use super::{Doing, Leniency, Violation};
 use crate::broker::{Broker, ConnectionId, Entry};
 use crate::operator::Body;
@@ -240,6 +241,8 @@ impl Books {
             ));
         };
         match (self.truth.clone(), doing) {
+            // The bucket has been removed meanwhile, with both of its queues: nothing came of it.
+            (None, Doing::Else) if movement.vanished && !exists => return Ok(()),
             (None, _) => self.first(&movement, &new, true)?,
             // One whose queue was deleted while it was held is written again.
             (Some(old), Doing::WritesLedger) if self.lost && *old == *new => {}
@@ -267,7 +270,7 @@ impl Books {
                 self.done.clear();
             }
             // Nobody can know them any more.
-            self.requests = new.requests.iter().cloned().collect();
+            self.requests = new.requests.iter().map(|it| id_of(it).into()).collect();
         }
         self.in_hand.clear();
         if movement.ledger.is_some() {

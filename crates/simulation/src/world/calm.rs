@@ -141,7 +141,7 @@ impl World {
         if ledgers != 1 && !spec.suspend {
             return Some(format!("I2: there are {ledgers} ledgers in {ledger_queue}"));
         }
-        if truth.owed > 0 {
+        if truth.owed > 0 && !abandoned {
             return Some(format!("I4: {} tokens are owed to {queue}", truth.owed));
         }
         let Some(ready) = ready else {
