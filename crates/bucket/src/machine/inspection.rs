@@ -155,7 +155,10 @@ impl Machine {
         } else {
             let new = Ledger::new(owner, &fingerprint, entry.bucket.initial_tokens);
             // Ticks up to now were for the resource that came first.
-            let tick = entry.yielded.then_some(now.utc);
+            let known = entry.known.as_ref().and_then(|known| known.tick);
+            let tick = entry
+                .yielded
+                .then(|| known.map_or(now.utc, |it| it.max(now.utc)));
             Ledger { tick, ..new }
         };
         // As this found it: who was slower than somebody else would forget what that one has refilled.

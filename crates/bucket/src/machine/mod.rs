@@ -313,15 +313,15 @@ impl Machine {
     fn apply(&mut self, bucket: Arc<Bucket>, revision: u64, known: Option<Known>, now: Now) {
         let id = bucket.id.clone();
         match self.buckets.get_mut(&id) {
-            Some(entry) if entry.bucket == bucket && entry.revision == revision => {
-                entry.known = entry.known.take().or(known);
-                return;
-            }
             Some(entry) => {
+                let same = entry.bucket.uid == bucket.uid;
+                entry.known = entry.known.take().filter(|_| same).or(known);
+                if entry.bucket == bucket && entry.revision == revision {
+                    return;
+                }
                 let before = std::mem::replace(&mut entry.bucket, bucket.clone());
                 entry.revision = revision;
-                if before.uid != bucket.uid {
-                    entry.known = known;
+                if !same {
                     entry.had_ledger = false;
                     entry.has_queues = false;
                     entry.owned = false;

@@ -253,8 +253,6 @@ impl Machine {
                 }
                 Decided::Yields(owner) => {
                     entry.put_back(item.requests);
-                    // What it knew is of no use to it any more.
-                    entry.known = None;
                     entry.yielded = true;
                     entry.absent = None;
                     let message = format!(

@@ -42,19 +42,8 @@ fn a_queue_that_was_there_before_is_adopted_with_its_tokens() {
         ..bucket()
     };
     let (mut script, _, job) = Script::connected(new, None);
-    let found = Ok(Inspection::NoLedger {
-        bucket_exists: true,
-    });
-    // Another operator may be about to come with a ledger whose queue somebody has deleted.
-    assert_eq!(script.send(Event::Inspected { job, found }), []);
-    script.second += 1;
-    let job = inspection(script.one(Event::Tick));
-    let found = Ok(Inspection::NoLedger {
-        bucket_exists: true,
-    });
-    let effect = script.one(Event::Inspected { job, found });
-    let adopts = |effect| matches!(effect, Effect::WriteLedger { ledger, absence: Absence::NoQueue, .. } if ledger.owed == 0);
-    assert!(adopts(effect));
+    let (ledger, absence) = script.finds_no_ledger(job);
+    assert_eq!((ledger.owed, absence), (0, Absence::NoQueue));
 }
 
 #[test]
@@ -64,23 +53,8 @@ fn a_bucket_that_was_seen_with_a_ledger_is_not_adopted_when_that_is_gone() {
     // Somebody holds the ledger, and comes with it even when its queue is deleted and declared anew.
     let taken = Err(failure(Class::NoQueue));
     let job = inspection(script.one(Event::Taken { batch, taken }));
-    let found = Ok(Inspection::NoLedger {
-        bucket_exists: true,
-    });
-    assert_eq!(script.send(Event::Inspected { job, found }), []);
-    script.second += 1;
-    let job = inspection(script.one(Event::Tick));
-    let found = Ok(Inspection::NoLedger {
-        bucket_exists: true,
-    });
-    let effect = script.one(Event::Inspected { job, found });
-    assert!(matches!(
-        effect,
-        Effect::WriteLedger {
-            absence: Absence::Unseen(_),
-            ..
-        }
-    ));
+    let (_, absence) = script.finds_no_ledger(job);
+    assert!(matches!(absence, Absence::Unseen(_)));
 }
 
 #[test]
@@ -162,6 +136,36 @@ fn of_two_resources_that_write_a_ledger_the_younger_yields() {
         }
         phase => panic!("{phase:?}"),
     }
+}
+
+#[test]
+fn a_resource_that_has_yielded_does_not_forget_which_ticks_it_has_carried_out() {
+    let (mut script, consumer) = Script::ready(bucket());
+    // Asked for by an operator whose clock is ahead.
+    let batch = taking(script.one(request(consumer, tick(18))));
+    script.send(taken(batch, held(ledger(), 0)));
+    script.send(done(batch));
+    script.send(Event::Settled(consumer));
+    let batch = taking(script.one(request(consumer, tick(19))));
+    let first = Owner {
+        uid: "uid-2".into(),
+        created: at(-5),
+        ..owner()
+    };
+    let theirs = Ledger {
+        owner: Some(Box::new(first)),
+        ..ledger()
+    };
+    script.send(taken(batch, held(theirs, 0)));
+    script.send(done(batch));
+    assert_eq!(script.told_of(), (1, "NameConflict"));
+    let edited = Bucket {
+        amount: 11,
+        ..bucket()
+    };
+    let job = inspection(script.one(apply(edited, 2, None)));
+    let (ledger, _) = script.finds_no_ledger(job);
+    assert_eq!(ledger.tick, Some(at(18)));
 }
 
 #[test]

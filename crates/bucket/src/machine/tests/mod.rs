@@ -101,6 +101,26 @@ impl Script {
         }
     }
 
+    /// There is the bucket's queue and none for its ledger. Another operator may be about to come with a ledger whose queue
+    /// somebody has deleted, so that is looked for twice before one is written.
+    fn finds_no_ledger(&mut self, job: JobId) -> (Box<Ledger>, Absence) {
+        let found = |job| Event::Inspected {
+            job,
+            found: Ok(Inspection::NoLedger {
+                bucket_exists: true,
+            }),
+        };
+        assert_eq!(self.send(found(job)), []);
+        self.second += 1;
+        let job = inspection(self.one(Event::Tick));
+        match self.one(found(job)) {
+            Effect::WriteLedger {
+                ledger, absence, ..
+            } => (ledger, absence),
+            effect => panic!("{effect:?}"),
+        }
+    }
+
     /// Up to the time when refills run.
     fn ready(bucket: Bucket) -> (Self, ConsumerId) {
         let (mut script, consumer, job) = Self::connected(bucket, None);
