@@ -12,9 +12,11 @@ use super::{Bucket, Trigger};
 /// Version of the ledger's format that this program writes. It reads this one and those before it.
 pub(crate) const VERSION: u32 = 2;
 
-/// Ids of requests that a ledger remembers. No more requests than these are carried out for one bucket between two
-/// acknowledgements, so one that comes again is known.
+/// Ids of requests that a ledger remembers of one refill queue. No more requests of a queue than these are carried out for
+/// a bucket between two acknowledgements, so one that comes again is known.
 pub(crate) const MOST_REQUEST_IDS: usize = 32;
+/// Refill queues whose requests do not make it forget those of the others: enough for a bucket that moves, in two clusters.
+const MOST_QUEUES: usize = 4;
 
 /// The status has its numbers as 64-bit integers with a sign.
 const MOST_COUNTED: u64 = i64::MAX as u64;
@@ -48,7 +50,8 @@ pub struct Ledger {
     /// Value of the last refill annotation that was accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manual: Option<Box<str>>,
-    /// Fingerprints of the ids of the last requests from somebody else that were accepted, the oldest first.
+    /// Fingerprints of the ids of the last requests from somebody else that were accepted, the oldest first, each with that
+    /// of its refill queue.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub requests: Vec<Box<str>>,
     /// Tokens that belong in the bucket and are not in its queue yet: the rest of a refill that takes several
@@ -251,7 +254,10 @@ impl Ledger {
         if let Some(refill) = &mut self.last_refill {
             refill.added = refill.added.min(MOST_COUNTED);
         }
-        let excess = self.requests.len().saturating_sub(MOST_REQUEST_IDS);
+        let excess = self
+            .requests
+            .len()
+            .saturating_sub(MOST_QUEUES * MOST_REQUEST_IDS);
         self.requests.drain(..excess);
         Ok(self)
     }
@@ -333,15 +339,23 @@ impl Ledger {
     /// Whether a request with this id was accepted lately.
     #[must_use]
     pub(crate) fn knows_request(&self, id: &str) -> bool {
-        let fingerprint = request_fingerprint(id);
-        self.requests.iter().any(|known| **known == *fingerprint)
+        let id = fingerprint(id);
+        self.requests.iter().any(|known| known.starts_with(&id))
     }
 
-    /// A request with this id is accepted.
-    pub(crate) fn remember_request(&mut self, id: &str) {
-        let excess = (self.requests.len() + 1).saturating_sub(MOST_REQUEST_IDS);
-        self.requests.drain(..excess);
-        self.requests.push(request_fingerprint(id).into());
+    /// A request with this id, which came through this refill queue, is accepted.
+    pub(crate) fn remember_request(&mut self, id: &str, refill_queue: &str) {
+        let queue = fingerprint(refill_queue);
+        let of_queue = |known: &Box<str>| known.ends_with(&queue);
+        if self.requests.iter().filter(|it| of_queue(it)).count() >= MOST_REQUEST_IDS
+            && let Some(oldest) = self.requests.iter().position(of_queue)
+        {
+            self.requests.remove(oldest);
+        } else if self.requests.len() >= MOST_QUEUES * MOST_REQUEST_IDS {
+            self.requests.remove(0);
+        }
+        let id = fingerprint(id);
+        self.requests.push(format!("{id}-{queue}").into());
     }
 }
 
@@ -363,16 +377,16 @@ impl Version1 {
         };
         ledger.since = self.since;
         if let Some(id) = self.request {
-            ledger.remember_request(&id);
+            ledger.remember_request(&id, "");
         }
         ledger
     }
 }
 
-/// FNV-1a of 64 bits (<https://datatracker.ietf.org/doc/html/draft-eastlake-fnv>): ids are as long as somebody made them,
-/// and a ledger is written with each refill.
-fn request_fingerprint(id: &str) -> String {
-    let hash = id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+/// FNV-1a of 64 bits (<https://datatracker.ietf.org/doc/html/draft-eastlake-fnv>): ids are as long as somebody made
+/// them, and a ledger is written with each refill.
+fn fingerprint(text: &str) -> String {
+    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });
     format!("{hash:016x}")

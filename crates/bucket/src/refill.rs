@@ -1,5 +1,6 @@
 //! Whether a request for a refill is carried out, and what the ledger says afterwards.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -19,8 +20,13 @@ pub(crate) enum Cause {
     },
     /// A new value of the refill annotation.
     Annotation(Box<str>),
-    /// A request that somebody else put into the refill queue, with its id if it has one.
-    Request(Option<Box<str>>),
+    /// A request that somebody else put into a refill queue.
+    Request {
+        /// Its id, if it has one.
+        id: Option<Box<str>>,
+        /// That queue.
+        refill_queue: Arc<str>,
+    },
 }
 
 impl Cause {
@@ -30,7 +36,7 @@ impl Cause {
         match self {
             Self::Tick { .. } => Trigger::Schedule,
             Self::Annotation(_) => Trigger::Manual,
-            Self::Request(_) => Trigger::Request,
+            Self::Request { .. } => Trigger::Request,
         }
     }
 
@@ -39,7 +45,7 @@ impl Cause {
     pub(crate) fn tick(&self) -> Option<DateTime<Utc>> {
         match self {
             Self::Tick { span, .. } => Some(span.tick),
-            Self::Annotation(_) | Self::Request(_) => None,
+            Self::Annotation(_) | Self::Request { .. } => None,
         }
     }
 }
@@ -87,7 +93,7 @@ fn refuse(cause: &Cause, bucket: &Bucket, ledger: &Ledger, now: DateTime<Utc>) -
     let duplicate = match cause {
         Cause::Tick { uid, span } => return refuse_tick(uid, span.tick, bucket, ledger, now),
         Cause::Annotation(value) => ledger.manual.as_ref() == Some(value),
-        Cause::Request(id) => id.as_ref().is_some_and(|id| ledger.knows_request(id)),
+        Cause::Request { id, .. } => id.as_ref().is_some_and(|id| ledger.knows_request(id)),
     };
     duplicate.then_some(Refusal::Duplicate)
 }
@@ -112,7 +118,7 @@ pub(crate) fn accept(
     }
     let refills = match cause {
         Cause::Tick { span, .. } => count(bucket, ledger, *span),
-        Cause::Annotation(_) | Cause::Request(_) => 1,
+        Cause::Annotation(_) | Cause::Request { .. } => 1,
     };
     let level = tokens.saturating_add(ledger.owed);
     let added = bucket
@@ -122,8 +128,11 @@ pub(crate) fn accept(
     match cause {
         Cause::Tick { span, .. } => ledger.tick = Some(span.tick),
         Cause::Annotation(value) => ledger.manual = Some(value.clone()),
-        Cause::Request(Some(id)) => ledger.remember_request(id),
-        Cause::Request(None) => {}
+        Cause::Request {
+            id: Some(id),
+            refill_queue,
+        } => ledger.remember_request(id, refill_queue),
+        Cause::Request { id: None, .. } => {}
     }
     ledger.add(added);
     ledger.last_refill = Some(Refill {
@@ -201,6 +210,13 @@ mod tests {
                 tick: at(tick),
                 ticks,
             },
+        }
+    }
+
+    fn request(id: Option<&str>) -> Cause {
+        Cause::Request {
+            id: id.map(Into::into),
+            refill_queue: "refill".into(),
         }
     }
 
@@ -316,7 +332,7 @@ mod tests {
             Err(Refusal::Suspended)
         );
         assert_eq!(
-            accept(&Cause::Request(None), &bucket, &mut ledger, 0, at(60)),
+            accept(&request(None), &bucket, &mut ledger, 0, at(60)),
             Ok(10)
         );
         assert_eq!(
@@ -351,15 +367,7 @@ mod tests {
     #[test]
     fn a_request_with_an_id_is_one_refill_even_when_it_comes_back() {
         let mut ledger = ledger();
-        let mut ask = |id: Option<&str>| {
-            accept(
-                &Cause::Request(id.map(Into::into)),
-                &bucket(),
-                &mut ledger,
-                0,
-                at(1),
-            )
-        };
+        let mut ask = |id: Option<&str>| accept(&request(id), &bucket(), &mut ledger, 0, at(1));
         assert_eq!(ask(Some("x")), Ok(10));
         assert_eq!(ask(Some("x")), Err(Refusal::Duplicate));
         assert_eq!(ask(None), Ok(10));

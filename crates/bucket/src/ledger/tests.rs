@@ -106,13 +106,26 @@ fn what_is_written_is_read_and_what_is_newer_or_damaged_is_told() {
 }
 
 #[test]
-fn a_ledger_knows_the_last_requests_and_forgets_the_oldest() {
+fn a_ledger_knows_the_last_requests_of_each_refill_queue_and_forgets_the_oldest() {
     let mut ledger = ledger();
-    for number in 0..=MOST_REQUEST_IDS {
-        ledger.remember_request(&number.to_string());
+    let mut fill = |queue: &str| {
+        for number in 0..=MOST_REQUEST_IDS {
+            ledger.remember_request(&format!("{queue}-{number}"), queue);
+        }
+        ledger.clone()
+    };
+    let knows = |ledger: &Ledger, id: &str| ledger.knows_request(id);
+    for queue in ["a", "b", "c", "d"] {
+        fill(queue);
     }
-    assert_eq!(ledger.requests.len(), MOST_REQUEST_IDS);
-    assert!(!ledger.knows_request("0") && ledger.knows_request("1"));
+    let full = fill("a");
+    assert_eq!(full.requests.len(), MOST_QUEUES * MOST_REQUEST_IDS);
+    for queue in ["a", "b", "c", "d"] {
+        assert!(!knows(&full, &format!("{queue}-0")) && knows(&full, &format!("{queue}-1")));
+    }
+    let more = fill("e");
+    assert_eq!(more.requests.len(), MOST_QUEUES * MOST_REQUEST_IDS);
+    assert!(!knows(&more, "b-32") && knows(&more, "c-1") && knows(&more, "e-1"));
 }
 
 #[test]
@@ -129,7 +142,7 @@ fn numbers_and_dates_of_a_ledger_are_not_trusted() {
     .unwrap();
     let most = i64::MAX as u64;
     assert_eq!((large.owed, large.issued), (most, most));
-    assert_eq!(large.requests.len(), MOST_REQUEST_IDS);
+    assert_eq!(large.requests.len(), MOST_QUEUES * MOST_REQUEST_IDS);
     let mut more = large;
     more.add(u64::MAX);
     more.carry(u64::MAX);

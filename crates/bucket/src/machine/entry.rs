@@ -1,11 +1,11 @@
 //! One bucket of the machine: its states, and what is true in each.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::adjustment::Adjustment;
-use super::event::{BatchId, JobId, Now, QueueState};
+use super::event::{BatchId, ConsumerId, JobId, Now, QueueState};
 use super::outcome::{BucketState, Phase};
 use super::refill_queue::Ticket;
 use crate::ledger::MOST_REQUEST_IDS;
@@ -37,9 +37,9 @@ pub(super) struct Entry {
     pub(super) alone: bool,
     /// Requests that wait to be carried out, in order.
     pub(super) pending: VecDeque<Request>,
-    /// Requests of somebody else have been carried out, and their acknowledgement is under way: only then is it certain
-    /// that the ledger knows all that may come again.
-    pub(super) unsettled: bool,
+    /// Where requests of somebody else came from that have been carried out, and whose acknowledgement is under way: no
+    /// more of them are carried out meanwhile, so the ledger knows all that may come again.
+    pub(super) unsettled: BTreeSet<ConsumerId>,
     /// What was done for it, as far as it is known without its ledger; None: it never had one.
     pub(super) known: Option<Known>,
     /// There has been a queue for its ledger: when that is gone, somebody may still hold the ledger.
@@ -102,8 +102,15 @@ pub(super) struct Request {
 }
 
 impl Request {
-    pub(super) fn is_foreign(&self) -> bool {
-        matches!(self.cause, Cause::Request(_))
+    /// Where it came from, if it is somebody else's.
+    pub(super) fn foreign(&self) -> Option<ConsumerId> {
+        let ticket = self.ticket.as_ref()?;
+        matches!(self.cause, Cause::Request { .. }).then_some(ticket.consumer)
+    }
+
+    fn is_foreign_of(&self, consumers: &BTreeSet<ConsumerId>) -> bool {
+        self.foreign()
+            .is_some_and(|consumer| consumers.contains(&consumer))
     }
 }
 
@@ -119,7 +126,7 @@ impl Entry {
             lined_up: false,
             alone: false,
             pending: VecDeque::new(),
-            unsettled: false,
+            unsettled: BTreeSet::new(),
             known,
             had_ledger: false,
             owned: false,
@@ -141,7 +148,7 @@ impl Entry {
         self.outdated = false;
         self.lined_up = false;
         self.pending.clear();
-        self.unsettled = false;
+        self.unsettled.clear();
         self.absent = None;
         self.failures = 0;
         self.wake = None;
@@ -190,10 +197,8 @@ impl Entry {
             && match self.stage {
                 Stage::Opening(_) => true,
                 Stage::Ready { owes, .. } => {
-                    owes || self
-                        .pending
-                        .iter()
-                        .any(|request| !(self.unsettled && request.is_foreign()))
+                    let mut pending = self.pending.iter();
+                    owes || pending.any(|request| !request.is_foreign_of(&self.unsettled))
                 }
                 _ => false,
             }
@@ -201,25 +206,30 @@ impl Entry {
 
     /// Takes the requests that are carried out next.
     pub(super) fn take_pending(&mut self) -> Vec<Request> {
-        let mut room = if self.unsettled { 0 } else { MOST_REQUEST_IDS };
-        let mut fits = |request: &mut Request| {
-            let fits = !request.is_foreign() || room > 0;
-            if fits && request.is_foreign() {
-                room -= 1;
+        let mut full = self.unsettled.clone();
+        let mut taken_of = HashMap::new();
+        let fits = |request: &Request| {
+            let fits = !request.is_foreign_of(&full);
+            if let (true, Some(consumer)) = (fits, request.foreign()) {
+                let taken = taken_of.entry(consumer).or_insert(0);
+                *taken += 1;
+                if *taken == MOST_REQUEST_IDS {
+                    full.insert(consumer);
+                }
             }
             fits
         };
-        let mut taken = Vec::new();
-        let mut left = VecDeque::new();
-        for mut request in self.pending.drain(..) {
-            if fits(&mut request) {
-                taken.push(request);
-            } else {
-                left.push_back(request);
-            }
-        }
+        let (taken, left): (VecDeque<_>, _) = self.pending.drain(..).partition(fits);
         self.pending = left;
-        taken
+        taken.into()
+    }
+
+    /// A refill queue is not consumed any more: what has come through it and is not acknowledged comes again.
+    pub(super) fn consumer_ended(&mut self, consumer: ConsumerId) {
+        let is_void = |ticket: &Ticket| ticket.consumer == consumer;
+        self.pending
+            .retain(|request| !request.ticket.as_ref().is_some_and(is_void));
+        self.unsettled.remove(&consumer);
     }
 
     /// Requests that were not carried out wait again, before those that have come since.
@@ -270,10 +280,18 @@ mod tests {
         Entry::new(Arc::new(bucket()), 1, None)
     }
 
-    fn foreign(id: usize) -> Request {
+    fn foreign(tag: usize) -> Request {
+        from(ConsumerId(1), tag)
+    }
+
+    fn from(consumer: ConsumerId, tag: usize) -> Request {
+        let tag = tag.try_into().unwrap();
         Request {
-            cause: Cause::Request(Some(id.to_string().into())),
-            ticket: None,
+            cause: Cause::Request {
+                id: None,
+                refill_queue: "refill".into(),
+            },
+            ticket: Some(Ticket { consumer, tag }),
         }
     }
 
@@ -298,8 +316,12 @@ mod tests {
         entry.pending.push_back(annotation("now"));
         assert_eq!(entry.take_pending().len(), MOST_REQUEST_IDS + 1);
         assert_eq!(entry.pending.front(), Some(&foreign(MOST_REQUEST_IDS)));
-        entry.unsettled = true;
+        entry.unsettled.insert(ConsumerId(1));
         assert_eq!(entry.take_pending(), []);
+        // Those of another refill queue do not wait for it.
+        let other = from(ConsumerId(2), 0);
+        entry.pending.push_back(other.clone());
+        assert_eq!(entry.take_pending(), [other]);
     }
 
     #[test]

@@ -333,7 +333,7 @@ impl Machine {
         }
         for request in &requests {
             match &request.ticket {
-                Some(ticket) if request.is_foreign() => self.acknowledge_for(ticket, &id),
+                Some(ticket) if request.foreign().is_some() => self.acknowledge_for(ticket, &id),
                 Some(ticket) => self.acknowledge(ticket),
                 None => {}
             }

@@ -49,17 +49,12 @@ impl Machine {
         for ticket in answers {
             self.answer(ticket, Ok(()));
         }
+        // Requests come through any refill queue, not only through that of their bucket.
+        for entry in self.buckets.values_mut() {
+            entry.consumer_ended(consumer);
+        }
         for id in &users {
             self.scheduler.leave(id);
-            let Some(entry) = self.buckets.get_mut(id) else {
-                continue;
-            };
-            let is_void = |request: &Request| {
-                let ticket = request.ticket.as_ref();
-                ticket.is_some_and(|ticket| ticket.consumer == consumer)
-            };
-            entry.pending.retain(|request| !is_void(request));
-            entry.unsettled = false;
             self.inspect(id);
             let Some(failure) = &failure else { continue };
             let phase = match Phase::of(failure) {
@@ -112,7 +107,13 @@ impl Machine {
                 uid,
                 span: TickSpan { since, tick, ticks },
             },
-            Origin::Foreign { id } => Cause::Request(id.map(Into::into)),
+            Origin::Foreign { id } => match self.queues.by_consumer.get(&ticket.consumer) {
+                Some(queue) => Cause::Request {
+                    id: id.map(Into::into),
+                    refill_queue: queue.clone(),
+                },
+                None => return,
+            },
         };
         let Some(entry) = self.buckets.get_mut(&id) else {
             return;
@@ -172,7 +173,7 @@ impl Machine {
             let Some(ticket) = ticket else { continue };
             match cause {
                 Cause::Tick { .. } | Cause::Annotation(_) => self.acknowledge(&ticket),
-                Cause::Request(request) => match gone {
+                Cause::Request { id: request, .. } => match gone {
                     Some(name) => {
                         let id = request.map(Into::into);
                         let origin = Origin::Foreign { id };
@@ -201,7 +202,7 @@ impl Machine {
         };
         queue.acknowledge_for(ticket.tag, id.clone());
         if let Some(entry) = self.buckets.get_mut(id) {
-            entry.unsettled = true;
+            entry.unsettled.insert(ticket.consumer);
         }
     }
 
@@ -304,7 +305,7 @@ impl Machine {
         };
         for id in queue.settled() {
             if let Some(entry) = self.buckets.get_mut(&id) {
-                entry.unsettled = false;
+                entry.unsettled.remove(&consumer);
             }
             self.line_up(&id);
         }

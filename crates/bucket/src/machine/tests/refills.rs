@@ -190,6 +190,40 @@ fn a_request_is_carried_out_whichever_refill_queue_it_comes_through() {
 }
 
 #[test]
+fn requests_of_others_do_not_wait_for_a_queue_that_is_not_consumed_any_more() {
+    let (mut script, consumer) = Script::ready(bucket());
+    let other = Bucket {
+        id: BucketId::new("shop", "other"),
+        name: "other".into(),
+        refill_queue: "elsewhere".into(),
+        ..bucket()
+    };
+    let effect = script.one(apply(other, 1, None));
+    let Effect::Consume {
+        consumer: elsewhere,
+        ..
+    } = effect
+    else {
+        panic!("{effect:?}")
+    };
+    let effect = script.one(Event::Consuming(elsewhere));
+    script.not_new(effect);
+    // Through the queue of another bucket.
+    let foreign = |number: u64| Origin::Foreign {
+        id: Some(number.to_string()),
+    };
+    let batch = taking(script.one(request(elsewhere, foreign(1))));
+    script.send(taken(batch, held(ledger(), 0)));
+    let effect = script.one(done(batch));
+    assert!(matches!(effect, Effect::Settle { .. }), "{effect:?}");
+    script.send(Event::ConsumerEnded {
+        consumer: elsewhere,
+        failure: None,
+    });
+    taking(script.one(request(consumer, foreign(2))));
+}
+
+#[test]
 fn the_failure_of_one_bucket_is_not_that_of_those_beside_it() {
     let (mut script, consumer) = Script::ready(bucket());
     let other = Bucket {
