@@ -11,7 +11,7 @@ pub type Millis = u64;
 pub const FAULTS_END: Millis = 14_000;
 
 /// So long after an alarm nothing waits for its end any more.
-pub const ALARM_FORGOTTEN: Millis = 6_000;
+pub const ALARM_FORGOTTEN: Millis = 1_000;
 
 /// The schedules that buckets have.
 pub const SCHEDULES: [&str; 5] = [
