@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use super::effect::{Absence, Effect};
-use super::entry::Stage;
+use super::entry::{Entry, Stage};
 use super::event::{Inspection, JobId, Now};
 use super::failure::{Class, Failure};
 use super::outcome::{Outcome, Phase};
@@ -58,6 +58,19 @@ impl Machine {
         };
         if entry.batch.is_some() {
             entry.outdated = true;
+            return;
+        }
+        // Nothing else can be done with its queues before that has ended.
+        if let Stage::Inspecting(job) = entry.stage
+            && let Some(writing) = self.inspections.jobs.get(&job)
+            && writing.ledger.is_some()
+        {
+            if writing.waits {
+                let revision = entry.revision;
+                self.update(id, |state| state.revision = revision);
+            } else if self.blocked {
+                self.tell_bucket(id);
+            }
             return;
         }
         entry.stage = Stage::Unknown;
@@ -232,29 +245,30 @@ impl Machine {
     pub(super) fn ledger_written(&mut self, job: JobId, written: Result<bool, Failure>, now: Now) {
         let Some(Job {
             bucket: id,
-            ledger,
+            ledger: Some(ledger),
             lost,
             ..
         }) = self.job_of(job)
         else {
             return;
         };
+        let is_of = |entry: &&mut Box<Entry>| ledger.is_of(&entry.bucket);
+        let Some(entry) = self.buckets.get_mut(&id).filter(is_of) else {
+            // Another resource has its id by now.
+            return self.inspect(&id);
+        };
         match written {
             Ok(written) => {
-                let ledger = ledger.filter(|_| written);
-                if let Some(entry) = self.buckets.get_mut(&id) {
-                    entry.absent = None;
-                    entry.owned |= written;
-                    entry.has_queues = true;
-                    if let Some(ledger) = &ledger {
-                        entry.known = Some(Known::from(ledger));
-                    }
+                entry.absent = None;
+                entry.owned |= written;
+                entry.has_queues = true;
+                if written {
+                    entry.known = Some(Known::from(&ledger));
                 }
-                let owner = ledger.and_then(|ledger| ledger.owner);
                 if written && lost {
                     self.tell(Outcome::LedgerLost(id.clone()));
                 }
-                if let Some(owner) = owner {
+                if let Some(owner) = ledger.owner.filter(|_| written) {
                     let (bucket, owner) = (id.clone(), owner.uid);
                     self.tell(Outcome::Owned { bucket, owner });
                 }

@@ -91,6 +91,33 @@ fn a_ledger_that_is_held_elsewhere_is_waited_for_and_a_lost_one_is_written_anew(
 }
 
 #[test]
+fn an_edit_waits_with_a_lost_ledger_and_is_told_of_its_loss() {
+    let (mut script, consumer) = Script::ready(bucket());
+    let batch = taking(script.one(request(consumer, tick(15))));
+    script.send(taken(batch, absent()));
+    script.second += 1;
+    let batch = taking(script.one(Event::Tick));
+    let Effect::WriteLedger { job, .. } = script.one(taken(batch, absent())) else {
+        panic!("no ledger is written")
+    };
+    let edited = Bucket {
+        amount: 11,
+        ..bucket()
+    };
+    assert_eq!(script.send(apply(edited, 2, None)), []);
+    assert_eq!(script.told_of(), (2, "LedgerHeld"));
+    let written = Ok(true);
+    let Effect::Inspect {
+        bucket: inspected, ..
+    } = script.one(Event::LedgerWritten { job, written })
+    else {
+        panic!("not inspected")
+    };
+    assert_eq!(inspected.amount, 11);
+    assert!(script.told.contains(&Outcome::LedgerLost(bucket().id)));
+}
+
+#[test]
 fn a_ledger_queue_that_vanishes_under_its_holder_gets_the_ledger_again_at_once() {
     let (mut script, consumer) = Script::ready(bucket());
     let batch = taking(script.one(request(consumer, tick(15))));
