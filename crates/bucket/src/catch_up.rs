@@ -1,7 +1,5 @@
 //! Which ticks a scheduler requests: the one that is due now, and by policy those that passed while nobody could refill.
 
-use std::time::Duration;
-
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{Bucket, MissedRefills};
@@ -42,16 +40,7 @@ pub(crate) fn catch_up(
         return Passed::default();
     }
     let count = |until| timetable.missed(reference, until, MOST_COUNTED);
-    let since = match bucket
-        .starting_deadline
-        .and_then(|deadline| TimeDelta::from_std(deadline).ok())
-    {
-        // Half-open like every interval here; a tick exactly as old as the deadline still runs.
-        Some(deadline) => now
-            .checked_sub_signed(deadline + TimeDelta::nanoseconds(1))
-            .map_or(reference, |t| t.max(reference)),
-        None => reference,
-    };
+    let since = too_late(bucket, now).map_or(reference, |end| end.max(reference));
     let newest = match bucket.missed_refills {
         MissedRefills::Skip => None,
         MissedRefills::Latest | MissedRefills::All => timetable.latest(since, now),
@@ -102,19 +91,27 @@ pub(crate) fn due(
         since = tick;
     }
     let all = ticks.len() as u64;
-    ticks.retain(|due| {
-        bucket
-            .starting_deadline
-            .is_none_or(|deadline: Duration| super::refill::age(due.tick, now) <= deadline)
-    });
+    let too_late = too_late(bucket, now);
+    ticks.retain(|due| too_late.is_none_or(|end| due.tick > end));
     Passed {
         skipped: all - ticks.len() as u64,
         due: ticks,
     }
 }
 
+/// The end of the ticks that are older at `now` than their deadline; None: no tick is.
+#[must_use]
+pub(crate) fn too_late(bucket: &Bucket, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    let deadline = TimeDelta::from_std(bucket.starting_deadline?).ok()?;
+    // Half-open like every interval here; a tick exactly as old as the deadline still runs.
+    now.checked_sub_signed(deadline)?
+        .checked_sub_signed(TimeDelta::nanoseconds(1))
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::fixture::{at, bucket};
 

@@ -1,11 +1,10 @@
 //! Whether a request for a refill is carried out, and what the ledger says afterwards.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::catch_up::MOST_COUNTED;
+use super::catch_up::{MOST_COUNTED, too_late};
 use super::{Bucket, Ledger, Refill, TickSpan, Trigger};
 
 /// What asks for a refill.
@@ -117,7 +116,7 @@ pub(crate) fn accept(
         return Err(refusal);
     }
     let refills = match cause {
-        Cause::Tick { span, .. } => count(bucket, ledger, *span),
+        Cause::Tick { span, .. } => count(bucket, ledger, *span, now),
         Cause::Annotation(_) | Cause::Request { .. } => 1,
     };
     let level = tokens.saturating_add(ledger.owed);
@@ -159,10 +158,7 @@ fn refuse_tick(
         Some(Refusal::Duplicate)
     } else if bucket.suspend {
         Some(Refusal::Suspended)
-    } else if bucket
-        .starting_deadline
-        .is_some_and(|deadline| age(tick, now) > deadline)
-    {
+    } else if too_late(bucket, now).is_some_and(|end| tick <= end) {
         Some(Refusal::TooLate)
     } else {
         None
@@ -170,10 +166,11 @@ fn refuse_tick(
 }
 
 /// How many refills a tick's request stands for. One that covers several ticks was counted from the ledger as it was
-/// then; ticks that other requests have covered since must not count again.
-fn count(bucket: &Bucket, ledger: &Ledger, span: TickSpan) -> u64 {
+/// then; ticks that other requests have covered since must not count again, and those that are too old by now do not.
+fn count(bucket: &Bucket, ledger: &Ledger, span: TickSpan, now: DateTime<Utc>) -> u64 {
     let TickSpan { since, tick, ticks } = span;
     let reference = ledger.reference();
+    let reference = too_late(bucket, now).map_or(reference, |end| end.max(reference));
     if ticks <= 1 || since >= reference {
         return ticks.max(1);
     }
@@ -184,13 +181,10 @@ fn count(bucket: &Bucket, ledger: &Ledger, span: TickSpan) -> u64 {
     timetable.missed(reference, tick, most).max(1)
 }
 
-/// Age of an instant, zero when it lies ahead.
-pub(super) fn age(instant: DateTime<Utc>, now: DateTime<Utc>) -> Duration {
-    (now - instant).to_std().unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -318,6 +312,19 @@ mod tests {
             Err(Refusal::TooLate)
         );
         assert_eq!(accept(&tick(60), &bucket, &mut ledger, 0, at(90)), Ok(10));
+    }
+
+    #[test]
+    fn of_a_request_for_many_ticks_those_past_their_starting_deadline_add_nothing() {
+        let bucket = Bucket {
+            starting_deadline: Some(Duration::from_secs(120)),
+            amount: 1,
+            ..bucket()
+        };
+        let added = |now| accept(&ticks(0, 300, 5), &bucket, &mut ledger(), 0, at(now));
+        // That of 180 is exactly as old as the deadline, and then a second older.
+        assert_eq!((added(300), added(301), added(420)), (Ok(3), Ok(2), Ok(1)));
+        assert_eq!(added(421), Err(Refusal::TooLate));
     }
 
     #[test]

@@ -34,12 +34,10 @@ impl Books {
             let created = self.specs_of(uid).map(|it| it.created);
             let begin = created.min().unwrap_or(old.since);
             let begin = old.tick.unwrap_or(begin);
-            let ticks = self.ticks(uid, begin, tick);
-            // The newest one counts: those before it that its request stands for were young enough when it was made.
             let decided = new.last_refill.as_ref().map(|refill| refill.completed_time);
-            if !self.lenient.clocks
-                && decided.is_none_or(|decided| self.not_too_old(uid, begin, decided) >= tick)
-            {
+            let begin = decided.map_or(tick, |decided| self.not_too_old(uid, begin, decided));
+            let ticks = self.ticks(uid, begin, tick);
+            if !self.lenient.clocks && begin >= tick {
                 return Err(format!(
                     "I3: tick {tick} was carried out past its deadline: {new:?}"
                 ));
