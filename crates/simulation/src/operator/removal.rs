@@ -8,7 +8,7 @@ use bucket::{DeletionPolicy, ledger_queue_name, queue_name};
 
 use super::work::{Progress, Removing, WAITS, Work};
 use super::{Body, Shell};
-use crate::broker::{Broker, Refused};
+use crate::broker::{Broker, ChannelId, Got, Refused};
 
 /// Between two looks at a ledger that is held.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -16,6 +16,19 @@ const PAUSE: Duration = Duration::from_millis(500);
 const LAST: usize = 3;
 
 impl Work {
+    /// The ledger, which is held through an alarm.
+    fn holds(
+        &mut self,
+        broker: &mut Broker<Body>,
+        channel: ChannelId,
+        queue: &str,
+    ) -> Result<Option<Got<Body>>, Refused> {
+        if self.got.is_none() {
+            self.got = broker.deliver(channel, queue)?;
+        }
+        Ok(self.got.clone())
+    }
+
     /// The ledger says whose the bucket is, and while it is held nobody changes that.
     pub(super) fn remove_step(
         &mut self,
@@ -44,7 +57,7 @@ impl Work {
                 Ok(()) => {}
             },
             // Who holds it gives it back; if nobody does, it is lost.
-            1 => match broker.deliver(channel, &ledger_queue)? {
+            1 => match self.holds(broker, channel, &ledger_queue)? {
                 None if self.waits < WAITS => {
                     self.waits += 1;
                     return Ok(Progress::Wait(PAUSE));

@@ -8,9 +8,9 @@ use bucket::machine::{
 };
 use bucket::{Bucket, BucketId, DeletionPolicy, Ledger, RefillRequest};
 
-use super::Shell;
+use super::{Body, Shell};
 use crate::accountant::Doing;
-use crate::broker::ChannelId;
+use crate::broker::{ChannelId, Got};
 
 /// Looks at a ledger that is absent, until it is lost.
 pub(super) const WAITS: u32 = 8;
@@ -35,6 +35,8 @@ pub struct Work {
     pub(super) step: usize,
     pub(super) channel: Option<ChannelId>,
     pub(super) waits: u32,
+    /// The ledger that it holds.
+    pub(super) got: Option<Got<Body>>,
     /// It is among those of its connection that have reserved names of a bucket.
     pub(super) claims: bool,
     /// The ledger is not as absent as it has to be, so none is written.
@@ -122,6 +124,7 @@ impl Work {
             step: 0,
             channel: None,
             waits: 0,
+            got: None,
             claims: false,
             yields: false,
         })
