@@ -183,7 +183,7 @@ impl Books {
         if let (true, Some(connection), false) = (touched, committed, partial) {
             movement.connection = connection;
             self.enter(movement, doing, broker.is_durable(&self.queue))?;
-        } else if committed.is_some()
+        } else if (committed.is_some() || partial)
             && let Some(ledger) = movement.ledger
         {
             self.lost = movement.vanished;
