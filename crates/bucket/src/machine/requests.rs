@@ -35,10 +35,10 @@ impl Machine {
             None => now.monotonic,
             Some(_) => queue.failed(now),
         };
-        let in_use = failure
-            .as_ref()
-            .is_some_and(|failure| failure.class == Class::InUse);
-        let patient = in_use && !queue.is_refused_for_long(now);
+        let class = failure.as_ref().map(|failure| failure.class);
+        let patient = class == Some(Class::InUse) && !queue.is_refused_for_long(now);
+        // An alarm is told for itself, and as long as it lasts.
+        let told = failure.filter(|failure| failure.class != Class::Blocked);
         let answers = queue.closed(Some(retry));
         let users: Vec<_> = queue.users.iter().cloned().collect();
         let (name, done) = (queue.name.clone(), queue.is_done());
@@ -56,7 +56,7 @@ impl Machine {
         for id in &users {
             self.scheduler.leave(id);
             self.inspect(id);
-            let Some(failure) = &failure else { continue };
+            let Some(failure) = &told else { continue };
             let phase = match Phase::of(failure) {
                 Phase::Stalled { reason, message } if patient => {
                     Phase::progressing(reason, message)

@@ -130,6 +130,19 @@ fn what_was_told_before_an_alarm_is_told_again_after_it() {
 }
 
 #[test]
+fn a_refill_queue_that_is_refused_over_an_alarm_tells_of_it_no_longer_than_the_alarm_does() {
+    let (mut script, consumer) = Script::ready(bucket());
+    script.send(Event::Blocked(true));
+    script.send(Event::ConsumerEnded {
+        consumer,
+        failure: Some(failure(Class::Blocked)),
+    });
+    assert_eq!(script.told_of(), (1, "BrokerBlocked"));
+    script.send(Event::Blocked(false));
+    assert_eq!(script.told_of(), (1, "Ready"));
+}
+
+#[test]
 fn an_edit_is_not_in_force_when_a_bucket_is_filled_up_by_a_batch_from_before_it() {
     let owing = Ledger {
         owed: 20_000,
