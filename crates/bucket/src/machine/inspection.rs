@@ -14,6 +14,10 @@ use crate::{BucketId, Known, Ledger, Owner};
 /// Inspections under way at the same time: enough to keep the broker busy.
 const MOST_INSPECTIONS: usize = 64;
 
+/// A bucket that is not known to have had a ledger gets one when none was seen for so long: another operator may hold one
+/// whose queue somebody has deleted, and comes with it within milliseconds.
+const ADOPTED_AFTER: Duration = Duration::from_secs(1);
+
 /// Inspections that are under way, and those that wait.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Inspections {
@@ -204,12 +208,8 @@ impl Machine {
         if lost {
             self.show(id, Phase::progressing("LedgerHeld", message));
         }
-        let absence = if lost {
-            Absence::Unseen(limit)
-        } else {
-            Absence::NoQueue
-        };
-        self.write_ledger(id, Box::new(ledger), lost, absence);
+        let unseen = if lost { limit } else { ADOPTED_AFTER };
+        self.write_ledger(id, Box::new(ledger), lost, Absence::Unseen(unseen));
     }
 
     /// Writes a ledger where there is none; what was known of the bucket goes on from it.
