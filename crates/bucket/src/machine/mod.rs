@@ -355,6 +355,7 @@ impl Machine {
     /// Nothing is done for a bucket any more. Answers the batch that it still takes part in.
     fn leave(&mut self, id: &BucketId, delete: bool, now: Now) -> Option<BatchId> {
         let entry = self.buckets.remove(id)?;
+        self.removals.remember(id, &entry.bucket.uid);
         if self.names.get(&entry.bucket.name) == Some(id) {
             self.names.remove(&entry.bucket.name);
         }

@@ -17,7 +17,7 @@ const MOST_REMEMBERED: usize = 1_000;
 pub(super) struct Removals {
     waiting: BTreeMap<Arc<str>, Vec<Removing>>,
     jobs: HashMap<JobId, Removing>,
-    /// The newest removals: id of the bucket and UID of the resource. It outlives connections.
+    /// Who has left lately: id of the bucket and UID of the resource. It outlives connections.
     gone: VecDeque<(BucketId, Arc<str>)>,
 }
 
@@ -45,11 +45,12 @@ impl Removals {
         newest.map(|(_, uid)| uid.clone())
     }
 
-    fn remember(&mut self, id: BucketId, uid: Arc<str>) {
+    /// Should another resource have this id some day, this one is gone for certain.
+    pub(super) fn remember(&mut self, id: &BucketId, uid: &Arc<str>) {
         if self.gone.len() >= MOST_REMEMBERED {
             self.gone.pop_front();
         }
-        self.gone.push_back((id, uid));
+        self.gone.push_back((id.clone(), uid.clone()));
     }
 
     /// The connection is gone. Answers who is to be told.
@@ -71,8 +72,7 @@ impl Machine {
         removal.established |= entry.is_some_and(|entry| entry.known.is_some());
         let delete = removal.policy == DeletionPolicy::Delete;
         let batch = self.leave(&removal.id, delete, now);
-        self.removals
-            .remember(removal.id.clone(), removal.uid.clone());
+        self.removals.remember(&removal.id, &removal.uid);
         if !self.connected {
             self.answer(ticket, Err(RemoveFailure::NotConnected));
             return;

@@ -167,6 +167,27 @@ fn of_two_resources_that_write_a_ledger_the_younger_yields() {
 }
 
 #[test]
+fn a_resource_that_is_made_anew_does_not_yield_to_the_one_before_it() {
+    let (mut script, _) = Script::ready(bucket());
+    script.send(Event::Leave(bucket().id));
+    let anew = Bucket {
+        uid: "uid-2".into(),
+        created: at(5),
+        ..bucket()
+    };
+    let effect = script.one(apply(anew.clone(), 1, None));
+    let job = script.not_new(effect);
+    let batch = taking(script.one(queues(job, 0, Some(25))));
+    // Somebody who does not know of it has written the ledger since.
+    let stale = Ledger {
+        rival: Some(Box::new(Owner::of(&anew, "ops"))),
+        ..ledger()
+    };
+    let wanted = transaction(script.one(taken(batch, held(stale, 0))));
+    assert!(wanted.ledgers[0].1.is_of(&anew));
+}
+
+#[test]
 fn a_resource_that_has_yielded_does_not_forget_which_ticks_it_has_carried_out() {
     let (mut script, consumer) = Script::ready(bucket());
     // Asked for by an operator whose clock is ahead.
