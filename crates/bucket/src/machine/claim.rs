@@ -4,7 +4,8 @@
 
 use std::sync::Arc;
 
-use crate::{Ledger, Owner};
+use super::outcome::Phase;
+use crate::{Bucket, Ledger, Owner};
 
 /// What a resource may do with a ledger.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,6 +50,33 @@ pub(super) fn claim(
         Claim::Contested(owner.clone())
     } else {
         Claim::Yield(owner.clone())
+    }
+}
+
+/// What is told of `bucket` when its ledger belongs to `owner`, which comes first.
+pub(super) fn conflict(bucket: &Bucket, owner: &Owner) -> Phase {
+    let message = format!(
+        "Queue {} is refilled for {} too, which comes first: give this one another spec.name, or delete that one. If it is \
+         gone for good, purge queue {}.",
+        bucket.queue(),
+        described(owner),
+        bucket.ledger_queue()
+    );
+    Phase::stalled("NameConflict", message)
+}
+
+/// Who that is, for people.
+pub(super) fn described(owner: &Owner) -> String {
+    let Owner {
+        operator,
+        resource,
+        uid,
+        created: _,
+    } = owner;
+    if resource.is_empty() {
+        format!("another resource (UID {uid})")
+    } else {
+        format!("TokenBucket {resource} (UID {uid}, operator {operator})")
     }
 }
 

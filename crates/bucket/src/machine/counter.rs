@@ -3,8 +3,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::Machine;
+use super::effect::Effect;
 use super::event::Now;
-use super::outcome::Observed;
+use super::failure::Failure;
+use super::outcome::{Observed, Outcome};
 use crate::BucketId;
 
 /// Commits come many a second: their buckets are counted together, when there has been none for so long …
@@ -83,9 +86,58 @@ impl Counter {
 
 /// Ten thousand buckets that nobody uses are no news every few seconds: a count that stays the same is told once in each
 /// minute.
-pub(super) fn is_news(before: Observed, now: Observed) -> bool {
+fn is_news(before: Observed, now: Observed) -> bool {
     let minute = |count: Observed| count.at.timestamp().div_euclid(60);
     before.tokens != now.tokens || minute(before) != minute(now)
+}
+
+impl Machine {
+    pub(super) fn count(&mut self, wanted: &Wanted) {
+        let wanted_one = |id| match wanted {
+            Wanted::All => true,
+            Wanted::These(ids) => ids.contains(id),
+        };
+        let entries = self.buckets.iter();
+        let counted = entries.filter(|(id, entry)| entry.is_ready() && wanted_one(*id));
+        let buckets: Vec<_> = counted
+            .map(|(id, entry)| (id.clone(), entry.bucket.name.clone()))
+            .collect();
+        if buckets.is_empty() {
+            self.counter.counted();
+        } else {
+            self.effects.push(Effect::Count { buckets });
+        }
+    }
+
+    pub(super) fn counted(
+        &mut self,
+        counts: Vec<(BucketId, Result<Option<u64>, Failure>)>,
+        now: Now,
+    ) {
+        self.counter.counted();
+        for (id, count) in counts {
+            if !self.buckets.get(&id).is_some_and(|entry| entry.is_ready()) {
+                continue;
+            }
+            match count {
+                Ok(Some(tokens)) => {
+                    let at = now.utc;
+                    let observed = Observed { tokens, at };
+                    self.update(&id, |state| {
+                        let is_news = |before| is_news(before, observed);
+                        if state.observed.is_none_or(is_news) {
+                            state.observed = Some(observed);
+                        }
+                    });
+                }
+                Ok(None) => {
+                    self.tell(Outcome::QueueMissing(id.clone()));
+                    self.inspect(&id);
+                }
+                Err(_) => {}
+            }
+        }
+    }
 }
 
 #[cfg(test)]

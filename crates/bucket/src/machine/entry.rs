@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::adjustment::Adjustment;
 use super::event::{BatchId, ConsumerId, JobId, Now, QueueState};
-use super::outcome::{BucketState, Phase};
+use super::outcome::BucketState;
 use super::refill_queue::Ticket;
 use crate::ledger::MOST_REQUEST_IDS;
 use crate::{Bucket, Cause, Known, Owner, backoff};
@@ -162,24 +162,6 @@ impl Entry {
     /// Whether there has been a ledger, as far as anybody knows.
     pub(super) fn has_had_ledger(&self) -> bool {
         self.known.is_some() || self.had_ledger
-    }
-
-    /// What is told of it during a resource alarm. What waits for a person does so all the same, unless that one has edited
-    /// it since.
-    pub(super) fn held_up_by_alarm(&self) -> Arc<BucketState> {
-        let is_stalled = matches!(self.state.phase, Phase::Stalled { .. });
-        if is_stalled && self.state.revision == self.revision {
-            return self.state.clone();
-        }
-        Arc::new(BucketState {
-            revision: self.revision,
-            phase: Phase::progressing(
-                "BrokerBlocked",
-                "The broker accepts nothing at present because it is short of memory or disk space (resource alarm).",
-            ),
-            next_refill: None,
-            ..(*self.state).clone()
-        })
     }
 
     /// What its queue needs next; None while that is not known.

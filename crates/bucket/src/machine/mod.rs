@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use crate::{Bucket, BucketId, Known};
 use batch::Batch;
-use counter::{Counter, Wanted};
+use counter::Counter;
 use entry::{Entry, Stage};
 use inspection::Inspections;
 use refill_queue::{Link, RefillQueues};
@@ -237,77 +237,9 @@ impl Machine {
         }
     }
 
-    fn count(&mut self, wanted: &Wanted) {
-        let wanted_one = |id| match wanted {
-            Wanted::All => true,
-            Wanted::These(ids) => ids.contains(id),
-        };
-        let entries = self.buckets.iter();
-        let counted = entries.filter(|(id, entry)| entry.is_ready() && wanted_one(*id));
-        let buckets: Vec<_> = counted
-            .map(|(id, entry)| (id.clone(), entry.bucket.name.clone()))
-            .collect();
-        if buckets.is_empty() {
-            self.counter.counted();
-        } else {
-            self.effects.push(Effect::Count { buckets });
-        }
-    }
-
     fn next_number(&mut self) -> u64 {
         self.newest += 1;
         self.newest
-    }
-
-    fn tell(&mut self, outcome: Outcome) {
-        self.effects.push(Effect::Tell(outcome));
-    }
-
-    /// Changes what is known about a bucket, and tells it when that is news.
-    fn update(&mut self, id: &BucketId, change: impl FnOnce(&mut BucketState)) {
-        let Some(entry) = self.buckets.get_mut(id) else {
-            return;
-        };
-        let mut changed = BucketState::clone(&entry.state);
-        change(&mut changed);
-        if changed != *entry.state {
-            entry.state = Arc::new(changed);
-            self.tell_bucket(id);
-        }
-    }
-
-    /// Tells what is known about a bucket. During an alarm that is what holds it up, whatever else does; what else comes
-    /// to be seen again when the alarm is over.
-    fn tell_bucket(&mut self, id: &BucketId) {
-        if let Some(entry) = self.buckets.get(id) {
-            let state = if self.blocked {
-                entry.held_up_by_alarm()
-            } else {
-                entry.state.clone()
-            };
-            self.tell(Outcome::Bucket(id.clone(), state));
-        }
-    }
-
-    fn show_alarm(&mut self, blocked: bool) {
-        if std::mem::replace(&mut self.blocked, blocked) != blocked {
-            let ids: Vec<_> = self.buckets.keys().cloned().collect();
-            ids.iter().for_each(|id| self.tell_bucket(id));
-        }
-    }
-
-    /// The newest specification of a bucket is in this phase.
-    fn show(&mut self, id: &BucketId, phase: Phase) {
-        let Some(revision) = self.buckets.get(id).map(|entry| entry.revision) else {
-            return;
-        };
-        self.update(id, |state| {
-            if phase != Phase::Ready {
-                state.next_refill = None;
-            }
-            state.revision = revision;
-            state.phase = phase;
-        });
     }
 
     fn apply(&mut self, bucket: Arc<Bucket>, revision: u64, known: Option<Known>, now: Now) {

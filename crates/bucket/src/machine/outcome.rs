@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
+use super::Machine;
+use super::effect::Effect;
 use super::failure::{Class, Failure};
 use crate::{BucketId, Ledger, MissedRefills, Refill, Trigger};
 
@@ -153,6 +155,15 @@ impl Phase {
         Self::Stalled { reason, message }
     }
 
+    /// Of a bucket whose refills run. Whoever is told that it is ready is told of all tokens that it was owed before, too.
+    pub(super) fn running(owes: bool) -> Self {
+        if owes {
+            Self::progressing("Filling", "Tokens that the bucket is owed are being added.")
+        } else {
+            Self::Ready
+        }
+    }
+
     /// What a bucket is in while this is in its way.
     #[must_use]
     pub fn of(failure: &Failure) -> Self {
@@ -192,5 +203,77 @@ impl BucketState {
             self.last_refill.clone_from(&ledger.last_refill);
             self.refill_request.clone_from(&ledger.manual);
         }
+    }
+
+    /// What is told of it during a resource alarm. What waits for a person does so all the same, unless that one has edited
+    /// it since; `revision` is the newest one.
+    fn held_up_by_alarm(self: &Arc<Self>, revision: u64) -> Arc<Self> {
+        let is_stalled = matches!(self.phase, Phase::Stalled { .. });
+        if is_stalled && self.revision == revision {
+            return self.clone();
+        }
+        Arc::new(Self {
+            revision,
+            phase: Phase::progressing(
+                "BrokerBlocked",
+                "The broker accepts nothing at present because it is short of memory or disk space (resource alarm).",
+            ),
+            next_refill: None,
+            ..Self::clone(self)
+        })
+    }
+}
+
+impl Machine {
+    pub(super) fn tell(&mut self, outcome: Outcome) {
+        self.effects.push(Effect::Tell(outcome));
+    }
+
+    /// Changes what is known about a bucket, and tells it when that is news.
+    pub(super) fn update(&mut self, id: &BucketId, change: impl FnOnce(&mut BucketState)) {
+        let Some(entry) = self.buckets.get_mut(id) else {
+            return;
+        };
+        let mut changed = BucketState::clone(&entry.state);
+        change(&mut changed);
+        if changed != *entry.state {
+            entry.state = Arc::new(changed);
+            self.tell_bucket(id);
+        }
+    }
+
+    /// Tells what is known about a bucket. During an alarm that is what holds it up, whatever else does; what else comes
+    /// to be seen again when the alarm is over.
+    pub(super) fn tell_bucket(&mut self, id: &BucketId) {
+        if let Some(entry) = self.buckets.get(id) {
+            let state = if self.blocked {
+                entry.state.held_up_by_alarm(entry.revision)
+            } else {
+                entry.state.clone()
+            };
+            self.tell(Outcome::Bucket(id.clone(), state));
+        }
+    }
+
+    /// All buckets tell of a resource alarm that begins, and then of themselves again.
+    pub(super) fn show_alarm(&mut self, blocked: bool) {
+        if std::mem::replace(&mut self.blocked, blocked) != blocked {
+            let ids: Vec<_> = self.buckets.keys().cloned().collect();
+            ids.iter().for_each(|id| self.tell_bucket(id));
+        }
+    }
+
+    /// The newest specification of a bucket is in this phase.
+    pub(super) fn show(&mut self, id: &BucketId, phase: Phase) {
+        let Some(revision) = self.buckets.get(id).map(|entry| entry.revision) else {
+            return;
+        };
+        self.update(id, |state| {
+            if phase != Phase::Ready {
+                state.next_refill = None;
+            }
+            state.revision = revision;
+            state.phase = phase;
+        });
     }
 }

@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
+use super::Machine;
 use super::adjustment::Adjustment;
 use super::batch::{self, Accepted, Batch, Decided, Item, Step, Task};
+use super::claim::{conflict, described};
 use super::effect::{Absence, Effect};
 use super::entry::Stage;
 use super::event::{BatchId, Now, QueueState, Taken};
 use super::failure::{Class, Failure};
 use super::outcome::{Observed, Outcome, Phase};
 use super::share::Room;
-use super::{Machine, counter};
 use crate::{BucketId, Known, Owner};
 
 impl Machine {
@@ -255,17 +256,10 @@ impl Machine {
                     entry.put_back(item.requests);
                     entry.yielded = true;
                     entry.absent = None;
-                    let message = format!(
-                        "Queue {} is refilled for {} too, which comes first: give this one another spec.name, or delete that \
-                         one. If it is gone for good, purge queue {}.",
-                        item.bucket.queue(),
-                        described(&owner),
-                        item.bucket.ledger_queue()
-                    );
-                    let bucket = id.clone();
+                    let (bucket, phase) = (id.clone(), conflict(&item.bucket, &owner));
                     let owner = owner.uid;
                     self.tell(Outcome::Owned { bucket, owner });
-                    self.stall(&id, Phase::stalled("NameConflict", message), now);
+                    self.stall(&id, phase, now);
                 }
             }
             let Some(entry) = self.buckets.get_mut(&id) else {
@@ -338,7 +332,22 @@ impl Machine {
                 None => {}
             }
         }
-        self.tell_accepted(&id, accepted, held.ledger.owed, now);
+        let owed = held.ledger.owed;
+        for Accepted {
+            trigger,
+            added,
+            tick,
+        } in accepted
+        {
+            self.tell(Outcome::Refilled {
+                bucket: id.clone(),
+                trigger,
+                added,
+                tick,
+                lag: tick.and_then(|tick| (now.utc - tick).to_std().ok()),
+                owed,
+            });
+        }
         if held.completes() {
             let added = held.ledger.last_refill.as_ref().map_or(0, |it| it.added);
             let bucket = id.clone();
@@ -357,35 +366,23 @@ impl Machine {
             return;
         };
         // Tasks that put a queue right are followed by a look at what is still to be done.
-        let queue = match (task, &entry.stage) {
-            (Task::Refill { limit }, _) => QueueState { tokens, limit },
-            (Task::Replace, _) if held.tokens == 0 => QueueState {
-                tokens,
-                limit: Some(bucket.maximum),
-            },
-            (_, Stage::Opening(QueueState { limit, .. })) => QueueState {
-                tokens,
-                limit: *limit,
-            },
+        let limit = match (task, &entry.stage) {
+            (Task::Refill { limit }, _) => limit,
+            (Task::Replace, _) if held.tokens == 0 => Some(bucket.maximum),
+            (_, Stage::Opening(QueueState { limit, .. })) => *limit,
             _ => return,
         };
         let at = now.utc;
         let observed = Some(Observed { tokens, at });
-        let Some(entry) = self.buckets.get_mut(&id) else {
-            return;
-        };
         let opening = matches!(entry.stage, Stage::Opening(_));
         if opening && (entry.outdated || !matches!(task, Task::Refill { .. })) {
-            entry.stage = Stage::Opening(queue);
+            entry.stage = Stage::Opening(QueueState { tokens, limit });
             self.update(&id, |state| state.observed = observed);
             return;
         }
         let owes = ledger.owed > 0;
         let was_waiting = matches!(entry.state.phase, Phase::Progressing { .. });
-        entry.stage = Stage::Ready {
-            limit: queue.limit,
-            owes,
-        };
+        entry.stage = Stage::Ready { limit, owes };
         entry.ask_by_annotation(ledger.manual.as_deref());
         let revision = opening.then_some(entry.revision);
         self.counter.soon(id.clone(), now);
@@ -393,11 +390,11 @@ impl Machine {
             self.scheduler
                 .enter(&bucket, ledger.since, ledger.reference(), now);
         }
-        let phase = (opening || (was_waiting && !owes)).then(|| running(owes));
+        let phase = (opening || (was_waiting && !owes)).then(|| Phase::running(owes));
         let next = self.scheduler.next_of(&id);
         self.update(&id, |state| {
             state.observed = observed;
-            state.limit = queue.limit;
+            state.limit = limit;
             state.show(&ledger);
             // What was edited since it was opened is not in force yet.
             state.revision = revision.unwrap_or(state.revision);
@@ -406,79 +403,5 @@ impl Machine {
                 state.next_refill = next;
             }
         });
-    }
-
-    fn tell_accepted(&mut self, id: &BucketId, accepted: Vec<Accepted>, owed: u64, now: Now) {
-        for Accepted {
-            trigger,
-            added,
-            tick,
-        } in accepted
-        {
-            let lag = tick.and_then(|tick| (now.utc - tick).to_std().ok());
-            let bucket = id.clone();
-            self.tell(Outcome::Refilled {
-                bucket,
-                trigger,
-                added,
-                tick,
-                lag,
-                owed,
-            });
-        }
-    }
-
-    pub(super) fn counted(
-        &mut self,
-        counts: Vec<(BucketId, Result<Option<u64>, Failure>)>,
-        now: Now,
-    ) {
-        self.counter.counted();
-        for (id, count) in counts {
-            if !self.buckets.get(&id).is_some_and(|entry| entry.is_ready()) {
-                continue;
-            }
-            match count {
-                Ok(Some(tokens)) => {
-                    let at = now.utc;
-                    let observed = Observed { tokens, at };
-                    self.update(&id, |state| {
-                        let is_news = |before| counter::is_news(before, observed);
-                        if state.observed.is_none_or(is_news) {
-                            state.observed = Some(observed);
-                        }
-                    });
-                }
-                Ok(None) => {
-                    self.tell(Outcome::QueueMissing(id.clone()));
-                    self.inspect(&id);
-                }
-                Err(_) => {}
-            }
-        }
-    }
-}
-
-/// The phase of a bucket whose refills run. Whoever is told that it is ready is told of all tokens that it was owed before,
-/// too.
-fn running(owes: bool) -> Phase {
-    if owes {
-        Phase::progressing("Filling", "Tokens that the bucket is owed are being added.")
-    } else {
-        Phase::Ready
-    }
-}
-
-fn described(owner: &Owner) -> String {
-    let Owner {
-        operator,
-        resource,
-        uid,
-        created: _,
-    } = owner;
-    if resource.is_empty() {
-        format!("another resource (UID {uid})")
-    } else {
-        format!("TokenBucket {resource} (UID {uid}, operator {operator})")
     }
 }
