@@ -3,7 +3,7 @@
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use bucket::{Bucket, BucketId, QueueType};
+use bucket::{Bucket, BucketId, MissedRefills, QueueType};
 use chrono::{DateTime, TimeDelta, Utc};
 use schedule::{Timetable, parse_zone};
 
@@ -40,6 +40,23 @@ pub fn bucket_name(number: usize) -> &'static str {
 #[must_use]
 pub fn refill_queue(number: u8) -> &'static str {
     ["refill", "refill2", "refill3", "refill4"][usize::from(number)]
+}
+
+/// A specification of which every tick counts: all are carried out, and each fits.
+#[must_use]
+pub fn spec() -> Spec {
+    Spec {
+        amount: 1,
+        maximum: 10,
+        initial: 0,
+        schedule: 0,
+        refill_queue: 0,
+        suspend: false,
+        missed: MissedRefills::All,
+        deadline: None,
+        quorum: false,
+        annotation: None,
+    }
 }
 
 /// The bucket of a resource. The API server cuts the time of creation to seconds.

@@ -7,13 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bucket::machine::{ConsumerId, Effect, Event, MOST_TOKENS, Machine, Now, Settings};
-use bucket::{BucketId, Known, MissedRefills, queue_name};
+use bucket::{BucketId, Known, queue_name};
 
 use crate::accountant::{Accountant, Leniency, Violation};
 use crate::broker::{Broker, ConnectionId};
 use crate::fixture;
 use crate::operator::{Body, Mutant, Progress, Shell, Work};
-use crate::plan::Spec;
 
 /// Ticks of the bucket that are carried out.
 pub const TICKS: u64 = 3;
@@ -87,7 +86,7 @@ pub fn explore(
 impl State {
     fn begin(left: Bounds, mutant: Option<Mutant>) -> Result<Self, Violation> {
         let mut accountant = Accountant::new(1, Leniency::default());
-        accountant.specified(0, "uid", fixture::at(0), fixture::at(0), spec());
+        accountant.specified(0, "uid", fixture::at(0), fixture::at(0), fixture::spec());
         let process = |number: usize| Process {
             machine: machine(number),
             shell: None,
@@ -126,7 +125,7 @@ impl State {
         let uid = "uid".into();
         let id = BucketId::new("shop", fixture::bucket_name(0));
         let queue = fixture::refill_queue(u8::try_from(operator).unwrap_or_default());
-        let bucket = Arc::new(fixture::bucket(&uid, &id, 0, 0, spec(), queue));
+        let bucket = Arc::new(fixture::bucket(&uid, &id, 0, 0, fixture::spec(), queue));
         process.inbox.push_back(Event::Connected);
         process.inbox.push_back(Event::Apply {
             bucket,
@@ -332,25 +331,10 @@ impl State {
     /// Each tick was carried out once.
     fn check(&self) -> Result<(), Violation> {
         let tokens = self.broker.ready(&queue_name(fixture::bucket_name(0)));
-        if tokens != Some(spec().amount * TICKS) {
+        if tokens != Some(fixture::spec().amount * TICKS) {
             return Err(format!("I3: {tokens:?} tokens after {TICKS} ticks"));
         }
         Ok(())
-    }
-}
-
-fn spec() -> Spec {
-    Spec {
-        amount: 1,
-        maximum: 10,
-        initial: 0,
-        schedule: 0,
-        refill_queue: 0,
-        suspend: false,
-        missed: MissedRefills::All,
-        deadline: None,
-        quorum: false,
-        annotation: None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The steps that need no ledger: how the queues of a bucket are, and a first or a lost ledger.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bucket::machine::{Absence, Event, Inspection, JobId, QueueState};
 use bucket::{Bucket, Ledger, QueueType};
@@ -89,34 +90,46 @@ impl Work {
         Ok(Progress::More)
     }
 
-    /// A ledger whose queue is there or not, under a lock.
+    /// A ledger where there is none. All who write one of a bucket exclude each other, with a lock.
     pub(super) fn write_step(
         &mut self,
         shell: &mut Shell,
         broker: &mut Broker<Body>,
     ) -> Result<Progress, Refused> {
-        let What::WriteLedger(job, bucket, ledger, absence) = &self.what else {
+        let channel = Self::own_channel(&mut self.channel, shell, broker, true)?;
+        let What::WriteLedger(_, bucket, _, absence) = &self.what else {
             return Err(Refused::Gone);
         };
-        let Absence::Unseen(limit) = *absence else {
-            return self.write_first_step(shell, broker);
-        };
-        let channel = match self.channel {
-            Some(channel) => channel,
-            None => *self.channel.insert(broker.open(shell.connection, true)?),
+        if self.step == 0 {
+            claim(&mut self.claims, shell, bucket)?;
+            broker.declare(channel, &lock_of(bucket), Arguments::default(), true)?;
+            return Ok(Progress::More);
+        }
+        match *absence {
+            Absence::Unseen(limit) => self.write_unseen_step(limit, shell.mutant, channel, broker),
+            Absence::NoQueues => self.write_first_step(true, channel, broker),
+            Absence::NoQueue => self.write_first_step(false, channel, broker),
+        }
+    }
+
+    /// A ledger whose queue is there or not.
+    fn write_unseen_step(
+        &mut self,
+        limit: Duration,
+        mutant: Option<Mutant>,
+        channel: ChannelId,
+        broker: &mut Broker<Body>,
+    ) -> Result<Progress, Refused> {
+        let What::WriteLedger(job, bucket, ledger, _) = &self.what else {
+            return Err(Refused::Gone);
         };
         let (queue, job) = (bucket.ledger_queue(), *job);
-        let lock = lock_of(bucket);
         let quorum = bucket.queue_type == QueueType::Quorum;
         let answer = |broker: &mut Broker<Body>, written| {
-            broker.delete(channel, &lock, false)?;
+            broker.delete(channel, &lock_of(bucket), false)?;
             Ok(ledger_written(job, written))
         };
         match self.step {
-            0 => {
-                claim(&mut self.claims, shell, bucket)?;
-                broker.declare(channel, &lock, Arguments::default(), true)?;
-            }
             1 => {
                 broker.declare(channel, &queue, ledger_arguments(quorum), false)?;
                 broker.consume(channel, &queue, false)?;
@@ -135,7 +148,7 @@ impl Work {
             }
             3 => {
                 let mut written = (**ledger).clone();
-                if shell.mutant == Some(Mutant::ForgetsTicks) {
+                if mutant == Some(Mutant::ForgetsTicks) {
                     written.tick = written.tick.map(|tick| tick - FORGOTTEN);
                 }
                 publish(broker, channel, &queue, written)?;
@@ -148,25 +161,16 @@ impl Work {
     /// A ledger that has no queue: exclusive queues are the test and the lock.
     fn write_first_step(
         &mut self,
-        shell: &mut Shell,
+        alone: bool,
+        channel: ChannelId,
         broker: &mut Broker<Body>,
     ) -> Result<Progress, Refused> {
-        let What::WriteLedger(job, bucket, ledger, absence) = &self.what else {
+        let What::WriteLedger(job, bucket, ledger, _) = &self.what else {
             return Err(Refused::Gone);
         };
-        let alone = *absence == Absence::NoQueues;
         let (queue, job) = (bucket.ledger_queue(), *job);
-        let channel = match self.channel {
-            Some(channel) => channel,
-            None => *self.channel.insert(broker.open(shell.connection, true)?),
-        };
         let quorum = bucket.queue_type == QueueType::Quorum;
-        let lock = lock_of(bucket);
         match self.step {
-            0 => {
-                claim(&mut self.claims, shell, bucket)?;
-                broker.declare(channel, &lock, Arguments::default(), true)?;
-            }
             1 => {
                 if !reserve(broker, channel, &queue)? {
                     self.channel = None;
@@ -195,7 +199,7 @@ impl Work {
             }
             6 => publish(broker, channel, &queue, (**ledger).clone())?,
             7 => {
-                broker.delete(channel, &lock, false)?;
+                broker.delete(channel, &lock_of(bucket), false)?;
                 return Ok(ledger_written(job, !self.yields));
             }
             // GIVES_BACK

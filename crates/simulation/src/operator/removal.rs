@@ -38,10 +38,7 @@ impl Work {
         removing: &Removing,
     ) -> Result<Progress, Refused> {
         let ledger_queue = ledger_queue_name(&removing.name);
-        let channel = match self.channel {
-            Some(channel) => channel,
-            None => *self.channel.insert(broker.open(shell.connection, true)?),
-        };
+        let channel = Self::own_channel(&mut self.channel, shell, broker, true)?;
         match self.step {
             0 => match broker.consume(channel, &ledger_queue, false) {
                 // Nothing says that it is somebody else's.

@@ -131,13 +131,7 @@ impl Work {
         let done = |event| Ok(Progress::Done(event));
         match &mut self.what {
             What::Consume(queue, consumer) => {
-                let channel = match self.channel {
-                    Some(channel) => channel,
-                    None => {
-                        let channel = broker.open(shell.connection, true)?;
-                        *self.channel.insert(channel)
-                    }
-                };
+                let channel = Self::own_channel(&mut self.channel, shell, broker, true)?;
                 match self.step {
                     0 => {
                         broker.declare(channel, queue, shell.refill_arguments(), false)?;
@@ -201,11 +195,9 @@ impl Work {
                 return done(ended);
             }
             What::Publish(requests, results) => {
-                let channel = match shell.publisher.filter(|channel| broker.is_open(*channel)) {
-                    Some(channel) => channel,
-                    None => broker.open(shell.connection, false)?,
-                };
-                shell.publisher = Some(channel);
+                let mut publisher = shell.publisher.take();
+                let channel = Self::own_channel(&mut publisher, shell, broker, false)?;
+                shell.publisher = publisher;
                 if let Some((queue, request)) = requests.get(self.step) {
                     let body = Body::Request(Arc::new(request.clone()));
                     results.push(match broker.publish(channel, queue, body, true)? {
@@ -224,10 +216,7 @@ impl Work {
                 return self.batch_step(shell, broker);
             }
             What::Count(buckets, counts) => {
-                let channel = match self.channel.filter(|channel| broker.is_open(*channel)) {
-                    Some(channel) => channel,
-                    None => *self.channel.insert(broker.open(shell.connection, false)?),
-                };
+                let channel = Self::own_channel(&mut self.channel, shell, broker, false)?;
                 if let Some((id, name)) = buckets.get(self.step) {
                     let count = match broker.count(channel, &queue_name(name)) {
                         Ok(count) => Some(count),

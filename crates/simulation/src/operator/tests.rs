@@ -3,28 +3,15 @@
 use std::sync::Arc;
 
 use bucket::machine::{Absence, Effect, Event, JobId};
-use bucket::{Bucket, BucketId, Ledger, MissedRefills, Owner};
+use bucket::{Bucket, BucketId, Ledger, Owner};
 
 use super::{Body, Progress, Shell, Work};
 use crate::broker::{Arguments, Broker};
 use crate::fixture;
-use crate::plan::Spec;
 
 fn bucket() -> Arc<Bucket> {
-    let spec = Spec {
-        amount: 1,
-        maximum: 9,
-        initial: 0,
-        schedule: 0,
-        refill_queue: 0,
-        suspend: false,
-        missed: MissedRefills::All,
-        deadline: None,
-        quorum: false,
-        annotation: None,
-    };
     let id = BucketId::new("shop", "red");
-    let bucket = fixture::bucket(&"uid".into(), &id, 0, 0, spec, "refill");
+    let bucket = fixture::bucket(&"uid".into(), &id, 0, 0, fixture::spec(), "refill");
     Arc::new(bucket)
 }
 

@@ -10,7 +10,7 @@ use bucket::{Bucket, BucketId, DeletionPolicy, Ledger, RefillRequest};
 
 use super::{Body, Shell};
 use crate::accountant::Doing;
-use crate::broker::{ChannelId, Got};
+use crate::broker::{Broker, ChannelId, Got, Refused};
 
 /// Looks at a ledger that is absent, until it is lost.
 pub(super) const WAITS: u32 = 8;
@@ -128,6 +128,19 @@ impl Work {
             claims: false,
             yields: false,
         })
+    }
+
+    /// The channel of its own, which is opened at its first step.
+    pub(super) fn own_channel(
+        channel: &mut Option<ChannelId>,
+        shell: &Shell,
+        broker: &mut Broker<Body>,
+        transactional: bool,
+    ) -> Result<ChannelId, Refused> {
+        match *channel {
+            Some(channel) if broker.is_open(channel) => Ok(channel),
+            _ => Ok(*channel.insert(broker.open(shell.connection, transactional)?)),
+        }
     }
 
     pub(super) fn unclaim(&mut self, shell: &mut Shell) {
