@@ -4,12 +4,14 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+
 use super::adjustment::Adjustment;
 use super::event::{BatchId, ConsumerId, JobId, Now, QueueState};
 use super::outcome::BucketState;
 use super::refill_queue::Ticket;
 use crate::ledger::MOST_REQUEST_IDS;
-use crate::{Bucket, Cause, Known, Owner, backoff};
+use crate::{Bucket, Cause, Known, Ledger, Owner, backoff};
 
 /// Delays between two tries: they double from the first to the last one.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
@@ -162,6 +164,13 @@ impl Entry {
     /// Whether there has been a ledger, as far as anybody knows.
     pub(super) fn has_had_ledger(&self) -> bool {
         self.known.is_some() || self.had_ledger
+    }
+
+    /// The ledger that it gets when nobody knows which ticks up to now were carried out.
+    pub(super) fn ledger_after_loss(&self, operator: &str, missing: DateTime<Utc>) -> Ledger {
+        let owner = Owner::of(&self.bucket, operator);
+        let known = self.known.clone().unwrap_or_default();
+        Ledger::after_loss(owner, &self.bucket.timetable.fingerprint(), &known, missing)
     }
 
     /// What its queue needs next; None while that is not known.

@@ -163,19 +163,16 @@ impl Machine {
         let Some(entry) = self.buckets.get(id) else {
             return;
         };
-        let owner = Owner::of(&entry.bucket, &self.settings.operator);
-        let fingerprint = entry.bucket.timetable.fingerprint();
         let lost = entry.has_had_ledger() && !entry.yielded;
+        let after_loss = entry.ledger_after_loss(&self.settings.operator, now.utc);
         let ledger = if lost {
-            let known = entry.known.clone().unwrap_or_default();
-            Ledger::after_loss(owner, &fingerprint, &known, now.utc)
+            after_loss
         } else {
+            let owner = Owner::of(&entry.bucket, &self.settings.operator);
+            let fingerprint = entry.bucket.timetable.fingerprint();
             let new = Ledger::new(owner, &fingerprint, entry.bucket.initial_tokens);
             // Ticks up to now were for the resource that came first.
-            let known = entry.known.as_ref().and_then(|known| known.tick);
-            let tick = entry
-                .yielded
-                .then(|| known.map_or(now.utc, |it| it.max(now.utc)));
+            let tick = after_loss.tick.filter(|_| entry.yielded);
             Ledger { tick, ..new }
         };
         // As this found it: who was slower than somebody else would forget what that one has refilled.
@@ -200,10 +197,7 @@ impl Machine {
             entry.bucket.ledger_queue(),
             limit.as_secs()
         );
-        let owner = Owner::of(&entry.bucket, &self.settings.operator);
-        let fingerprint = entry.bucket.timetable.fingerprint();
-        let known = entry.known.clone().unwrap_or_default();
-        let ledger = Ledger::after_loss(owner, &fingerprint, &known, now.utc);
+        let ledger = entry.ledger_after_loss(&self.settings.operator, now.utc);
         let lost = entry.has_had_ledger();
         if lost {
             self.show(id, Phase::progressing("LedgerHeld", message));

@@ -234,12 +234,7 @@ impl Machine {
     }
 
     pub(super) fn refused(&mut self, id: &BucketId, refusal: Refusal) {
-        self.tell(Outcome::Dropped {
-            bucket: Some(id.clone()),
-            reason: refusal.kind(),
-            parked: false,
-            message: None,
-        });
+        self.dropped(Some(id.clone()), refusal.kind(), false, None);
     }
 
     fn dropped(
