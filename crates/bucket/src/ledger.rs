@@ -346,11 +346,11 @@ impl Ledger {
     /// A request with this id, which came through this refill queue, is accepted.
     pub(crate) fn remember_request(&mut self, id: &str, refill_queue: &str) {
         let queue = fingerprint(refill_queue);
-        let of_queue = |known: &Box<str>| known.ends_with(&queue);
-        if self.requests.iter().filter(|it| of_queue(it)).count() >= MOST_REQUEST_IDS
-            && let Some(oldest) = self.requests.iter().position(of_queue)
-        {
-            self.requests.remove(oldest);
+        let of_queue: Vec<_> = (0..self.requests.len())
+            .filter(|place| self.requests[*place].ends_with(&queue))
+            .collect();
+        if of_queue.len() >= MOST_REQUEST_IDS {
+            self.requests.remove(of_queue[0]);
         } else if self.requests.len() >= MOST_QUEUES * MOST_REQUEST_IDS {
             self.requests.remove(0);
         }

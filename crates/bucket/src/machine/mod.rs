@@ -359,8 +359,8 @@ impl Machine {
         self.queues.touch_due(now);
         let ids: Vec<_> = self.buckets.keys().cloned().collect();
         for id in &ids {
-            let waits = |entry: &Box<Entry>| entry.stage == Stage::Unknown;
-            if self.buckets.get(id).is_some_and(waits) {
+            let stage = self.buckets.get(id).map(|entry| &entry.stage);
+            if stage == Some(&Stage::Unknown) {
                 self.inspect(id);
             }
         }
