@@ -69,8 +69,7 @@ impl Removals {
 impl Machine {
     pub(super) fn remove(&mut self, mut removal: Removal, ticket: u64, now: Now) {
         let entry = self.buckets.get(&removal.id);
-        removal.established |=
-            entry.is_some_and(|entry| entry.known.is_some() && !entry.yielded);
+        removal.established |= entry.is_some_and(|entry| entry.known.is_some() && !entry.yielded);
         let delete = removal.policy == DeletionPolicy::Delete;
         let batch = self.leave(&removal.id, delete, now);
         self.removals.remember(&removal.id, &removal.uid);
