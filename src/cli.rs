@@ -91,6 +91,18 @@ pub(crate) struct RunArgs {
     )]
     pub max_brokers_per_namespace: NonZeroU32,
 
+    /// Largest spec.maximum of a TokenBucket [default: 10000000]
+    #[arg(long, env = "MAX_TOKENS_PER_BUCKET", value_name = "NUMBER")]
+    pub max_tokens_per_bucket: Option<NonZeroU32>,
+
+    /// TokenBuckets of one namespace that are in force: the oldest ones [default: all]
+    #[arg(long, env = "MAX_BUCKETS_PER_NAMESPACE", value_name = "NUMBER")]
+    pub max_buckets_per_namespace: Option<NonZeroU32>,
+
+    /// Shortest time between two refills of a schedule [default: 1s]
+    #[arg(long, env = "MIN_REFILL_INTERVAL", value_parser = duration, value_name = "DURATION")]
+    pub min_refill_interval: Option<Duration>,
+
     /// Type of the refill queues; quorum needs RabbitMQ 3.13, and a name that no Celery application declares
     #[arg(
         long,

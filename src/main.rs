@@ -14,7 +14,7 @@ use chrono::Utc;
 use clap::Parser;
 use cli::{Cli, Command, RunArgs, ScheduleArgs, VerifyArgs};
 use token_bucket_operator::amqp::Endpoint;
-use token_bucket_operator::controller::{self, Scope, Settings};
+use token_bucket_operator::controller::{self, Ceilings, Scope, Settings};
 use token_bucket_operator::engine::LeaseValidity;
 use token_bucket_operator::ops::api_requests::{counted_client, with_user_agent};
 use token_bucket_operator::ops::election::{Candidate, Term};
@@ -210,6 +210,11 @@ async fn operate(args: RunArgs, stop: CancellationToken) -> anyhow::Result<()> {
         status_interval: args.status_interval,
         status_writes_per_second: args.status_writes_per_second,
         max_brokers_per_namespace: args.max_brokers_per_namespace,
+        ceilings: Ceilings {
+            max_tokens_per_bucket: args.max_tokens_per_bucket,
+            max_buckets_per_namespace: args.max_buckets_per_namespace,
+            min_refill_interval: args.min_refill_interval,
+        },
         refill_queue_type: args.refill_queue_type.into(),
         readiness: readiness.clone(),
         metrics: metrics.clone(),

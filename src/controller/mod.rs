@@ -1,6 +1,7 @@
 //! TokenBucket resources → engine → status. One file for each step: [`watch`], [`reconcile`] (which validates,
 //! [resolves](resolve) the broker and judges [name conflicts](conflict)), [`cleanup`], [`status`].
 
+mod ceilings;
 mod cleanup;
 mod conflict;
 mod context;
@@ -14,6 +15,7 @@ mod reconcile;
 mod resolve;
 mod resource;
 mod scope;
+mod seats;
 mod status;
 mod triggers;
 mod validate;
@@ -47,9 +49,11 @@ use engine_registry::EngineRegistry;
 use events::Events;
 use resolve::Resolver;
 use resource::Guarded;
+use seats::Seats;
 use status::StatusWriter;
 use triggers::ReconcileTriggers;
 
+pub use ceilings::Ceilings;
 pub use scope::{Scope, ScopeError, describe_scope};
 
 /// Reconciliations at the same time.
@@ -76,6 +80,8 @@ pub struct Settings {
     pub status_writes_per_second: NonZeroU32,
     /// Brokers that the buckets of one namespace may be at, besides the default one.
     pub max_brokers_per_namespace: NonZeroU32,
+    /// What no resource may go beyond.
+    pub ceilings: Ceilings,
     /// Type of the refill queues.
     pub refill_queue_type: QueueType,
     /// Set once every resource was read.
@@ -104,6 +110,7 @@ pub async fn run(settings: Settings, term: Term) -> Result<(), Ended> {
         status_interval,
         status_writes_per_second,
         max_brokers_per_namespace,
+        ceilings,
         refill_queue_type,
         readiness,
         metrics,
@@ -147,6 +154,8 @@ pub async fn run(settings: Settings, term: Term) -> Result<(), Ended> {
         events,
         reports,
         index: Mutex::default(),
+        seats: Mutex::new(Seats::new(ceilings.max_buckets_per_namespace)),
+        ceilings,
         failures: Mutex::new(HashMap::new()),
         schedules: Mutex::default(),
         synced: SetOnce::new(),

@@ -120,6 +120,11 @@ async fn apply(resource: &TokenBucket, context: &Context) -> Result<Action, Erro
             return Ok(Action::await_change());
         }
     };
+    if let Err(exceeded) = context.within_ceilings(&bucket) {
+        context.metrics.reconcile_error(exceeded.reason());
+        refuse(resource, Some(resource), context, exceeded.phase());
+        return Ok(Action::await_change());
+    }
     let (namespace, connection) = (bucket.id.namespace(), resource.spec.connection.as_deref());
     let endpoint = match context.resolver.resolve(namespace, connection).await {
         Ok(endpoint) => endpoint,

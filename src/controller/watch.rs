@@ -40,7 +40,9 @@ pub(super) fn watch(
                 context.forget(id);
                 deselected.release(id);
             }
+            let moved = context.seats().observe(event, &changes.gone);
             context.triggers.send(&changes.rivals);
+            context.triggers.send(&moved);
         })
         .inspect_err(
             |error| warn!(%error, "the watch of TokenBuckets is interrupted: trying again"),

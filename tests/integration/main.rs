@@ -3,6 +3,7 @@
 mod absence;
 mod admission;
 mod broker;
+mod ceilings;
 mod celery;
 mod chart;
 mod controller;
