@@ -1,9 +1,14 @@
 //! What an administrator does not allow is refused, with a word about what is allowed.
 
+use k8s_openapi::api::core::v1::ResourceQuota;
+use kube::Api;
+use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
-use token_bucket_operator::api::TokenBucketStatus;
+use token_bucket_operator::api::{TokenBucket, TokenBucketStatus};
 
-use crate::support::{Buckets, Operator, RARELY, condition, event, reason, stage};
+use crate::support::{
+    Buckets, Operator, RARELY, SOON, condition, event, eventually, reason, stage, testbed,
+};
 
 /// Waits until a bucket is refused, and answers what people are told.
 async fn refused(buckets: &Buckets, name: &str, wanted: &str) -> String {
@@ -90,4 +95,85 @@ async fn a_schedule_with_two_ticks_too_close_is_refused() {
     buckets.ready("hourly").await;
     buckets.edit("twice", json!({"schedule": "@hourly"})).await;
     buckets.ready("twice").await;
+}
+
+const POLICIES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/policies");
+
+/// What the API server says to a new bucket, or nothing when it takes it.
+async fn answer(buckets: &Api<TokenBucket>, name: &str, spec: serde_json::Value) -> String {
+    let bucket = serde_json::from_value(json!({"metadata": {"name": name}, "spec": spec}));
+    let bucket = bucket.expect("a TokenBucket");
+    match buckets.create(&PostParams::default(), &bucket).await {
+        Ok(_) => String::new(),
+        Err(kube::Error::Api(status)) => status.message,
+        Err(error) => panic!("the API server did not answer: {error}"),
+    }
+}
+
+#[tokio::test]
+async fn the_example_of_a_policy_refuses_what_it_says() {
+    let testbed = testbed().await;
+    let namespace = testbed.namespace().await;
+    let buckets: Api<TokenBucket> = Api::namespaced(testbed.client().await, namespace.name());
+    let spec = |maximum: u32| {
+        json!({"schedule": RARELY, "amount": 1, "maximum": maximum,
+               "connection": {"secretRef": {"name": "rabbit"}}})
+    };
+    testbed.kubectl_ok(&["apply", "-f", &format!("{POLICIES}/admission.yaml")]);
+    let limited = "tokenbucket.dev/limited=true";
+    testbed.kubectl_ok(&["label", "namespace", namespace.name(), limited]);
+    // It takes a moment until the API server knows its policies.
+    let mut attempt = 0;
+    let said = eventually("the policy to be in force", SOON, async || {
+        attempt += 1;
+        let said = answer(&buckets, &format!("large-{attempt}"), spec(100_001)).await;
+        if said.is_empty() {
+            Err("accepted".to_owned())
+        } else {
+            Ok(said)
+        }
+    })
+    .await;
+    assert!(
+        said.contains("100001 is too many tokens here: write at most 100000"),
+        "{said}"
+    );
+    let without = json!({"schedule": RARELY, "amount": 1, "maximum": 1});
+    let said = answer(&buckets, "without", without).await;
+    assert!(said.contains("name a Secret"), "{said}");
+    assert_eq!(answer(&buckets, "small", spec(100_000)).await, "");
+}
+
+#[tokio::test]
+async fn the_example_of_a_quota_refuses_one_bucket_too_many() {
+    let testbed = testbed().await;
+    let namespace = testbed.namespace().await;
+    let buckets: Api<TokenBucket> = Api::namespaced(testbed.client().await, namespace.name());
+    let quota = format!("{POLICIES}/quota.yaml");
+    testbed.kubectl_ok(&["apply", "--namespace", namespace.name(), "-f", &quota]);
+    // This is what the controller of quotas writes, which does not run here.
+    let count = "count/tokenbuckets.tokenbucket.dev";
+    let status = json!({"status": {"hard": {count: "2"}, "used": {count: "0"}}});
+    let quotas: Api<ResourceQuota> = Api::namespaced(testbed.client().await, namespace.name());
+    quotas
+        .patch_status(
+            "token-buckets",
+            &PatchParams::default(),
+            &Patch::Merge(status),
+        )
+        .await
+        .expect("the status is accepted");
+    let mut taken = 0;
+    let said = eventually("the quota to be in force", SOON, async || {
+        taken += 1;
+        let spec = json!({"schedule": RARELY, "amount": 1, "maximum": 1});
+        let said = answer(&buckets, &format!("bucket-{taken}"), spec).await;
+        if said.is_empty() {
+            Err("accepted".to_owned())
+        } else {
+            Ok(said)
+        }
+    })
+    .await;
+    assert!(said.contains("exceeded quota: token-buckets"), "{said}");
 }
