@@ -105,9 +105,17 @@ impl Context {
 
     /// Nothing is done for the resource any more.
     pub(super) fn forget(&self, id: &BucketId) {
-        self.engines.unassign(id);
+        self.engines.forget(id);
         self.report(Report::Gone(id.clone()));
         self.succeeded(id);
+    }
+
+    /// After a pass: a resource that went meanwhile, and has been forgotten, must be forgotten again.
+    pub(super) fn passed(&self, object: &impl ResourceExt) {
+        let id = id_of(object);
+        if !self.index().holds(&id, object.meta().uid.as_deref()) {
+            self.forget(&id);
+        }
     }
 
     /// It was reconciled.

@@ -1,7 +1,7 @@
 //! The registry of engines: one for each broker that buckets are at, and which bucket is assigned to which of them.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -9,14 +9,16 @@ use tokio_util::task::TaskTracker;
 use tracing::info;
 
 use super::status::Report;
+use super::triggers::ReconcileTriggers;
 use amqp::Endpoint;
 use bucket::BucketId;
-use engine::{Engine, Options};
+use engine::{Engine, Options, Outcome};
 
 /// All engines, and which bucket is at which of them.
 pub(super) struct EngineRegistry {
     options: Options,
     reports: mpsc::UnboundedSender<Report>,
+    triggers: ReconcileTriggers,
     stop: CancellationToken,
     crashed: CancellationToken,
     tasks: TaskTracker,
@@ -31,12 +33,16 @@ struct Inner {
     assignments: HashMap<BucketId, Endpoint>,
     /// Buckets of each namespace at each broker that a Secret names.
     named: HashMap<Box<str>, HashMap<Endpoint, HashSet<BucketId>>>,
+    /// Buckets of each namespace that were not admitted.
+    refused: HashMap<Box<str>, BTreeSet<BucketId>>,
 }
 
 struct Running {
     engine: Engine,
     stop: CancellationToken,
     buckets: HashSet<BucketId>,
+    /// Whether buckets are at the broker still.
+    used: Arc<Mutex<bool>>,
 }
 
 impl EngineRegistry {
@@ -46,11 +52,13 @@ impl EngineRegistry {
         options: Options,
         most_brokers: usize,
         reports: mpsc::UnboundedSender<Report>,
+        triggers: ReconcileTriggers,
         stop: CancellationToken,
     ) -> Self {
         Self {
             options,
             reports,
+            triggers,
             stop,
             crashed: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -60,7 +68,7 @@ impl EngineRegistry {
     }
 
     /// Lets `id` be at a broker that a Secret of its namespace names, from the next [`EngineRegistry::assign`] on. Each broker
-    /// costs a connection and its threads.
+    /// costs a connection and its threads. One that is refused is reconciled when there may be room for it.
     ///
     /// # Errors
     /// As many brokers as the buckets of the namespace are at, when they may be at no more.
@@ -73,12 +81,15 @@ impl EngineRegistry {
         // One that it leaves, and nobody else is at.
         let others = named.len() - usize::from(named.iter().any(alone));
         if !named.contains_key(endpoint) && others >= self.most_brokers {
+            let refused = inner.refused.entry(id.namespace().into()).or_default();
+            refused.insert(id.clone());
             return Err(others);
         }
         named
             .entry(endpoint.clone())
             .or_default()
             .insert(id.clone());
+        inner.not_refused(id);
         Ok(())
     }
 
@@ -105,6 +116,13 @@ impl EngineRegistry {
     /// Nothing is done for `id` any more; its queues stay. An engine without buckets stops.
     pub(super) fn unassign(&self, id: &BucketId) {
         self.release(&mut self.inner(), id);
+    }
+
+    /// Nothing is known of `id` any more.
+    pub(super) fn forget(&self, id: &BucketId) {
+        let mut inner = self.inner();
+        inner.not_refused(id);
+        self.release(&mut inner, id);
     }
 
     /// Where `id` is.
@@ -144,9 +162,17 @@ impl EngineRegistry {
             if let Some(buckets) = named.get_mut(&endpoint) {
                 buckets.remove(id);
             }
+            let before = named.len();
             named.retain(|_, buckets| !buckets.is_empty());
+            let is_room = named.len() < before;
             if named.is_empty() {
                 inner.named.remove(id.namespace());
+            }
+            // One of them, as there is room for one: each look costs a request.
+            let next = inner.refused.get_mut(id.namespace());
+            if is_room && let Some(next) = next.and_then(BTreeSet::pop_first) {
+                inner.not_refused(&next);
+                self.triggers.send(&[next]);
             }
         }
         let Some(running) = inner.engines.get_mut(&endpoint) else {
@@ -157,6 +183,8 @@ impl EngineRegistry {
         if running.buckets.is_empty() {
             info!(broker = %endpoint, "no bucket is at this broker any more: disconnecting");
             running.stop.cancel();
+            // What it says of its connection after this would be remembered for ever.
+            *lock(&running.used) = false;
             inner.engines.remove(&endpoint);
             // Told here, before another engine for the same broker can tell that it is connected.
             let _ = self.reports.send(Report::Left(endpoint));
@@ -178,11 +206,15 @@ impl EngineRegistry {
                 }
             }
         };
+        let used = Arc::new(Mutex::new(true));
         let forward = {
-            let (reports, broker) = (self.reports.clone(), endpoint.clone());
+            let (reports, broker, used) = (self.reports.clone(), endpoint.clone(), used.clone());
             async move {
                 while let Some(outcome) = outcomes.recv().await {
-                    let _ = reports.send(Report::Outcome(broker.clone(), outcome));
+                    let used = lock(&used);
+                    if *used || !matches!(outcome, Outcome::Connection(_)) {
+                        let _ = reports.send(Report::Outcome(broker.clone(), outcome));
+                    }
                 }
             }
         };
@@ -192,10 +224,29 @@ impl EngineRegistry {
             engine,
             stop,
             buckets: HashSet::new(),
+            used,
         }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner)
     }
 }
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Inner {
+    fn not_refused(&mut self, id: &BucketId) {
+        if let Some(refused) = self.refused.get_mut(id.namespace()) {
+            refused.remove(id);
+            if refused.is_empty() {
+                self.refused.remove(id.namespace());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

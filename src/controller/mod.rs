@@ -16,6 +16,7 @@ mod resolve;
 mod resource;
 mod scope;
 mod seats;
+mod secrets;
 mod status;
 mod triggers;
 mod validate;
@@ -145,9 +146,10 @@ pub async fn run(settings: Settings, term: Term) -> Result<(), Ended> {
             options,
             usize::try_from(max_brokers_per_namespace.get()).unwrap_or(usize::MAX),
             reports.clone(),
+            triggers.clone(),
             stop.clone(),
         ),
-        resolver: Resolver::new(client.clone(), default_broker),
+        resolver: Resolver::new(client.clone(), default_broker, triggers.clone()),
         client,
         triggers,
         metrics,

@@ -28,8 +28,8 @@ use engine::Phase;
 
 /// A Secret is read again so often: credentials change.
 const RESOLVE_AGAIN_AFTER: Duration = Duration::from_secs(300);
-/// What is missing may be created soon.
-const RETRY_AFTER: Duration = Duration::from_secs(10);
+/// A broker of its namespace may be free then. Sooner would cost requests: each look reads the Secret.
+const ADMIT_AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// A reconciliation that takes longer has failed.
 const RECONCILE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -51,6 +51,7 @@ pub(super) async fn reconcile(
     let began = Instant::now();
     let action = timeout(RECONCILE_TIMEOUT, steps).await;
     context.metrics.reconciled(began.elapsed());
+    context.passed(&*object);
     let action = action.unwrap_or(Err(Error::Timeout))?;
     context.succeeded(&id_of(&*object));
     Ok(action)
@@ -61,6 +62,7 @@ pub(super) fn after_error(object: Arc<Guarded>, error: &Error, context: Arc<Cont
     let id = id_of(&*object);
     context.metrics.reconcile_error(error.reason());
     let pause = context.failed(&id, error);
+    context.passed(&*object);
     if error.is_expected() {
         debug!(bucket = %id, reason = error.reason(), %error, retry_in = ?pause, "waiting");
     } else {
@@ -134,7 +136,7 @@ async fn apply(resource: &TokenBucket, context: &Context) -> Result<Action, Erro
             context.metrics.reconcile_error(error.reason());
             refuse(resource, Some(resource), context, error.phase());
             return Ok(match connection {
-                Some(_) => Action::requeue(RETRY_AFTER),
+                Some(connection) => Action::requeue(context.resolver.pause(namespace, connection)),
                 None => Action::await_change(),
             });
         }
@@ -164,7 +166,7 @@ async fn apply(resource: &TokenBucket, context: &Context) -> Result<Action, Erro
         );
         let phase = Phase::stalled("TooManyBrokers", message);
         refuse(resource, Some(resource), context, phase);
-        return Ok(Action::requeue(RETRY_AFTER));
+        return Ok(Action::requeue(ADMIT_AGAIN_AFTER));
     }
     put_in_force(resource, bucket, &endpoint, &rivals, context);
     Ok(if connection.is_some() {
@@ -210,9 +212,6 @@ fn put_in_force(
         // Other buckets that name the same Secret move along; and whoever wanted the queue there may have it now.
         context.triggers.send(&context.engines.buckets_at(&before));
         context.triggers.send(&rivals.ids());
-    }
-    if !context.index().holds(&id, resource.meta().uid.as_deref()) {
-        context.forget(&id);
     }
 }
 

@@ -1,25 +1,23 @@
 //! The resolve step: at which broker a bucket is. Client required, for one plain get of the Secret that the bucket names:
 //! a cache of Secrets would hold every Secret of the cluster.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
-use tokio::time::Instant;
 
+use super::secrets::{Answer, Secrets};
+use super::triggers::ReconcileTriggers;
 use crate::ops::api_error::ApiError;
 use amqp::{Endpoint, EndpointError};
 use api::ConnectionSpec;
 use bucket::machine::Class;
 
-/// For so long all buckets that name a Secret use what one of them read.
-const READ_AGAIN_AFTER: Duration = Duration::from_secs(10);
-
 /// Why it is not known where a bucket is.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub(super) enum ResolveError {
     /// Neither the resource nor the operator names a broker.
     #[error(
@@ -52,12 +50,12 @@ pub(super) enum ResolveError {
         /// Name of the Secret.
         name: String,
         /// What the client said.
-        source: ApiError,
+        source: Arc<ApiError>,
     },
 }
 
 /// What is wrong with a Secret. Never says what is in it.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum SecretProblem {
     /// The keys that name a broker are missing.
     #[error(
@@ -99,25 +97,33 @@ impl ResolveError {
     }
 }
 
-type SecretName = (String, String);
-type Remembered = Arc<tokio::sync::Mutex<Option<(Instant, Endpoint)>>>;
-
 /// Finds the broker of a bucket.
 pub(super) struct Resolver {
     client: Client,
     default: Option<Endpoint>,
-    read: Mutex<HashMap<SecretName, Remembered>>,
+    secrets: Secrets,
+    triggers: ReconcileTriggers,
 }
 
 impl Resolver {
-    /// `default` is the broker of buckets that name none.
+    /// `default` is the broker of buckets that name none. When a Secret comes, the buckets that wait for it are reconciled.
     #[must_use]
-    pub(super) fn new(client: Client, default: Option<Endpoint>) -> Self {
+    pub(super) fn new(
+        client: Client,
+        default: Option<Endpoint>,
+        triggers: ReconcileTriggers,
+    ) -> Self {
         Self {
             client,
             default,
-            read: Mutex::default(),
+            secrets: Secrets::default(),
+            triggers,
         }
+    }
+
+    /// The Secrets that resources name: only of these something is remembered.
+    pub(super) fn secrets(&self) -> &Secrets {
+        &self.secrets
     }
 
     /// The broker that `connection`, of a resource in `namespace`, names.
@@ -133,27 +139,17 @@ impl Resolver {
             return self.default.clone().ok_or(ResolveError::NoBroker);
         };
         let name = connection.secret_ref.name.as_str();
-        let remembered = self.remembered(namespace, name);
-        let mut remembered = remembered.lock().await;
-        if let Some((at, endpoint)) = &*remembered
-            && at.elapsed() < READ_AGAIN_AFTER
-        {
-            return Ok(endpoint.clone());
-        }
-        *remembered = None;
-        let endpoint = self.read(namespace, name).await?;
-        *remembered = Some((Instant::now(), endpoint.clone()));
-        Ok(endpoint)
+        let read = self.read(namespace, name);
+        let Answer { outcome, waiting } = self.secrets.get(namespace, name, read).await;
+        self.triggers.send(&waiting);
+        outcome
     }
 
-    fn remembered(&self, namespace: &str, name: &str) -> Remembered {
-        let key = (namespace.to_owned(), name.to_owned());
-        self.read
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .entry(key)
-            .or_default()
-            .clone()
+    /// How long until the Secret may be read again.
+    #[must_use]
+    pub(super) fn pause(&self, namespace: &str, connection: &ConnectionSpec) -> Duration {
+        let name = connection.secret_ref.name.as_str();
+        self.secrets.pause(namespace, name)
     }
 
     async fn read(&self, namespace: &str, name: &str) -> Result<Endpoint, ResolveError> {
@@ -167,7 +163,7 @@ impl Resolver {
             }
             error => ResolveError::SecretUnavailable {
                 name: name.to_owned(),
-                source: ApiError(error),
+                source: Arc::new(ApiError(error)),
             },
         })?;
         endpoint(&secret.data.unwrap_or_default()).map_err(|problem| ResolveError::InvalidSecret {

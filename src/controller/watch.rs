@@ -40,6 +40,7 @@ pub(super) fn watch(
                 context.forget(id);
                 deselected.release(id);
             }
+            context.resolver.secrets().observe(event, &changes.gone);
             let moved = context.seats().observe(event, &changes.gone);
             context.triggers.send(&changes.rivals);
             context.triggers.send(&moved);
