@@ -1,6 +1,7 @@
 //! TokenBucket resources → engine → status. One file for each step: [`watch`], [`reconcile`] (which validates,
 //! [resolves](resolve) the broker and judges [name conflicts](conflict)), [`cleanup`], [`status`].
 
+mod broker_rules;
 mod ceilings;
 mod cleanup;
 mod conflict;
@@ -54,6 +55,7 @@ use seats::Seats;
 use status::StatusWriter;
 use triggers::ReconcileTriggers;
 
+pub use broker_rules::{AllowedHost, BrokerRules};
 pub use ceilings::Ceilings;
 pub use scope::{Scope, ScopeError, describe_scope};
 
@@ -81,6 +83,8 @@ pub struct Settings {
     pub status_writes_per_second: NonZeroU32,
     /// Brokers that the buckets of one namespace may be at, besides the default one.
     pub max_brokers_per_namespace: NonZeroU32,
+    /// What brokers that Secrets name have to be.
+    pub broker_rules: BrokerRules,
     /// What no resource may go beyond.
     pub ceilings: Ceilings,
     /// Type of the refill queues.
@@ -111,6 +115,7 @@ pub async fn run(settings: Settings, term: Term) -> Result<(), Ended> {
         status_interval,
         status_writes_per_second,
         max_brokers_per_namespace,
+        broker_rules,
         ceilings,
         refill_queue_type,
         readiness,
@@ -149,7 +154,12 @@ pub async fn run(settings: Settings, term: Term) -> Result<(), Ended> {
             triggers.clone(),
             stop.clone(),
         ),
-        resolver: Resolver::new(client.clone(), default_broker, triggers.clone()),
+        resolver: Resolver::new(
+            client.clone(),
+            default_broker,
+            broker_rules,
+            triggers.clone(),
+        ),
         client,
         triggers,
         metrics,

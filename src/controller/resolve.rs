@@ -9,6 +9,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
 
+use super::broker_rules::{BrokerRules, RuleBroken};
 use super::secrets::{Answer, Secrets};
 use super::triggers::ReconcileTriggers;
 use crate::ops::api_error::ApiError;
@@ -39,6 +40,23 @@ pub(super) enum ResolveError {
         #[source]
         problem: SecretProblem,
     },
+    /// The broker is not one that the administrator allows.
+    #[error(
+        "the broker that Secret {name} names is none of those that the operator's --allowed-broker-hosts allows \
+         ({allowed}): name one of these in the Secret, or have yours allowed"
+    )]
+    BrokerNotAllowed {
+        /// Name of the Secret.
+        name: String,
+        /// The hosts that are allowed.
+        allowed: String,
+    },
+    /// The broker is reached without TLS.
+    #[error(
+        "the broker that Secret {0} names is not reached by TLS, which the operator's --require-tls asks for: write \
+         amqps:// in its uri, or 5671 as its port"
+    )]
+    TlsRequired(String),
     /// The operator may not read the Secret.
     #[error(
         "the operator may not read Secret {0}: grant its service account get on Secrets in this namespace"
@@ -81,6 +99,8 @@ impl ResolveError {
             Self::NoBroker => "NoBroker",
             Self::SecretNotFound(_) => "SecretNotFound",
             Self::InvalidSecret { .. } => "InvalidSecret",
+            Self::BrokerNotAllowed { .. } => "BrokerNotAllowed",
+            Self::TlsRequired(_) => "TLSRequired",
             Self::SecretForbidden(_) => "SecretForbidden",
             Self::SecretUnavailable { .. } => "SecretUnavailable",
         }
@@ -90,7 +110,11 @@ impl ResolveError {
     #[must_use]
     pub(super) fn class(&self) -> Class {
         match self {
-            Self::NoBroker | Self::InvalidSecret { .. } | Self::SecretForbidden(_) => Class::Person,
+            Self::NoBroker
+            | Self::InvalidSecret { .. }
+            | Self::BrokerNotAllowed { .. }
+            | Self::TlsRequired(_)
+            | Self::SecretForbidden(_) => Class::Person,
             // Often the Secret comes a moment after the bucket.
             Self::SecretNotFound(_) | Self::SecretUnavailable { .. } => Class::Transient,
         }
@@ -101,6 +125,7 @@ impl ResolveError {
 pub(super) struct Resolver {
     client: Client,
     default: Option<Endpoint>,
+    rules: BrokerRules,
     secrets: Secrets,
     triggers: ReconcileTriggers,
 }
@@ -111,11 +136,13 @@ impl Resolver {
     pub(super) fn new(
         client: Client,
         default: Option<Endpoint>,
+        rules: BrokerRules,
         triggers: ReconcileTriggers,
     ) -> Self {
         Self {
             client,
             default,
+            rules,
             secrets: Secrets::default(),
             triggers,
         }
@@ -166,10 +193,21 @@ impl Resolver {
                 source: Arc::new(ApiError(error)),
             },
         })?;
-        endpoint(&secret.data.unwrap_or_default()).map_err(|problem| ResolveError::InvalidSecret {
-            name: name.to_owned(),
-            problem,
-        })
+        let endpoint = endpoint(&secret.data.unwrap_or_default()).map_err(|problem| {
+            ResolveError::InvalidSecret {
+                name: name.to_owned(),
+                problem,
+            }
+        })?;
+        // Here, so that nobody connects to it: neither for its buckets nor for their deletion.
+        match self.rules.check(&endpoint) {
+            Ok(()) => Ok(endpoint),
+            Err(RuleBroken::Host) => Err(ResolveError::BrokerNotAllowed {
+                name: name.to_owned(),
+                allowed: self.rules.hosts(),
+            }),
+            Err(RuleBroken::Tls) => Err(ResolveError::TlsRequired(name.to_owned())),
+        }
     }
 }
 

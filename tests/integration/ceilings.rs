@@ -1,6 +1,6 @@
 //! What an administrator does not allow is refused, with a word about what is allowed.
 
-use k8s_openapi::api::core::v1::ResourceQuota;
+use k8s_openapi::api::core::v1::{ResourceQuota, Secret};
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
@@ -176,4 +176,63 @@ async fn the_example_of_a_quota_refuses_one_bucket_too_many() {
     })
     .await;
     assert!(said.contains("exceeded quota: token-buckets"), "{said}");
+}
+
+#[tokio::test]
+async fn nobody_connects_to_a_broker_that_is_not_allowed() {
+    let (testbed, namespace, vhost, buckets) = stage().await;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let secrets: Api<Secret> = Api::namespaced(testbed.client().await, namespace.name());
+    for (name, uri) in [
+        ("elsewhere", format!("amqps://{address}/")),
+        (
+            "plain",
+            vhost.amqp_url().replacen("127.0.0.1", "localhost", 1),
+        ),
+    ] {
+        let secret = json!({"metadata": {"name": name}, "stringData": {"uri": uri}});
+        let secret = serde_json::from_value(secret).expect("a Secret");
+        let created = secrets.create(&PostParams::default(), &secret).await;
+        created.expect("the Secret is accepted");
+    }
+    let spec = |secret: Option<&str>| {
+        let connection = secret.map(|name| json!({"secretRef": {"name": name}}));
+        let queue = secret.map_or("token_buckets.refill", |_| "tenant.refill");
+        json!({"schedule": RARELY, "amount": 1, "maximum": 1, "connection": connection, "refillQueue": queue})
+    };
+    let hosts = ["--allowed-broker-hosts=localhost,*.example.com"];
+    let mut operator = Operator::start(testbed, &namespace, &vhost, &hosts).await;
+    buckets.create("own", spec(None)).await;
+    buckets.ready("own").await;
+    buckets.create("tenant", spec(Some("plain"))).await;
+    buckets.ready("tenant").await;
+    buckets.create("other", spec(Some("elsewhere"))).await;
+    let said = refused(&buckets, "other", "BrokerNotAllowed").await;
+    for word in [
+        "Secret elsewhere",
+        "--allowed-broker-hosts",
+        "localhost, *.example.com",
+    ] {
+        assert!(said.contains(word), "{said}");
+    }
+    buckets.delete("other").await;
+    operator.terminate().await;
+
+    let strict = ["--require-tls=secrets"];
+    let mut operator = Operator::start(testbed, &namespace, &vhost, &strict).await;
+    let said = refused(&buckets, "tenant", "TLSRequired").await;
+    for word in ["Secret plain", "--require-tls", "amqps://"] {
+        assert!(said.contains(word), "{said}");
+    }
+    buckets.ready("own").await;
+    operator.terminate().await;
+
+    let strict = ["--require-tls=all"];
+    let mut operator = Operator::start(testbed, &namespace, &vhost, &strict).await;
+    assert!(!operator.end().await.success());
+    let said = operator.logs();
+    assert!(said.contains("write amqps://"), "{said}");
+    listener.set_nonblocking(true).expect("a listener");
+    assert!(listener.accept().is_err(), "somebody has connected");
 }
