@@ -12,6 +12,7 @@ mod errors;
 mod events;
 mod index;
 mod interner;
+mod public;
 mod reconcile;
 mod resolve;
 mod resource;

@@ -198,8 +198,10 @@ fn put_in_force(
         .engines
         .broker_of(&id)
         .filter(|before| before != endpoint);
+    let connection = resource.spec.connection.as_ref();
     let decision = Decision::InForce {
         broker: endpoint.clone(),
+        secret: connection.map(|it| it.secret_ref.name.as_str().into()),
         suspend: resource.spec.suspend,
     };
     report(resource, Some(resource), decision, context);

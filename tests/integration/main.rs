@@ -7,6 +7,7 @@ mod ceilings;
 mod celery;
 mod chart;
 mod controller;
+mod disclosure;
 mod edits;
 mod engine;
 mod faults;
