@@ -147,6 +147,12 @@ pub async fn run(settings: Settings, term: Term) -> Result<(), Ended> {
         interval: status_interval,
         per_second: status_writes_per_second,
     };
+    let (resolver, to_read) = Resolver::new(
+        client.clone(),
+        default_broker,
+        broker_rules,
+        triggers.clone(),
+    );
     let context = Arc::new(Context {
         engines: EngineRegistry::new(
             options,
@@ -155,12 +161,7 @@ pub async fn run(settings: Settings, term: Term) -> Result<(), Ended> {
             triggers.clone(),
             stop.clone(),
         ),
-        resolver: Resolver::new(
-            client.clone(),
-            default_broker,
-            broker_rules,
-            triggers.clone(),
-        ),
+        resolver,
         client,
         triggers,
         metrics,
@@ -200,7 +201,11 @@ pub async fn run(settings: Settings, term: Term) -> Result<(), Ended> {
     let mut writing = pin!(writer.run(inbox));
     let mut sending = pin!(send_events);
     let background = async {
-        tokio::join!(announce(&context, &stores, &readiness), release_deselected);
+        tokio::join!(
+            announce(&context, &stores, &readiness),
+            release_deselected,
+            context.resolver.read_asked(to_read)
+        );
         pending::<()>().await;
     };
     let result = tokio::select! {

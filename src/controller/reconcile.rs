@@ -128,7 +128,10 @@ async fn apply(resource: &TokenBucket, context: &Context) -> Result<Action, Erro
         return Ok(Action::await_change());
     }
     let (namespace, connection) = (bucket.id.namespace(), resource.spec.connection.as_deref());
-    let endpoint = match context.resolver.resolve(namespace, connection).await {
+    let Some(known) = context.resolver.known(&bucket.id, connection) else {
+        return Ok(Action::await_change());
+    };
+    let endpoint = match known {
         Ok(endpoint) => endpoint,
         // It goes on where it is: that the API server is away is no reason to stop refills.
         Err(error @ ResolveError::SecretUnavailable { .. }) => return Err(error.into()),

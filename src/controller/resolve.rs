@@ -5,17 +5,27 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::poll_fn;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use super::broker_rules::{BrokerRules, RuleBroken};
-use super::secrets::{Answer, Secrets};
+use super::secrets::{Answer, SecretName, Secrets};
 use super::triggers::ReconcileTriggers;
 use crate::ops::api_error::ApiError;
 use amqp::{Endpoint, EndpointError};
 use api::ConnectionSpec;
+use bucket::BucketId;
 use bucket::machine::Class;
+
+/// Secrets that are read at the same time.
+const MOST_READS: usize = 32;
+/// A request that takes longer has failed.
+const READ_WITHIN: Duration = Duration::from_secs(10);
 
 /// Why it is not known where a bucket is.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -127,6 +137,7 @@ pub(super) struct Resolver {
     default: Option<Endpoint>,
     rules: BrokerRules,
     secrets: Secrets,
+    asked: mpsc::UnboundedSender<SecretName>,
     triggers: ReconcileTriggers,
 }
 
@@ -138,13 +149,53 @@ impl Resolver {
         default: Option<Endpoint>,
         rules: BrokerRules,
         triggers: ReconcileTriggers,
-    ) -> Self {
-        Self {
+    ) -> (Self, mpsc::UnboundedReceiver<SecretName>) {
+        let (asked, to_read) = mpsc::unbounded_channel();
+        let resolver = Self {
             client,
             default,
             rules,
             secrets: Secrets::default(),
+            asked,
             triggers,
+        };
+        (resolver, to_read)
+    }
+
+    /// Reads the Secrets that passes ask for, and has the buckets reconciled that wait for them.
+    pub(super) async fn read_asked(&self, mut to_read: mpsc::UnboundedReceiver<SecretName>) {
+        let asked = poll_fn(|task| to_read.poll_recv(task));
+        let read = async |(namespace, name): SecretName| {
+            // When the API server is silent they ask again.
+            let _ = timeout(READ_WITHIN, self.read_once(&namespace, &name)).await;
+            self.triggers
+                .send(&self.secrets.take_waiting(&(namespace, name)));
+        };
+        asked.for_each_concurrent(MOST_READS, read).await;
+    }
+
+    /// The broker of a bucket, as far as it is known. None: its Secret is being read, and it is reconciled after that. A pass
+    /// does not wait for it: thousands that do would hold up all the others.
+    pub(super) fn known(
+        &self,
+        id: &BucketId,
+        connection: Option<&ConnectionSpec>,
+    ) -> Option<Result<Endpoint, ResolveError>> {
+        let Some(connection) = connection else {
+            return Some(self.default.clone().ok_or(ResolveError::NoBroker));
+        };
+        let name = connection.secret_ref.name.as_str();
+        match self.secrets.known(id, name) {
+            Ok(outcome) => Some(outcome),
+            Err(is_first) => {
+                if is_first {
+                    // The reader ends with the program.
+                    let _ = self
+                        .asked
+                        .send((id.namespace().to_owned(), name.to_owned()));
+                }
+                None
+            }
         }
     }
 
@@ -165,7 +216,10 @@ impl Resolver {
         let Some(connection) = connection else {
             return self.default.clone().ok_or(ResolveError::NoBroker);
         };
-        let name = connection.secret_ref.name.as_str();
+        self.read_once(namespace, &connection.secret_ref.name).await
+    }
+
+    async fn read_once(&self, namespace: &str, name: &str) -> Result<Endpoint, ResolveError> {
         let read = self.read(namespace, name);
         let Answer { outcome, waiting } = self.secrets.get(namespace, name, read).await;
         self.triggers.send(&waiting);

@@ -23,7 +23,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(160);
 const PAUSE_WHILE_AWAY: Duration = Duration::from_secs(2);
 
 /// Namespace and name of a Secret.
-type SecretName = (String, String);
+pub(super) type SecretName = (String, String);
 type Outcome = Result<Endpoint, ResolveError>;
 
 /// The Secrets that TokenBuckets name, and no others.
@@ -40,6 +40,8 @@ struct Inner {
 #[derive(Default)]
 struct Named {
     by: HashSet<BucketId>,
+    /// Those that are to be reconciled when it has been read.
+    waiting: HashSet<BucketId>,
     slot: Arc<Slot>,
 }
 
@@ -161,6 +163,39 @@ impl Secrets {
         Answer { outcome, waiting }
     }
 
+    /// What is known of a Secret. Otherwise it has to be read, and `id` waits for that: answers whether it is the first.
+    ///
+    /// # Errors
+    /// Whether nobody else waits.
+    pub(super) fn known(&self, id: &BucketId, name: &str) -> Result<Outcome, bool> {
+        let mut inner = self.inner();
+        let key = (id.namespace().to_owned(), name.to_owned());
+        let Some(named) = inner.secrets.get_mut(&key) else {
+            // The resource has changed meanwhile.
+            return Err(false);
+        };
+        if let Ok(mut look) = named.slot.look.try_lock()
+            && let Some(look) = look.as_mut()
+        {
+            if named.slot.news.swap(false, Ordering::SeqCst) {
+                look.doubt();
+            }
+            if Instant::now() < look.next {
+                return Ok(look.outcome.clone());
+            }
+        }
+        let is_first = named.waiting.is_empty();
+        named.waiting.insert(id.clone());
+        Err(is_first)
+    }
+
+    /// Those that waited for a Secret, once.
+    pub(super) fn take_waiting(&self, name: &SecretName) -> Vec<BucketId> {
+        let mut inner = self.inner();
+        let named = inner.secrets.get_mut(name);
+        named.map_or_else(Vec::new, |named| named.waiting.drain().collect())
+    }
+
     /// How long until it may be read again.
     #[must_use]
     pub(super) fn pause(&self, namespace: &str, name: &str) -> Duration {
@@ -217,6 +252,7 @@ impl Inner {
     fn release(&mut self, id: &BucketId, secret: &SecretName) {
         if let Some(named) = self.secrets.get_mut(secret) {
             named.by.remove(id);
+            named.waiting.remove(id);
             if named.by.is_empty() {
                 self.secrets.remove(secret);
             }

@@ -173,3 +173,32 @@ fn an_api_server_that_is_away_says_nothing_about_a_secret() {
     let look = Look::new(Err(away), 3, at, 0.0);
     assert_eq!((look.next - at, look.failures), (PAUSE_WHILE_AWAY, 3));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_pass_does_not_wait_for_a_secret_and_is_told_when_it_was_read() {
+    let scene = Scene::default();
+    for name in ["a", "b"] {
+        scene.apply(name, 1, Some("late"));
+    }
+    let known = |name: &str| scene.secrets.known(&id(name), "late");
+    let secret = ("shop".to_owned(), "late".to_owned());
+    assert!(matches!((known("a"), known("b")), (Err(true), Err(false))));
+    {
+        let mut reading = std::pin::pin!(scene.get("late"));
+        assert!(futures::poll!(&mut reading).is_pending());
+        assert!(matches!(known("a"), Err(false)), "it is being read");
+        reading.await.outcome.unwrap_err();
+    }
+    assert!(matches!(known("a"), Ok(Err(_))));
+    let mut waiting = scene.secrets.take_waiting(&secret);
+    waiting.sort();
+    assert_eq!(waiting, [id("a"), id("b")]);
+    assert_eq!(scene.secrets.take_waiting(&secret), []);
+    advance(SHORTEST_PAUSE).await;
+    assert!(matches!(known("a"), Err(true)));
+    scene.apply("a", 2, None);
+    assert_eq!(scene.secrets.take_waiting(&secret), []);
+    assert!(matches!(known("a"), Err(_)));
+    scene.secrets.observe(&Event::InitDone, &[id("b")]);
+    assert!(matches!(known("b"), Err(false)), "nobody names it");
+}
