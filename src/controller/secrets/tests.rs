@@ -198,7 +198,7 @@ async fn a_pass_does_not_wait_for_a_secret_and_is_told_when_it_was_read() {
     assert!(matches!(known("a"), Err(true)));
     scene.apply("a", 2, None);
     assert_eq!(scene.secrets.take_waiting(&secret), []);
-    assert!(matches!(known("a"), Err(_)));
+    assert!(known("a").is_err());
     scene.secrets.observe(&Event::InitDone, &[id("b")]);
     assert!(matches!(known("b"), Err(false)), "nobody names it");
 }
