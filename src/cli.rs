@@ -7,6 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use token_bucket_operator::api::QueueType;
+use token_bucket_operator::controller::AllowedHost;
 use token_bucket_operator::ops::telemetry::LogFormat;
 
 /// Shares rate limits between workers with token buckets in AMQP queues, refilled on schedule.
@@ -94,6 +95,37 @@ pub(crate) struct RunArgs {
     /// Only use Secrets with this label for spec.connection, for example tokenbucket.dev/broker=allowed [default: all]
     #[arg(long, env = "REQUIRE_SECRET_LABEL", value_name = "KEY[=VALUE]")]
     pub require_secret_label: Option<String>,
+    /// Largest spec.maximum of a TokenBucket [default: 10000000]
+    #[arg(long, env = "MAX_TOKENS_PER_BUCKET", value_name = "NUMBER")]
+    pub max_tokens_per_bucket: Option<NonZeroU32>,
+
+    /// TokenBuckets of one namespace that are in force: the oldest ones [default: all]
+    #[arg(long, env = "MAX_BUCKETS_PER_NAMESPACE", value_name = "NUMBER")]
+    pub max_buckets_per_namespace: Option<NonZeroU32>,
+
+    /// Shortest time between two refills of a schedule [default: 1s]
+    #[arg(long, env = "MIN_REFILL_INTERVAL", value_parser = duration, value_name = "DURATION")]
+    pub min_refill_interval: Option<Duration>,
+
+    /// Hosts that the Secrets of spec.connection may name: names, *.example.com, addresses and networks, each with :port if
+    /// only that; repeat it, or separate several with commas [default: all]
+    #[arg(
+        long,
+        env = "ALLOWED_BROKER_HOSTS",
+        value_delimiter = ',',
+        value_name = "HOST"
+    )]
+    pub allowed_broker_hosts: Vec<AllowedHost>,
+
+    /// Brokers that must be reached by TLS (amqps://)
+    #[arg(
+        long,
+        env = "REQUIRE_TLS",
+        value_enum,
+        default_value = "none",
+        value_name = "BROKERS"
+    )]
+    pub require_tls: RequireTls,
 
     /// Type of the refill queues; quorum needs RabbitMQ 3.13, and a name that no Celery application declares
     #[arg(
@@ -133,6 +165,17 @@ pub(crate) struct RunArgs {
         value_name = "FORMAT"
     )]
     pub log_format: LogFormat,
+}
+
+/// Brokers that must be reached by TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RequireTls {
+    /// None of them.
+    None,
+    /// Those that Secrets name.
+    Secrets,
+    /// Those, and that of --amqp-url.
+    All,
 }
 
 /// Type of the refill queues, as a flag.
@@ -318,6 +361,24 @@ mod tests {
             run(&["--namespace", "a", "--namespace", "b, c"]).namespaces,
             ["a", "b", "c"]
         );
+    }
+
+    #[test]
+    fn allowed_hosts_are_repeated_or_separated() {
+        let args = run(&[
+            "--allowed-broker-hosts",
+            "a, *.b:1",
+            "--allowed-broker-hosts=[::1]",
+        ]);
+        let hosts = args.allowed_broker_hosts.iter().map(ToString::to_string);
+        assert_eq!(hosts.collect::<Vec<_>>(), ["a", "*.b:1", "[::1]"]);
+        let bad = [
+            "token-bucket-operator",
+            "run",
+            "--allowed-broker-hosts=amqp://a",
+        ];
+        let said = Cli::try_parse_from(bad).unwrap_err().to_string();
+        assert!(said.contains("write a host name"), "{said}");
     }
 
     #[test]

@@ -12,9 +12,11 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use chrono::Utc;
 use clap::Parser;
-use cli::{Cli, Command, RunArgs, ScheduleArgs, VerifyArgs};
+use cli::{Cli, Command, RequireTls, RunArgs, ScheduleArgs, VerifyArgs};
 use token_bucket_operator::amqp::Endpoint;
-use token_bucket_operator::controller::{self, Scope, SecretLabel, Settings};
+use token_bucket_operator::controller::{
+    self, BrokerRules, Ceilings, Scope, SecretLabel, Settings,
+};
 use token_bucket_operator::engine::LeaseValidity;
 use token_bucket_operator::ops::api_requests::{counted_client, with_user_agent};
 use token_bucket_operator::ops::election::{Candidate, Term};
@@ -149,7 +151,7 @@ fn validate(args: RunArgs) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     let findings = runtime.block_on(async {
         secret_label(args.require_secret_label.as_deref())?;
-        let broker = default_broker(args.amqp_url.as_deref())?;
+        let broker = default_broker(&args)?;
         let (client, namespace) = kubernetes(kube::Client::try_from).await?;
         let lease_namespace = args.leader_elect_namespace.unwrap_or(namespace);
         let preflight = Preflight {
@@ -179,9 +181,16 @@ fn validate(args: RunArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn default_broker(amqp_url: Option<&str>) -> anyhow::Result<Option<Endpoint>> {
-    let endpoint = amqp_url.map(Endpoint::parse).transpose();
-    endpoint.context("--amqp-url (AMQP_URL) is invalid")
+fn default_broker(args: &RunArgs) -> anyhow::Result<Option<Endpoint>> {
+    let endpoint = args.amqp_url.as_deref().map(Endpoint::parse).transpose();
+    let endpoint = endpoint.context("--amqp-url (AMQP_URL) is invalid")?;
+    if args.require_tls == RequireTls::All && endpoint.as_ref().is_some_and(|it| !it.is_tls()) {
+        bail!(
+            "--amqp-url (AMQP_URL) names a broker without TLS, and --require-tls=all (REQUIRE_TLS) asks for it: write \
+             amqps://, or --require-tls=secrets to ask for it of the brokers of spec.connection alone"
+        );
+    }
+    Ok(endpoint)
 }
 
 fn secret_label(text: Option<&str>) -> anyhow::Result<Option<SecretLabel>> {
@@ -191,8 +200,8 @@ fn secret_label(text: Option<&str>) -> anyhow::Result<Option<SecretLabel>> {
 
 async fn operate(args: RunArgs, stop: CancellationToken) -> anyhow::Result<()> {
     info!(version = env!("CARGO_PKG_VERSION"), "token-bucket-operator");
-    let default_broker = default_broker(args.amqp_url.as_deref())?;
     let required_secret_label = secret_label(args.require_secret_label.as_deref())?;
+    let default_broker = default_broker(&args)?;
     let readings = Readings::new(args.ui);
     let metrics = Arc::new(Metrics::new(readings.clone(), args.bucket_metrics));
     let counted = |config| counted_client(config, metrics.clone());
@@ -221,6 +230,15 @@ async fn operate(args: RunArgs, stop: CancellationToken) -> anyhow::Result<()> {
         status_interval: args.status_interval,
         status_writes_per_second: args.status_writes_per_second,
         max_brokers_per_namespace: args.max_brokers_per_namespace,
+        broker_rules: BrokerRules {
+            allowed_hosts: args.allowed_broker_hosts,
+            require_tls: args.require_tls != RequireTls::None,
+        },
+        ceilings: Ceilings {
+            max_tokens_per_bucket: args.max_tokens_per_bucket,
+            max_buckets_per_namespace: args.max_buckets_per_namespace,
+            min_refill_interval: args.min_refill_interval,
+        },
         refill_queue_type: args.refill_queue_type.into(),
         readiness: readiness.clone(),
         metrics: metrics.clone(),

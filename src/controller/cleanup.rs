@@ -91,7 +91,10 @@ fn give_up_or(error: Error, resource: &TokenBucket, context: &Context) -> Result
             resource.queue_name(),
             resource.ledger_queue_name()
         );
-        abandon(resource, &queues, context, &error.to_string());
+        let connection = resource.spec.connection.as_ref();
+        let secret = connection.map(|it| it.secret_ref.name.as_str());
+        info!(bucket = %id_of(resource), %error, "the queues cannot be removed");
+        abandon(resource, &queues, context, &error.public(secret.into()));
         Ok(Action::await_change())
     } else {
         Err(error)

@@ -7,6 +7,7 @@ use std::time::Duration;
 use kube::{Client, ResourceExt};
 use tokio::sync::{SetOnce, mpsc};
 
+use super::ceilings::{Ceilings, Exceeded};
 use super::engine_registry::{EngineRegistry, Fact};
 use super::errors::Error;
 use super::events::{Events, Notice};
@@ -15,6 +16,7 @@ use super::interner::Interner;
 use super::removals::Removals;
 use super::resolve::Resolver;
 use super::resource::id_of;
+use super::seats::Seats;
 use super::status::Report;
 use super::triggers::ReconcileTriggers;
 use crate::ops::Metrics;
@@ -39,6 +41,8 @@ pub(super) struct Context {
     pub(super) events: Events,
     pub(super) reports: mpsc::UnboundedSender<Report>,
     pub(super) index: Mutex<Index>,
+    pub(super) seats: Mutex<Seats>,
+    pub(super) ceilings: Ceilings,
     pub(super) failures: Mutex<HashMap<BucketId, u32>>,
     pub(super) schedules: Mutex<Interner<Schedule>>,
     pub(super) synced: SetOnce<()>,
@@ -52,6 +56,21 @@ impl Context {
 
     pub(super) fn index(&self) -> MutexGuard<'_, Index> {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn seats(&self) -> MutexGuard<'_, Seats> {
+        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Holds a bucket against the ceilings.
+    ///
+    /// # Errors
+    /// The ceiling that it goes beyond.
+    pub(super) fn within_ceilings(&self, bucket: &Bucket) -> Result<(), Exceeded> {
+        self.ceilings.check(bucket)?;
+        self.seats()
+            .beyond(&bucket.id)
+            .map_or(Ok(()), |most| Err(Exceeded::Buckets(most)))
     }
 
     /// Who a resource is.
@@ -108,10 +127,18 @@ impl Context {
 
     /// Nothing is done for the resource any more.
     pub(super) fn forget(&self, id: &BucketId) {
-        self.engines.unassign(id);
+        self.engines.forget(id);
         self.removals.forget(id);
         self.report(Report::Gone(id.clone()));
         self.succeeded(id);
+    }
+
+    /// After a pass: a resource that went meanwhile, and has been forgotten, must be forgotten again.
+    pub(super) fn passed(&self, object: &impl ResourceExt) {
+        let id = id_of(object);
+        if !self.index().holds(&id, object.meta().uid.as_deref()) {
+            self.forget(&id);
+        }
     }
 
     /// It was reconciled.

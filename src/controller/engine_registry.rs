@@ -1,7 +1,7 @@
 //! The registry of engines: one for each broker that buckets are at, and which bucket is assigned to which of them.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -9,6 +9,7 @@ use tokio_util::task::TaskTracker;
 use tracing::info;
 
 use super::status::Report;
+use super::triggers::ReconcileTriggers;
 use amqp::{Endpoint, Place};
 use bucket::BucketId;
 use engine::{ConnectionState, Engine, Options, Outcome};
@@ -18,6 +19,7 @@ pub(super) struct EngineRegistry {
     options: Options,
     reports: mpsc::UnboundedSender<Report>,
     facts: mpsc::UnboundedSender<Fact>,
+    triggers: ReconcileTriggers,
     stop: CancellationToken,
     crashed: CancellationToken,
     tasks: TaskTracker,
@@ -32,6 +34,8 @@ struct Inner {
     assignments: HashMap<BucketId, Assignment>,
     /// Buckets of each namespace at each broker that a Secret names.
     named: HashMap<Box<str>, HashMap<Endpoint, HashSet<BucketId>>>,
+    /// Buckets of each namespace that were not admitted.
+    refused: HashMap<Box<str>, BTreeSet<BucketId>>,
 }
 
 /// Where a bucket is.
@@ -63,6 +67,8 @@ struct Running {
     engine: Engine,
     stop: CancellationToken,
     buckets: HashSet<BucketId>,
+    /// Whether buckets are at the broker still.
+    used: Arc<Mutex<bool>>,
 }
 
 impl EngineRegistry {
@@ -73,12 +79,14 @@ impl EngineRegistry {
         most_brokers: usize,
         reports: mpsc::UnboundedSender<Report>,
         facts: mpsc::UnboundedSender<Fact>,
+        triggers: ReconcileTriggers,
         stop: CancellationToken,
     ) -> Self {
         Self {
             options,
             reports,
             facts,
+            triggers,
             stop,
             crashed: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -88,7 +96,7 @@ impl EngineRegistry {
     }
 
     /// Lets `id` be at a broker that a Secret of its namespace names, from the next [`EngineRegistry::assign`] on. Each broker
-    /// costs a connection and its threads.
+    /// costs a connection and its threads. One that is refused is reconciled when there may be room for it.
     ///
     /// # Errors
     /// As many brokers as the buckets of the namespace are at, when they may be at no more.
@@ -101,12 +109,15 @@ impl EngineRegistry {
         // One that it leaves, and nobody else is at.
         let others = named.len() - usize::from(named.iter().any(alone));
         if !named.contains_key(endpoint) && others >= self.most_brokers {
+            let refused = inner.refused.entry(id.namespace().into()).or_default();
+            refused.insert(id.clone());
             return Err(others);
         }
         named
             .entry(endpoint.clone())
             .or_default()
             .insert(id.clone());
+        inner.not_refused(id);
         Ok(())
     }
 
@@ -148,6 +159,13 @@ impl EngineRegistry {
     /// Nothing is done for `id` any more; its queues stay. An engine without buckets stops.
     pub(super) fn unassign(&self, id: &BucketId) {
         self.release(&mut self.inner(), id);
+    }
+
+    /// Nothing is known of `id` any more.
+    pub(super) fn forget(&self, id: &BucketId) {
+        let mut inner = self.inner();
+        inner.not_refused(id);
+        self.release(&mut inner, id);
     }
 
     /// Where `id` is.
@@ -205,9 +223,17 @@ impl EngineRegistry {
             if let Some(buckets) = named.get_mut(&endpoint) {
                 buckets.remove(id);
             }
+            let before = named.len();
             named.retain(|_, buckets| !buckets.is_empty());
+            let is_room = named.len() < before;
             if named.is_empty() {
                 inner.named.remove(id.namespace());
+            }
+            // One of them, as there is room for one: each look costs a request.
+            let next = inner.refused.get_mut(id.namespace());
+            if is_room && let Some(next) = next.and_then(BTreeSet::pop_first) {
+                inner.not_refused(&next);
+                self.triggers.send(&[next]);
             }
         }
         let Some(running) = inner.engines.get_mut(&endpoint) else {
@@ -218,6 +244,8 @@ impl EngineRegistry {
         if running.buckets.is_empty() {
             info!(broker = %endpoint, "no bucket is at this broker any more: disconnecting");
             running.stop.cancel();
+            // What it says of its connection after this would be remembered for ever.
+            *lock(&running.used) = false;
             inner.engines.remove(&endpoint);
             // Told here, before another engine for the same broker can tell that it is connected.
             let _ = self.reports.send(Report::Left(endpoint));
@@ -239,9 +267,10 @@ impl EngineRegistry {
                 }
             }
         };
+        let used = Arc::new(Mutex::new(true));
         let forward = {
             let (reports, facts) = (self.reports.clone(), self.facts.clone());
-            let broker = endpoint.clone();
+            let (broker, used) = (endpoint.clone(), used.clone());
             async move {
                 while let Some(outcome) = outcomes.recv().await {
                     // Who would listen has ended before.
@@ -254,7 +283,10 @@ impl EngineRegistry {
                         }),
                         _ => Ok(()),
                     };
-                    let _ = reports.send(Report::Outcome(broker.clone(), outcome));
+                    let used = lock(&used);
+                    if *used || !matches!(outcome, Outcome::Connection(_)) {
+                        let _ = reports.send(Report::Outcome(broker.clone(), outcome));
+                    }
                 }
             }
         };
@@ -264,10 +296,29 @@ impl EngineRegistry {
             engine,
             stop,
             buckets: HashSet::new(),
+            used,
         }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner)
     }
 }
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Inner {
+    fn not_refused(&mut self, id: &BucketId) {
+        if let Some(refused) = self.refused.get_mut(id.namespace()) {
+            refused.remove(id);
+            if refused.is_empty() {
+                self.refused.remove(id.namespace());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

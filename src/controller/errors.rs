@@ -3,6 +3,7 @@
 
 use kube::runtime::finalizer;
 
+use super::public::{self, Whose};
 use super::resolve::ResolveError;
 use crate::ops::api_error::{ApiError, has_code};
 use engine::RemoveError;
@@ -41,6 +42,18 @@ impl Error {
             Self::Remove(error) => error.reason(),
             Self::Removing => "Removing",
             Self::Timeout => "Timeout",
+        }
+    }
+
+    /// What people may read of it, of a bucket whose broker that is.
+    #[must_use]
+    pub(super) fn public(&self, whose: Whose<'_>) -> String {
+        match self {
+            Self::Remove(RemoveError::Broker(failure)) => {
+                let why = public::text(failure.reason, &failure.message, whose);
+                format!("cannot remove the queues: {why}")
+            }
+            error => error.to_string(),
         }
     }
 

@@ -1,6 +1,8 @@
 //! TokenBucket resources → engine → status. One file for each step: [`watch`], [`reconcile`] (which validates,
 //! [resolves](resolve) the broker and judges [name conflicts](conflict)), [`cleanup`], [`status`].
 
+mod broker_rules;
+mod ceilings;
 mod cleanup;
 mod conflict;
 mod context;
@@ -10,12 +12,15 @@ mod errors;
 mod events;
 mod index;
 mod interner;
+mod public;
 mod reconcile;
 mod removals;
 mod resolve;
 mod resource;
 mod scope;
+mod seats;
 mod secret_label;
+mod secrets;
 mod status;
 mod triggers;
 mod validate;
@@ -50,9 +55,12 @@ use events::Events;
 use removals::Removals;
 use resolve::Resolver;
 use resource::Guarded;
+use seats::Seats;
 use status::StatusWriter;
 use triggers::ReconcileTriggers;
 
+pub use broker_rules::{AllowedHost, BrokerRules};
+pub use ceilings::Ceilings;
 pub use scope::{Scope, ScopeError, describe_scope};
 pub use secret_label::{NoLabel, SecretLabel};
 
@@ -82,6 +90,10 @@ pub struct Settings {
     pub status_writes_per_second: NonZeroU32,
     /// Brokers that the buckets of one namespace may be at, besides the default one.
     pub max_brokers_per_namespace: NonZeroU32,
+    /// What brokers that Secrets name have to be.
+    pub broker_rules: BrokerRules,
+    /// What no resource may go beyond.
+    pub ceilings: Ceilings,
     /// Type of the refill queues.
     pub refill_queue_type: QueueType,
     /// Set once every resource was read.
@@ -111,6 +123,8 @@ pub async fn run(settings: Settings, term: Term) -> Result<(), Ended> {
         status_interval,
         status_writes_per_second,
         max_brokers_per_namespace,
+        broker_rules,
+        ceilings,
         refill_queue_type,
         readiness,
         metrics,
@@ -141,15 +155,23 @@ pub async fn run(settings: Settings, term: Term) -> Result<(), Ended> {
         interval: status_interval,
         per_second: status_writes_per_second,
     };
+    let (resolver, to_read) = Resolver::new(
+        client.clone(),
+        default_broker,
+        required_secret_label,
+        broker_rules,
+        triggers.clone(),
+    );
     let context = Arc::new(Context {
         engines: EngineRegistry::new(
             options,
             usize::try_from(max_brokers_per_namespace.get()).unwrap_or(usize::MAX),
             reports.clone(),
             facts,
+            triggers.clone(),
             stop.clone(),
         ),
-        resolver: Resolver::new(client.clone(), default_broker, required_secret_label),
+        resolver,
         client,
         removals: Removals::new(triggers.clone()),
         triggers,
@@ -157,6 +179,8 @@ pub async fn run(settings: Settings, term: Term) -> Result<(), Ended> {
         events,
         reports,
         index: Mutex::default(),
+        seats: Mutex::new(Seats::new(ceilings.max_buckets_per_namespace)),
+        ceilings,
         failures: Mutex::new(HashMap::new()),
         schedules: Mutex::default(),
         synced: SetOnce::new(),
@@ -191,7 +215,8 @@ pub async fn run(settings: Settings, term: Term) -> Result<(), Ended> {
         tokio::join!(
             announce(&context, &stores, &readiness),
             context.follow(learnt),
-            release_deselected
+            release_deselected,
+            context.resolver.read_asked(to_read)
         );
         pending::<()>().await;
     };

@@ -28,8 +28,8 @@ use engine::Phase;
 
 /// A Secret is read again so often: credentials change.
 const RESOLVE_AGAIN_AFTER: Duration = Duration::from_secs(300);
-/// What is missing may be created soon.
-const RETRY_AFTER: Duration = Duration::from_secs(10);
+/// A broker of its namespace may be free then. Sooner would cost requests: each look reads the Secret.
+const ADMIT_AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// A reconciliation that takes longer has failed.
 const RECONCILE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -51,6 +51,7 @@ pub(super) async fn reconcile(
     let began = Instant::now();
     let action = timeout(RECONCILE_TIMEOUT, steps).await;
     context.metrics.reconciled(began.elapsed());
+    context.passed(&*object);
     let action = action.unwrap_or(Err(Error::Timeout))?;
     context.succeeded(&id_of(&*object));
     Ok(action)
@@ -65,6 +66,7 @@ pub(super) fn after_error(object: Arc<Guarded>, error: &Error, context: Arc<Cont
     let id = id_of(&*object);
     context.metrics.reconcile_error(error.reason());
     let pause = context.failed(&id, error);
+    context.passed(&*object);
     if error.is_expected() {
         debug!(bucket = %id, reason = error.reason(), %error, retry_in = ?pause, "waiting");
     } else {
@@ -124,8 +126,16 @@ async fn apply(resource: &TokenBucket, context: &Context) -> Result<Action, Erro
             return Ok(Action::await_change());
         }
     };
+    if let Err(exceeded) = context.within_ceilings(&bucket) {
+        context.metrics.reconcile_error(exceeded.reason());
+        refuse(resource, Some(resource), context, exceeded.phase());
+        return Ok(Action::await_change());
+    }
     let (namespace, connection) = (bucket.id.namespace(), resource.spec.connection.as_deref());
-    let endpoint = match context.resolver.resolve(namespace, connection).await {
+    let Some(known) = context.resolver.known(&bucket.id, connection) else {
+        return Ok(Action::await_change());
+    };
+    let endpoint = match known {
         Ok(endpoint) => endpoint,
         // It goes on where it is: that the API server is away is no reason to stop refills.
         Err(error @ ResolveError::SecretUnavailable { .. }) => return Err(error.into()),
@@ -133,7 +143,7 @@ async fn apply(resource: &TokenBucket, context: &Context) -> Result<Action, Erro
             context.metrics.reconcile_error(error.reason());
             refuse(resource, Some(resource), context, error.phase());
             return Ok(match connection {
-                Some(_) => Action::requeue(RETRY_AFTER),
+                Some(connection) => Action::requeue(context.resolver.pause(namespace, connection)),
                 None => Action::await_change(),
             });
         }
@@ -173,7 +183,7 @@ async fn apply(resource: &TokenBucket, context: &Context) -> Result<Action, Erro
         let phase = Phase::stalled("TooManyBrokers", message);
         refuse(resource, Some(resource), context, phase);
         context.triggers.send(&concerned);
-        return Ok(Action::requeue(RETRY_AFTER));
+        return Ok(Action::requeue(ADMIT_AGAIN_AFTER));
     }
     put_in_force(resource, bucket, &endpoint, context);
     // Now it is known where it is, and where it is not any more.
@@ -191,8 +201,10 @@ fn put_in_force(resource: &TokenBucket, bucket: Bucket, endpoint: &Endpoint, con
         .engines
         .broker_of(&id)
         .filter(|before| before != endpoint);
+    let connection = resource.spec.connection.as_ref();
     let decision = Decision::InForce {
         broker: endpoint.clone(),
+        secret: connection.map(|it| it.secret_ref.name.as_str().into()),
         suspend: resource.spec.suspend,
     };
     report(resource, Some(resource), decision, context);
@@ -209,9 +221,6 @@ fn put_in_force(resource: &TokenBucket, bucket: Bucket, endpoint: &Endpoint, con
     if let Some(before) = before {
         // Other buckets that name the same Secret move along.
         context.triggers.send(&context.engines.buckets_at(&before));
-    }
-    if !context.index().holds(&id, resource.meta().uid.as_deref()) {
-        context.forget(&id);
     }
 }
 

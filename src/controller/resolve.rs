@@ -1,26 +1,35 @@
 //! The resolve step: at which broker a bucket is. Client required, for one plain get of the Secret that the bucket names:
 //! a cache of Secrets would hold every Secret of the cluster.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::poll_fn;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
-use tokio::time::Instant;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
 
+use super::broker_rules::{BrokerRules, RuleBroken};
 use super::secret_label::SecretLabel;
+use super::secrets::{Answer, SecretName, Secrets};
+use super::triggers::ReconcileTriggers;
 use crate::ops::api_error::ApiError;
 use amqp::{Endpoint, EndpointError};
 use api::ConnectionSpec;
+use bucket::BucketId;
 use bucket::machine::Class;
 
-/// For so long all buckets that name a Secret use what one of them read.
-const READ_AGAIN_AFTER: Duration = Duration::from_secs(10);
+/// Secrets that are read at the same time.
+const MOST_READS: usize = 32;
+/// A request that takes longer has failed.
+const READ_WITHIN: Duration = Duration::from_secs(10);
 
 /// Why it is not known where a bucket is.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub(super) enum ResolveError {
     /// Neither the resource nor the operator names a broker.
     #[error(
@@ -42,6 +51,23 @@ pub(super) enum ResolveError {
         #[source]
         problem: SecretProblem,
     },
+    /// The broker is not one that the administrator allows.
+    #[error(
+        "the broker that Secret {name} names is none of those that the operator's --allowed-broker-hosts allows \
+         ({allowed}): name one of these in the Secret, or have yours allowed"
+    )]
+    BrokerNotAllowed {
+        /// Name of the Secret.
+        name: String,
+        /// The hosts that are allowed.
+        allowed: String,
+    },
+    /// The broker is reached without TLS.
+    #[error(
+        "the broker that Secret {0} names is not reached by TLS, which the operator's --require-tls asks for: write \
+         amqps:// in its uri, or 5671 as its port"
+    )]
+    TlsRequired(String),
     /// The operator may not read the Secret.
     #[error(
         "the operator may not read Secret {0}: set rbac.secrets.enabled=true in its Helm chart (rbac.secrets.names, when set, \
@@ -66,12 +92,12 @@ pub(super) enum ResolveError {
         /// Name of the Secret.
         name: String,
         /// What the client said.
-        source: ApiError,
+        source: Arc<ApiError>,
     },
 }
 
 /// What is wrong with a Secret. Never says what is in it.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum SecretProblem {
     /// The keys that name a broker are missing.
     #[error(
@@ -97,6 +123,8 @@ impl ResolveError {
             Self::NoBroker => "NoBroker",
             Self::SecretNotFound(_) => "SecretNotFound",
             Self::InvalidSecret { .. } => "InvalidSecret",
+            Self::BrokerNotAllowed { .. } => "BrokerNotAllowed",
+            Self::TlsRequired(_) => "TLSRequired",
             Self::SecretForbidden(_) => "SecretForbidden",
             Self::SecretNotAllowed { .. } => "SecretNotAllowed",
             Self::SecretUnavailable { .. } => "SecretUnavailable",
@@ -109,6 +137,8 @@ impl ResolveError {
         match self {
             Self::NoBroker
             | Self::InvalidSecret { .. }
+            | Self::BrokerNotAllowed { .. }
+            | Self::TlsRequired(_)
             | Self::SecretForbidden(_)
             | Self::SecretNotAllowed { .. } => Class::Person,
             // Often the Secret comes a moment after the bucket.
@@ -117,31 +147,81 @@ impl ResolveError {
     }
 }
 
-type SecretName = (String, String);
-type Remembered = Arc<tokio::sync::Mutex<Option<(Instant, Endpoint)>>>;
-
 /// Finds the broker of a bucket.
 pub(super) struct Resolver {
     client: Client,
     default: Option<Endpoint>,
     required_label: Option<SecretLabel>,
-    read: Mutex<HashMap<SecretName, Remembered>>,
+    rules: BrokerRules,
+    secrets: Secrets,
+    asked: mpsc::UnboundedSender<SecretName>,
+    triggers: ReconcileTriggers,
 }
 
 impl Resolver {
-    /// `default` is the broker of buckets that name none. Only Secrets with the `required_label` are used, if there is one.
+    /// `default` is the broker of buckets that name none. Only Secrets with the `required_label` are used, if there is one. When a
+    /// Secret comes, the buckets that wait for it are reconciled.
     #[must_use]
     pub(super) fn new(
         client: Client,
         default: Option<Endpoint>,
         required_label: Option<SecretLabel>,
-    ) -> Self {
-        Self {
+        rules: BrokerRules,
+        triggers: ReconcileTriggers,
+    ) -> (Self, mpsc::UnboundedReceiver<SecretName>) {
+        let (asked, to_read) = mpsc::unbounded_channel();
+        let resolver = Self {
             client,
             default,
             required_label,
-            read: Mutex::default(),
+            rules,
+            secrets: Secrets::default(),
+            asked,
+            triggers,
+        };
+        (resolver, to_read)
+    }
+
+    /// Reads the Secrets that passes ask for, and has the buckets reconciled that wait for them.
+    pub(super) async fn read_asked(&self, mut to_read: mpsc::UnboundedReceiver<SecretName>) {
+        let asked = poll_fn(|task| to_read.poll_recv(task));
+        let read = async |(namespace, name): SecretName| {
+            // When the API server is silent they ask again.
+            let _ = timeout(READ_WITHIN, self.read_once(&namespace, &name)).await;
+            self.triggers
+                .send(&self.secrets.take_waiting(&(namespace, name)));
+        };
+        asked.for_each_concurrent(MOST_READS, read).await;
+    }
+
+    /// The broker of a bucket, as far as it is known. None: its Secret is being read, and it is reconciled after that. A pass
+    /// does not wait for it: thousands that do would hold up all the others.
+    pub(super) fn known(
+        &self,
+        id: &BucketId,
+        connection: Option<&ConnectionSpec>,
+    ) -> Option<Result<Endpoint, ResolveError>> {
+        let Some(connection) = connection else {
+            return Some(self.default.clone().ok_or(ResolveError::NoBroker));
+        };
+        let name = connection.secret_ref.name.as_str();
+        match self.secrets.known(id, name) {
+            Ok(outcome) => Some(outcome),
+            Err(is_first) => {
+                if is_first {
+                    // The reader ends with the program.
+                    let _ = self
+                        .asked
+                        .send((id.namespace().to_owned(), name.to_owned()));
+                }
+                None
+            }
         }
+    }
+
+    /// The Secrets that resources name: only of these something is remembered.
+    pub(super) fn secrets(&self) -> &Secrets {
+        &self.secrets
     }
 
     /// The broker that `connection`, of a resource in `namespace`, names.
@@ -156,28 +236,21 @@ impl Resolver {
         let Some(connection) = connection else {
             return self.default.clone().ok_or(ResolveError::NoBroker);
         };
-        let name = connection.secret_ref.name.as_str();
-        let remembered = self.remembered(namespace, name);
-        let mut remembered = remembered.lock().await;
-        if let Some((at, endpoint)) = &*remembered
-            && at.elapsed() < READ_AGAIN_AFTER
-        {
-            return Ok(endpoint.clone());
-        }
-        *remembered = None;
-        let endpoint = self.read(namespace, name).await?;
-        *remembered = Some((Instant::now(), endpoint.clone()));
-        Ok(endpoint)
+        self.read_once(namespace, &connection.secret_ref.name).await
     }
 
-    fn remembered(&self, namespace: &str, name: &str) -> Remembered {
-        let key = (namespace.to_owned(), name.to_owned());
-        self.read
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .entry(key)
-            .or_default()
-            .clone()
+    async fn read_once(&self, namespace: &str, name: &str) -> Result<Endpoint, ResolveError> {
+        let read = self.read(namespace, name);
+        let Answer { outcome, waiting } = self.secrets.get(namespace, name, read).await;
+        self.triggers.send(&waiting);
+        outcome
+    }
+
+    /// How long until the Secret may be read again.
+    #[must_use]
+    pub(super) fn pause(&self, namespace: &str, connection: &ConnectionSpec) -> Duration {
+        let name = connection.secret_ref.name.as_str();
+        self.secrets.pause(namespace, name)
     }
 
     async fn read(&self, namespace: &str, name: &str) -> Result<Endpoint, ResolveError> {
@@ -191,7 +264,7 @@ impl Resolver {
             }
             error => ResolveError::SecretUnavailable {
                 name: name.to_owned(),
-                source: ApiError(error),
+                source: Arc::new(ApiError(error)),
             },
         })?;
         if let Some(label) = &self.required_label
@@ -202,10 +275,21 @@ impl Resolver {
                 label: label.clone(),
             });
         }
-        endpoint(&secret.data.unwrap_or_default()).map_err(|problem| ResolveError::InvalidSecret {
-            name: name.to_owned(),
-            problem,
-        })
+        let endpoint = endpoint(&secret.data.unwrap_or_default()).map_err(|problem| {
+            ResolveError::InvalidSecret {
+                name: name.to_owned(),
+                problem,
+            }
+        })?;
+        // Here, so that nobody connects to it: neither for its buckets nor for their deletion.
+        match self.rules.check(&endpoint) {
+            Ok(()) => Ok(endpoint),
+            Err(RuleBroken::Host) => Err(ResolveError::BrokerNotAllowed {
+                name: name.to_owned(),
+                allowed: self.rules.hosts(),
+            }),
+            Err(RuleBroken::Tls) => Err(ResolveError::TlsRequired(name.to_owned())),
+        }
     }
 }
 

@@ -44,7 +44,10 @@ pub(super) fn watch(
                 context.forget(id);
                 deselected.release(id);
             }
+            context.resolver.secrets().observe(event, &changes.gone);
+            let moved = context.seats().observe(event, &changes.gone);
             context.triggers.send(&changes.concerned);
+            context.triggers.send(&moved);
         })
         .inspect_err(
             |error| warn!(%error, "the watch of TokenBuckets is interrupted: trying again"),

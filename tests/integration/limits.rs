@@ -59,3 +59,37 @@ async fn a_long_value_of_the_annotation_is_refused_and_kept_nowhere() {
     let refilled = |status: &TokenBucketStatus| status.available_tokens == Some(1);
     buckets.until("api", "the refill", refilled).await;
 }
+
+#[tokio::test]
+async fn missing_secrets_hold_up_nobody() {
+    let (testbed, namespace, vhost, buckets) = stage().await;
+    let spec = |secret: &str| json!({"schedule": RARELY, "amount": 1, "maximum": 1, "connection": {"secretRef": {"name": secret}}});
+    let names: Vec<_> = (0..300).map(|number| format!("missing-{number}")).collect();
+    let created = names.iter().map(|name| buckets.create(name, spec(name)));
+    futures::future::join_all(created).await;
+    let _operator = Operator::start(testbed, &namespace, &vhost, &[]).await;
+    let waits = |status: &TokenBucketStatus| reason(status, "Ready") == "SecretNotFound";
+    for name in &names {
+        buckets.until(name, "its Secret to be missed", waits).await;
+    }
+    let good = json!({"schedule": RARELY, "amount": 1, "maximum": 1});
+    buckets.create("good", good).await;
+    buckets.ready("good").await;
+
+    // When a Secret comes, and one of the buckets that name it changes, all of them go on.
+    buckets.create("late", spec("missing-0")).await;
+    buckets
+        .until("late", "its Secret to be missed", waits)
+        .await;
+    let secret =
+        json!({"metadata": {"name": "missing-0"}, "stringData": {"uri": vhost.amqp_url()}});
+    let secret = serde_json::from_value(secret).expect("a Secret");
+    let secrets: Api<Secret> = Api::namespaced(testbed.client().await, namespace.name());
+    let created = secrets.create(&PostParams::default(), &secret).await;
+    created.expect("the Secret is accepted");
+    buckets
+        .edit("late", json!({"amount": 2, "maximum": 2}))
+        .await;
+    buckets.ready("late").await;
+    buckets.ready("missing-0").await;
+}

@@ -3,10 +3,12 @@
 mod absence;
 mod admission;
 mod broker;
+mod ceilings;
 mod celery;
 mod chart;
 mod controller;
 mod crowds;
+mod disclosure;
 mod edits;
 mod engine;
 mod faults;

@@ -152,6 +152,24 @@ impl Endpoint {
         Duration::from_secs(u64::from(heartbeat) * 3) + HOLD_MARGIN
     }
 
+    /// Its host: a name, or an address without brackets.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.0.host
+    }
+
+    /// Its port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.0.port
+    }
+
+    /// Whether it is reached by TLS.
+    #[must_use]
+    pub fn is_tls(&self) -> bool {
+        self.0.tls
+    }
+
     pub(super) fn vhost(&self) -> &str {
         &self.0.vhost
     }

@@ -3,7 +3,7 @@
 //! A local time is a number here: the seconds between 1970-01-01 00:00 and it, both read off the same local clock.
 
 use super::set::Set;
-use chrono::{DateTime, Days, NaiveDate, NaiveTime, Utc};
+use chrono::{DateTime, Datelike, Days, NaiveDate, NaiveTime, Utc};
 use std::str::FromStr;
 
 pub(super) const DAY: i64 = 86_400;
@@ -93,6 +93,24 @@ impl Dates {
             .map(|rule| cron::Schedule::from_str(rule))
             .collect::<Result<_, _>>()?;
         Ok(Self::Some(rules))
+    }
+
+    /// Whether two dates that follow each other are both selected. Which dates are leap days and which weekdays they are
+    /// repeats every 28 years, up to 2099.
+    pub(crate) fn are_adjacent(&self) -> bool {
+        let Self::Some(_) = self else {
+            return true;
+        };
+        let begin = NaiveDate::from_ymd_opt(2000, 1, 1);
+        let mut date = begin.and_then(|begin| self.first_from(begin));
+        while let Some(found) = date.filter(|date| date.year() < 2028) {
+            let next = found.succ_opt();
+            date = next.and_then(|next| self.first_from(next));
+            if date == next {
+                return true;
+            }
+        }
+        false
     }
 
     // The years asked for must be from 1969 on: the enumerator reads a negative year as one far ahead.

@@ -8,6 +8,7 @@
 
 mod calendar;
 mod clock;
+mod closest;
 mod every;
 mod field;
 mod parse;

@@ -41,6 +41,18 @@ impl Set {
         self.iter().nth(rank as usize)
     }
 
+    /// The smallest difference of two members; None for fewer than two.
+    pub(crate) fn closest(self) -> Option<u32> {
+        (1..u64::BITS).find(|difference| self.0 & self.0 >> difference != 0)
+    }
+
+    /// How much greater the greatest member is than the smallest.
+    pub(crate) fn width(self) -> u32 {
+        self.0
+            .checked_ilog2()
+            .map_or(0, |high| high - self.0.trailing_zeros())
+    }
+
     pub(crate) fn iter(self) -> impl Iterator<Item = u32> {
         (0..u64::BITS).filter(move |number| self.contains(*number))
     }
@@ -85,6 +97,24 @@ mod tests {
             (set.nth(0), set.nth(3), set.nth(4)),
             (Some(0), Some(50), None)
         );
+    }
+
+    #[test]
+    fn the_closest_members_are_found() {
+        let set = |numbers: &[u32]| {
+            let one = |number: &u32| Set::range(*number, *number, 1);
+            numbers.iter().map(one).fold(Set::default(), Set::union)
+        };
+        for (numbers, closest, width) in [
+            (&[][..], None, 0),
+            (&[7], None, 0),
+            (&[0, 63], Some(63), 63),
+            (&[0, 10, 13, 59], Some(3), 59),
+            (&[58, 59], Some(1), 1),
+        ] {
+            let found = set(numbers);
+            assert_eq!((found.closest(), found.width()), (closest, width));
+        }
     }
 
     #[test]

@@ -52,6 +52,10 @@ impl Timetable {
         }
     }
 
+    pub(super) fn kind(&self) -> &Kind {
+        &self.schedule.kind
+    }
+
     /// The first tick strictly after `after`; `None` when there is none before the year 2100.
     pub fn next(&self, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let from = after.timestamp() + 1;

@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 
 use super::report::{Decision, ReconcileResult};
+use crate::controller::public::{self, Whose};
 use api::conditions::conditions;
 use api::{LastRefill, TokenBucketStatus, to_time};
 use bucket::Refill;
@@ -22,6 +23,8 @@ pub(super) fn compose(
 ) -> TokenBucketStatus {
     let suspended = matches!(result.decision, Decision::InForce { suspend: true, .. });
     let generation = result.generation;
+    let connection = connection.map(|state| public::connection(state, result.decision.whose()));
+    let connection = connection.as_ref();
     let status = TokenBucketStatus {
         observed_generation: Some(generation),
         conditions: conditions(
@@ -103,11 +106,21 @@ fn phase(
     }
     // A state of an earlier generation says nothing about the spec as it is now.
     match state.filter(|state| i64::try_from(state.revision) == Ok(result.generation)) {
-        Some(state) => state.phase.clone(),
+        Some(state) => public::phase(&state.phase, result.decision.whose()),
         None => Phase::progressing(
             "Applying",
             "making the bucket at the broker as the spec says",
         ),
+    }
+}
+
+impl Decision {
+    /// Whose broker the bucket is at.
+    pub(super) fn whose(&self) -> Whose<'_> {
+        match self {
+            Self::InForce { secret, .. } => secret.as_deref().into(),
+            Self::Refused(_) => Whose::Operator,
+        }
     }
 }
 

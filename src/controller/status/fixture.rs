@@ -38,6 +38,7 @@ pub(super) fn in_force(generation: i64) -> ReconcileResult {
         generation,
         Decision::InForce {
             broker: broker(),
+            secret: None,
             suspend: false,
         },
     )

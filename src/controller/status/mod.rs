@@ -1,6 +1,7 @@
 //! The status writer: one task that knows the newest about every bucket and writes it, the urgent first and the rest
 //! within a budget. What cannot be written is tried again; only the newest counts.
 
+mod broker_names;
 mod compose;
 #[cfg(test)]
 mod fixture;
@@ -25,10 +26,12 @@ use tokio::time::sleep_until;
 use tracing::{info, warn};
 
 use super::events::{Events, Notice};
+use super::public;
 use super::triggers::ReconcileTriggers;
 use crate::ops::api_error::message;
 use crate::ops::{Metrics, Reading};
 use amqp::Endpoint;
+use broker_names::BrokerNames;
 use bucket::BucketId;
 use bucket::machine::Now;
 use engine::{Clock, ConnectionState, Outcome};
@@ -65,6 +68,7 @@ impl StatusWriter {
     /// Runs the writer.
     pub(super) async fn run(self, mut reports: mpsc::UnboundedReceiver<Report>) {
         let mut queue = StatusQueue::new(self.interval);
+        let mut names = BrokerNames::default();
         let budget = Budget::new(self.per_second);
         let mut writes = FuturesUnordered::new();
         loop {
@@ -80,7 +84,7 @@ impl StatusWriter {
             }
             tokio::select! {
                 report = reports.recv() => match report {
-                    Some(report) => self.take_note(&mut queue, report),
+                    Some(report) => self.take_note(&mut queue, &mut names, report),
                     None => break,
                 },
                 Some((job, written)) = writes.next() => self.finish(&mut queue, job, written),
@@ -90,7 +94,7 @@ impl StatusWriter {
         while writes.next().await.is_some() {}
     }
 
-    fn take_note(&self, queue: &mut StatusQueue, report: Report) {
+    fn take_note(&self, queue: &mut StatusQueue, names: &mut BrokerNames, report: Report) {
         let now = self.clock.now();
         match report {
             Report::Reconciled(result) => {
@@ -108,11 +112,23 @@ impl StatusWriter {
             }
             Report::Left(broker) => {
                 queue.connection(&broker, None, now);
-                self.metrics.forget_broker(&broker.to_string());
+                let name = names.get(&broker).map(str::to_owned);
+                if let Some(unused) = names.remove(&broker) {
+                    self.metrics.forget_broker(&unused);
+                } else if let Some(name) = name {
+                    let is_up = |other| queue.connection_to(other) == Some(&ConnectionState::Up);
+                    let connected = names.called(&name).any(is_up);
+                    self.metrics.broker_connected(&name, connected);
+                }
             }
             Report::Outcome(broker, Outcome::Connection(connection)) => {
-                self.metrics
-                    .connection(&broker.to_string(), connection == ConnectionState::Up);
+                if let Some(name) = queue.name_of(&broker) {
+                    if let Some(unused) = names.set(&broker, &name) {
+                        self.metrics.forget_broker(&unused);
+                    }
+                    let connected = connection == ConnectionState::Up;
+                    self.metrics.connection(&name, connected);
+                }
                 if matches!(
                     connection,
                     ConnectionState::Down {
@@ -126,7 +142,10 @@ impl StatusWriter {
                 queue.connection(&broker, Some(connection), now);
             }
             Report::Outcome(broker, Outcome::Bucket(id, state)) => {
-                if queue.state(&broker, &id, state.clone(), now) {
+                if let Some(is_new) = queue.state(&broker, &id, state.clone(), now) {
+                    if let Some(message) = public::hidden(&state.phase).filter(|_| is_new) {
+                        warn!(bucket = %id, %broker, "{message}");
+                    }
                     self.metrics.bucket(&id, Reading::Known(state));
                 }
             }

@@ -11,6 +11,7 @@ use super::compose::compose;
 use super::interned::{InternedStatus, StatusInterner};
 use super::report::{Decision, ReconcileResult};
 use super::write_policy::{Priority, Times, due, is_unsettled};
+use crate::controller::public::Whose;
 use amqp::Endpoint;
 use api::TokenBucketStatus;
 use bucket::machine::Now;
@@ -97,23 +98,22 @@ impl StatusQueue {
         self.schedule(&id, now);
     }
 
-    /// The engine told about a bucket. False when the bucket is not at that broker (any more).
+    /// The engine told about a bucket. None when the bucket is not at that broker (any more), else whether its
+    /// phase is a new one.
     pub(super) fn state(
         &mut self,
         broker: &Endpoint,
         id: &BucketId,
         state: Arc<BucketState>,
         now: Now,
-    ) -> bool {
-        let Some(entry) = self.entries.get_mut(id) else {
-            return false;
-        };
+    ) -> Option<bool> {
+        let entry = self.entries.get_mut(id)?;
         if entry.result.decision.broker() != Some(broker) {
-            return false;
+            return None;
         }
-        entry.state = Some(state);
+        let before = entry.state.replace(state.clone());
         self.schedule(id, now);
-        true
+        Some(before.is_none_or(|before| before.phase != state.phase))
     }
 
     /// UID of a resource whose bucket is at that broker.
@@ -145,6 +145,29 @@ impl StatusQueue {
             .filter(|result| result.decision.broker() == Some(broker))
             .map(|result| result.id.clone())
             .collect()
+    }
+
+    /// What metrics call a broker; None when no bucket is there. Of several Secrets that name it, the first.
+    pub(super) fn name_of(&self, broker: &Endpoint) -> Option<String> {
+        let results = self.entries.values().map(|entry| &entry.result);
+        let at = results.filter(|result| result.decision.broker() == Some(broker));
+        at.map(|result| match result.decision.whose() {
+            // It comes before all namespaces.
+            Whose::Operator => (None, ""),
+            Whose::Secret(name) => (Some(result.id.namespace()), name),
+        })
+        .min()
+        .map(|(namespace, name)| {
+            namespace.map_or_else(
+                || "default".to_owned(),
+                |namespace| format!("{namespace}/{name}"),
+            )
+        })
+    }
+
+    /// What is known of the connection to a broker.
+    pub(super) fn connection_to(&self, broker: &Endpoint) -> Option<&ConnectionState> {
+        self.connections.get(broker)
     }
 
     /// Nothing is to be written about the bucket any more.

@@ -46,6 +46,8 @@ pub(crate) enum Decision {
     InForce {
         /// At which broker.
         broker: Endpoint,
+        /// The Secret that names it; None: it is the operator's own.
+        secret: Option<Box<str>>,
         /// Whether scheduled refills are suspended.
         suspend: bool,
     },

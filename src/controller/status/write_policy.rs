@@ -214,15 +214,15 @@ mod tests {
 
     #[test]
     fn a_message_that_varies_is_not_urgent() {
-        let away = |message: &str| {
+        let away = |reason| {
             let connection = ConnectionState::Down {
-                reason: "BrokerUnreachable",
-                message: message.into(),
+                reason,
+                message: String::new(),
             };
             compose(&in_force(1), None, Some(&connection), &ready(1), at(0))
         };
         assert_eq!(
-            write(&away("refused"), &away("timed out")),
+            write(&away("BrokerUnreachable"), &away("AuthenticationRefused")),
             Some((Priority::Routine, INTERVAL))
         );
     }

@@ -60,6 +60,13 @@ struct OfBroker {
     broker: String,
 }
 
+impl OfBroker {
+    fn new(broker: &str) -> Self {
+        let broker = broker.to_owned();
+        Self { broker }
+    }
+}
+
 /// An enum whose variants are words of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Word<T>(T);
@@ -269,22 +276,23 @@ impl Metrics {
         self.passes.observe(took.as_secs_f64());
     }
 
-    /// The broker is connected or away. `broker` is its name without credentials.
+    /// A connection to the broker was made, or could not be. `broker` is a name that tells nothing of what is in a Secret.
     pub fn connection(&self, broker: &str, connected: bool) {
-        let broker = OfBroker {
-            broker: broker.to_owned(),
-        };
         if connected {
-            self.connections.get_or_create(&broker).inc();
+            self.connections.get_or_create(&OfBroker::new(broker)).inc();
         }
-        self.connected.get_or_create(&broker).set(connected.into());
+        self.broker_connected(broker, connected);
+    }
+
+    /// The broker is connected or away.
+    pub fn broker_connected(&self, broker: &str, connected: bool) {
+        let gauge = self.connected.get_or_create(&OfBroker::new(broker));
+        gauge.set(connected.into());
     }
 
     /// No bucket uses the broker any more: its series are gone.
     pub fn forget_broker(&self, broker: &str) {
-        let broker = OfBroker {
-            broker: broker.to_owned(),
-        };
+        let broker = OfBroker::new(broker);
         self.connected.remove(&broker);
         self.connections.remove(&broker);
     }

@@ -47,7 +47,7 @@ fn full() -> Metrics {
     let stalled = BucketId::new("shop", "bad");
     let phase = Phase::stalled("NameConflict", "mend it").into();
     metrics.bucket(&stalled, Reading::Refused(phase));
-    metrics.connection("127.0.0.1:5672", true);
+    metrics.connection("shop/rabbit-user", true);
     metrics.reconciled(Duration::from_millis(2));
     metrics.reconcile_error("InvalidSchedule");
     metrics.status_write("ok");
@@ -78,8 +78,8 @@ fn names_follow_the_conventions() {
         r#"tokenbucket_requests_parked_total{reason="Malformed"} 1"#,
         r#"tokenbucket_refill_lag_seconds_bucket{le="0.01"} 1"#,
         r#"tokenbucket_reconcile_duration_seconds_bucket{le="0.005"} 1"#,
-        r#"tokenbucket_broker_connected{broker="127.0.0.1:5672"} 1"#,
-        r#"tokenbucket_broker_connections_total{broker="127.0.0.1:5672"} 1"#,
+        r#"tokenbucket_broker_connected{broker="shop/rabbit-user"} 1"#,
+        r#"tokenbucket_broker_connections_total{broker="shop/rabbit-user"} 1"#,
         r#"tokenbucket_reconcile_errors_total{reason="InvalidSchedule"} 1"#,
         r#"tokenbucket_status_writes_total{result="ok"} 1"#,
         "tokenbucket_leader 1",
@@ -124,10 +124,7 @@ fn a_replica_that_leads_no_more_knows_no_bucket_and_no_broker() {
     let metrics = full();
     metrics.leading(false);
     let text = metrics.encode().unwrap();
-    assert!(
-        !text.contains("shop") && !text.contains("127.0.0.1"),
-        "{text}"
-    );
+    assert!(!text.contains("shop"), "{text}");
 }
 
 #[test]

@@ -132,7 +132,10 @@ fn a_bucket_that_is_gone_is_not_written() {
     queue.state(&broker(), &id(), state(1, 6).into(), after(1));
     queue.forget(&id());
     assert!(queue.next(Priority::Routine, after(99)).is_none());
-    assert!(!queue.state(&broker(), &id(), state(1, 7).into(), after(99)));
+    assert_eq!(
+        queue.state(&broker(), &id(), state(1, 7).into(), after(99)),
+        None
+    );
 }
 
 #[test]
@@ -153,7 +156,10 @@ fn a_resource_that_took_the_name_of_another_starts_anew() {
 fn another_broker_does_not_speak_for_the_bucket() {
     let mut queue = ready_queue();
     let other = Endpoint::parse("amqp://other").unwrap();
-    assert!(!queue.state(&other, &id(), state(1, 9).into(), after(1)));
+    assert_eq!(
+        queue.state(&other, &id(), state(1, 9).into(), after(1)),
+        None
+    );
     queue.connection(&other, Some(down()), after(1));
     assert_eq!(queue.next_due(Priority::Urgent), None);
 }

@@ -1,0 +1,147 @@
+//! What people may read about a broker. Whoever may look at a TokenBucket may perhaps not look at its Secret, and whoever may
+//! write both must not learn by them what answers at which address. So a status tells the class of a problem; hosts, users,
+//! virtual hosts, certificates and the words of a server are in the operator's log. No client required.
+
+use engine::{ConnectionState, Phase};
+
+/// Whose broker it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whose<'s> {
+    /// That of buckets without `connection`.
+    Operator,
+    /// The one that this Secret names.
+    Secret(&'s str),
+}
+
+impl<'s> From<Option<&'s str>> for Whose<'s> {
+    fn from(secret: Option<&'s str>) -> Self {
+        secret.map_or(Self::Operator, Self::Secret)
+    }
+}
+
+/// What is told of a problem, by the reason and the message that it has in the log.
+pub(super) fn text(reason: &str, message: &str, whose: Whose<'_>) -> String {
+    let broker = match whose {
+        Whose::Operator => "the operator's broker".to_owned(),
+        Whose::Secret(name) => format!("the broker that Secret {name} names"),
+    };
+    let written = match whose {
+        Whose::Operator => "the operator's --amqp-url",
+        Whose::Secret(_) => "the Secret",
+    };
+    match reason {
+        // Refused, silent, unknown or no broker at all: all the same, so that nobody looks for open ports by it.
+        "BrokerUnreachable" | "ConnectionLost" | "BrokerTimeout" | "ConnectionWornOut" => format!(
+            "{broker} cannot be reached: is it running, and are host and port in {written} right? The operator's log says \
+             more"
+        ),
+        "CertificateRefused" => format!(
+            "{broker} has a certificate that is not trusted, or is not for the host in {written}: have its authority given \
+             to the operator (SSL_CERT_FILE; in the chart: broker.tls.caSecret), or correct the host"
+        ),
+        "AuthenticationRefused" => format!(
+            "{broker} refuses user name or password: correct them in {written}, or create the user"
+        ),
+        "VhostRefused" => format!(
+            "{broker} refuses the virtual host in {written}: create it, or give the user permissions on it"
+        ),
+        "AccessRefused" => {
+            let permission = permission(message).map_or_else(String::new, |it| format!("{it} "));
+            format!(
+                "{broker} refuses something for lack of {permission}permission: give the user in {written} configure and read on \
+                 the queues of the bucket and on the refill queue, and write on amq.default (rabbitmqctl set_permissions). \
+                 The operator's log says more"
+            )
+        }
+        "QueueArgumentsDiffer" => {
+            // What comes before is ours, what comes after it is the server's.
+            let ours = message.split_once(" exists with other arguments");
+            let queue = ours.map_or("a queue", |(queue, _)| queue);
+            let argument = argument(message).map_or_else(String::new, |it| format!(" ({it})"));
+            format!(
+                "{queue} exists at {broker} with other arguments{argument}: delete it, or use another name. The operator's log \
+                 says more"
+            )
+        }
+        "UnsupportedBrokerVersion" if whose != Whose::Operator => {
+            let instead = message.rsplit_once(". Upgrade the broker, or ");
+            let instead = instead.map_or_else(String::new, |(_, it)| format!(", or {it}"));
+            format!(
+                "{broker} is older than RabbitMQ 3.13 and may lose refills on quorum queues: upgrade it{instead}"
+            )
+        }
+        "NoQueue" => format!("a queue of the bucket is missing at {broker}"),
+        "ChannelClosed" | "ProtocolError" => format!(
+            "{broker} broke off what the operator asked of it. It tries again by itself; its log says more"
+        ),
+        // Words of this program, and names that are in the resource.
+        _ => message.to_owned(),
+    }
+}
+
+/// The state of a connection as it may be told.
+pub(super) fn connection(state: &ConnectionState, whose: Whose<'_>) -> ConnectionState {
+    match state {
+        ConnectionState::Up => ConnectionState::Up,
+        ConnectionState::Down { reason, message } => ConnectionState::Down {
+            reason,
+            message: text(reason, message, whose),
+        },
+    }
+}
+
+/// The phase of a bucket as it may be told.
+pub(super) fn phase(phase: &Phase, whose: Whose<'_>) -> Phase {
+    match phase {
+        Phase::Ready => Phase::Ready,
+        Phase::Progressing { reason, message } => {
+            Phase::progressing(reason, text(reason, message, whose))
+        }
+        Phase::Stalled { reason, message } => Phase::stalled(reason, text(reason, message, whose)),
+    }
+}
+
+/// What a phase does not tell, for the log; what concerns the whole connection is there already.
+pub(super) fn hidden(phase: &Phase) -> Option<&str> {
+    let (Phase::Progressing { reason, message } | Phase::Stalled { reason, message }) = phase
+    else {
+        return None;
+    };
+    let hidden = [
+        "AccessRefused",
+        "QueueArgumentsDiffer",
+        "NoQueue",
+        "ChannelClosed",
+        "ProtocolError",
+    ];
+    hidden.contains(reason).then_some(message)
+}
+
+/// The permission that is missing.
+fn permission(message: &str) -> Option<&'static str> {
+    ["configure", "write", "read"].into_iter().find(|name| {
+        message.contains(&format!("({name} access "))
+            || message.contains(&format!(" takes {name} permission"))
+    })
+}
+
+/// The argument that differs.
+fn argument(message: &str) -> Option<&'static str> {
+    let arguments = [
+        "x-max-length",
+        "x-queue-type",
+        "x-single-active-consumer",
+        "x-overflow",
+        "x-expires",
+        "x-message-ttl",
+        "durable",
+        "exclusive",
+        "auto_delete",
+    ];
+    arguments
+        .into_iter()
+        .find(|name| message.contains(&format!("'{name}'")))
+}
+
+#[cfg(test)]
+mod tests;

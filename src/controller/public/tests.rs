@@ -1,0 +1,106 @@
+use amqp::BrokerError;
+
+use super::*;
+
+const WHOSE: [Whose<'static>; 2] = [Whose::Operator, Whose::Secret("rabbit-user")];
+
+/// Every error of a broker, with what must not be told in each place where it could be.
+fn errors() -> Vec<BrokerError> {
+    let odd = || "amqp://odd-user@odd-host:5999/odd-vhost odd words".to_owned();
+    let queue = || "token_bucket_api".to_owned();
+    vec![
+        BrokerError::Unreachable {
+            endpoint: odd(),
+            reason: odd(),
+        },
+        BrokerError::CertificateRefused {
+            endpoint: odd(),
+            reason: odd(),
+        },
+        BrokerError::AuthenticationRefused { endpoint: odd() },
+        BrokerError::VhostRefused {
+            vhost: odd(),
+            message: odd(),
+        },
+        BrokerError::AccessRefused {
+            what: format!("declare a queue (configure access to queue '{}')", odd()),
+        },
+        BrokerError::InUse { queue: queue() },
+        BrokerError::NoQueue { queue: odd() },
+        BrokerError::OtherArguments {
+            queue: queue(),
+            message: format!("inequivalent arg 'x-max-length' {}", odd()),
+        },
+        BrokerError::UnsupportedVersion {
+            broker: odd(),
+            instead: "use classic",
+        },
+        BrokerError::MessageRefused { queue: queue() },
+        BrokerError::Blocked,
+        BrokerError::Timeout {
+            doing: "count a queue",
+        },
+        BrokerError::ConnectionLost { reason: odd() },
+        BrokerError::WornOut,
+        BrokerError::ChannelClosed { reason: odd() },
+        BrokerError::Protocol { message: odd() },
+    ]
+}
+
+fn told(error: &BrokerError, whose: Whose<'_>) -> String {
+    text(error.kind(), &error.to_string(), whose)
+}
+
+#[test]
+fn no_error_tells_where_a_broker_is_or_what_it_said() {
+    for error in errors() {
+        // Its version is no secret of the operator's broker.
+        let is_version = matches!(error, BrokerError::UnsupportedVersion { .. });
+        for whose in WHOSE {
+            let text = told(&error, whose);
+            let own_version = is_version && whose == Whose::Operator;
+            assert!(own_version || !text.contains("odd"), "{whose:?}: {text}");
+        }
+    }
+}
+
+#[test]
+fn whatever_is_wrong_with_an_address_is_told_in_the_same_words() {
+    let unreachable = |reason: &str| BrokerError::Unreachable {
+        endpoint: "amqp://h".into(),
+        reason: reason.into(),
+    };
+    let lost = BrokerError::ConnectionLost {
+        reason: "reset".into(),
+    };
+    for whose in WHOSE {
+        let text = told(&unreachable("Connection refused (os error 111)"), whose);
+        for reason in ["no answer within 10 s", "failed to lookup", "not AMQP"] {
+            assert_eq!(told(&unreachable(reason), whose), text);
+        }
+        assert_eq!(told(&lost, whose), text);
+    }
+}
+
+#[test]
+fn people_are_told_what_to_do_and_where() {
+    let of = |error: &BrokerError| told(error, Whose::Secret("rabbit-user"));
+    let errors = errors();
+    for (error, words) in [
+        (
+            &errors[2],
+            &["Secret rabbit-user", "user name or password"][..],
+        ),
+        (&errors[4], &["configure permission", "amq.default"]),
+        (&errors[5], &["token_bucket_api", "in use"]),
+        (&errors[7], &["queue token_bucket_api", "(x-max-length)"]),
+        (&errors[8], &["RabbitMQ 3.13", "or use classic"]),
+    ] {
+        let text = of(error);
+        for word in words {
+            assert!(text.contains(word), "{text}");
+        }
+    }
+    let own = told(&errors[0], Whose::Operator);
+    assert!(own.contains("--amqp-url"), "{own}");
+}
