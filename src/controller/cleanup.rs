@@ -71,6 +71,15 @@ pub(super) async fn cleanup(resource: &TokenBucket, context: &Context) -> Result
             Err(error) => return give_up_or(error.into(), resource, context),
         },
     };
+    let admitted = |_: &_| context.engines.admit(&id, &endpoint);
+    if let Some(Err(brokers)) = resource.spec.connection.as_ref().map(admitted) {
+        // It was not in force. Else whoever creates and deletes buckets had the operator connect to as many brokers as they like.
+        let why = format!(
+            "The buckets of its namespace are at {brokers} brokers, as many as --max-brokers-per-namespace allows"
+        );
+        abandon(resource, &queues(resource), context, &why);
+        return Ok(Action::await_change());
+    }
     let engine = context.engines.assign(&id, &endpoint);
     let removed = context.removals.result(removal, engine);
     match removed.ok_or(Error::Removing)? {
@@ -86,19 +95,24 @@ pub(super) async fn cleanup(resource: &TokenBucket, context: &Context) -> Result
 fn give_up_or(error: Error, resource: &TokenBucket, context: &Context) -> Result<Action, Error> {
     let since = resource.meta().deletion_timestamp.as_ref().map(from_time);
     if error.will_not_pass() || is_over(since, Utc::now()) {
-        let queues = format!(
-            "{} and {}",
-            resource.queue_name(),
-            resource.ledger_queue_name()
-        );
         let connection = resource.spec.connection.as_ref();
         let secret = connection.map(|it| it.secret_ref.name.as_str());
         info!(bucket = %id_of(resource), %error, "the queues cannot be removed");
-        abandon(resource, &queues, context, &error.public(secret.into()));
+        abandon(
+            resource,
+            &queues(resource),
+            context,
+            &error.public(secret.into()),
+        );
         Ok(Action::await_change())
     } else {
         Err(error)
     }
+}
+
+fn queues(resource: &TokenBucket) -> String {
+    let (queue, ledger) = (resource.queue_name(), resource.ledger_queue_name());
+    format!("{queue} and {ledger}")
 }
 
 fn is_over(since: Option<DateTime<Utc>>, now: DateTime<Utc>) -> bool {

@@ -3,7 +3,7 @@
 use serde_json::json;
 use token_bucket_operator::api::TokenBucketStatus;
 
-use crate::support::{Buckets, Operator, RARELY, condition, reason, stage, testbed};
+use crate::support::{Buckets, Operator, RARELY, condition, event, reason, stage, testbed};
 
 #[tokio::test]
 async fn a_namespace_has_so_many_brokers_and_no_more() {
@@ -32,6 +32,16 @@ async fn a_namespace_has_so_many_brokers_and_no_more() {
     buckets
         .until("d", "its broker to be one too many", refused)
         .await;
+    // Its deletion makes no connection either.
+    create("e", "three").await;
+    buckets.edit("e", json!({"deletionPolicy": "Delete"})).await;
+    buckets
+        .until("e", "its broker to be one too many", refused)
+        .await;
+    buckets.delete("e").await;
+    let left = event(testbed, &namespace, "e", "QueuesLeftBehind").await;
+    let note = left.note.unwrap_or_default();
+    assert!(note.contains("--max-brokers-per-namespace"), "{note}");
     // Nobody is at that one any more.
     buckets.delete("b").await;
     buckets.until("d", "its broker to be missed", away).await;

@@ -21,11 +21,12 @@ fn scene(most_brokers: usize) -> Scene {
         lease: LeaseValidity::unlimited(),
     };
     let (sender, reports) = mpsc::unbounded_channel();
+    let (facts, _) = mpsc::unbounded_channel();
     let mut all = ReconcileTriggers::default();
     let triggers = all.of_scope(None);
     let stop = CancellationToken::new();
     Scene {
-        registry: EngineRegistry::new(options, most_brokers, sender, all, stop),
+        registry: EngineRegistry::new(options, most_brokers, sender, facts, all, stop),
         reports,
         triggers,
     }
