@@ -91,12 +91,9 @@ async fn missing_secrets_hold_up_nobody() {
     buckets
         .until("late", "its Secret to be missed", waits)
         .await;
-    let secret =
-        json!({"metadata": {"name": "missing-0"}, "stringData": {"uri": vhost.amqp_url()}});
-    let secret = serde_json::from_value(secret).expect("a Secret");
-    let secrets: Api<Secret> = Api::namespaced(testbed.client().await, namespace.name());
-    let created = secrets.create(&PostParams::default(), &secret).await;
-    created.expect("the Secret is accepted");
+    namespace
+        .create_secret("missing-0", &vhost.amqp_url())
+        .await;
     buckets
         .edit("late", json!({"amount": 2, "maximum": 2}))
         .await;
