@@ -48,6 +48,8 @@ pub struct Broker {
 #[derive(Clone, Debug, Default)]
 struct State {
     blocked: bool,
+    /// How many resource alarms there were.
+    alarms: u64,
     lost: Option<BrokerError>,
 }
 
@@ -131,6 +133,11 @@ impl Broker {
     #[must_use]
     pub fn blocked(&self) -> bool {
         self.state.borrow().blocked
+    }
+
+    /// How many resource alarms have held up what was published on the connection.
+    pub(super) fn alarms(&self) -> u64 {
+        self.state.borrow().alarms
     }
 
     /// Waits until [`Broker::blocked`] tells this.
@@ -303,7 +310,10 @@ async fn watch_over(
             event = events.next() => match event {
                 Some(Event::ConnectionBlocked(reason)) => {
                     warn!(reason, "the broker accepts nothing at present");
-                    state.send_modify(|state| state.blocked = true);
+                    state.send_modify(|state| {
+                        state.blocked = true;
+                        state.alarms += 1;
+                    });
                 }
                 Some(Event::ConnectionUnblocked) => {
                     info!("the broker accepts messages again");

@@ -8,7 +8,7 @@ use lapin::options::{
     BasicCancelOptions, BasicConsumeOptions, QueueDeclareOptions, QueueDeleteOptions,
 };
 use lapin::types::{FieldTable, ShortString};
-use lapin::{Channel, Consumer};
+use lapin::{BasicProperties, Channel, Consumer};
 use tokio::time::{Duration, sleep};
 use tracing::debug;
 
@@ -19,6 +19,11 @@ use super::transport::Batch;
 use super::{ledger, wire};
 use bucket::machine::Absence;
 use bucket::{Ledger, QueueType, ledger_queue_name, queue_name};
+
+/// How the name of the lock ends, behind that of the ledger's queue.
+const LOCK: &str = ".lock";
+/// What others have published when an alarm ended is carried out within this.
+const AFTER_PROBE: Duration = Duration::from_secs(1);
 
 impl Broker {
     /// Writes a ledger of the bucket `name` where there is none. Answers false when it is not as absent as it has to be.
@@ -161,7 +166,9 @@ impl Broker {
             ..action
         };
         let mut consumer = self.answer(reading, During::AlarmWait, consuming).await?;
-        let mut found = self.next_within(limit, &mut consumer).await?;
+        let mut found = self
+            .next_after_alarms(limit, channel, &mut consumer, action)
+            .await?;
         if found.is_none() {
             let cancelling = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
             self.answer(action, During::AlarmWait, cancelling).await?;
@@ -194,7 +201,33 @@ impl Broker {
         }
     }
 
-    /// A delivery within so long without a resource alarm: meanwhile nobody can give anything back.
+    /// A delivery within so long without a resource alarm. Only who publishes is told of one, and while it lasts nobody can
+    /// give anything back: so something is published that has to wait as what others have published, and after that there is
+    /// a moment for theirs.
+    async fn next_after_alarms(
+        &self,
+        limit: Duration,
+        channel: &Channel,
+        consumer: &mut Consumer,
+        action: Action<'_>,
+    ) -> Result<Option<Delivery>, BrokerError> {
+        let lock = action.queue.to_owned() + LOCK;
+        loop {
+            let alarms = self.alarms();
+            if let Some(delivery) = self.next_within(limit, consumer).await? {
+                return Ok(Some(delivery));
+            }
+            let mut probe = Batch::new(channel);
+            probe.publish(wire::name(&lock)?, BasicProperties::default(), b"", 1)?;
+            self.commit(action, During::AlarmWait, channel, probe)
+                .await?;
+            if self.alarms() == alarms {
+                return self.next_within(AFTER_PROBE, consumer).await;
+            }
+        }
+    }
+
+    /// A delivery within so long without a resource alarm that is known of.
     async fn next_within(
         &self,
         limit: Duration,
@@ -234,7 +267,7 @@ impl Broker {
 
 /// The queue that its connection writes the ledger under.
 fn lock_queue_name(name: &str) -> String {
-    format!("{}.lock", ledger_queue_name(name))
+    ledger_queue_name(name) + LOCK
 }
 
 fn action<'a>(verb: &'static str, needs: &'static str, queue: &'a str) -> Action<'a> {

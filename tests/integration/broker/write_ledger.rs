@@ -187,3 +187,35 @@ async fn a_ledger_that_is_lost_is_written_when_nobody_has_come_with_it() {
         assert_eq!(owed(&broker, kind).await, 2);
     }
 }
+
+#[tokio::test]
+async fn an_alarm_that_lasts_longer_than_a_ledger_is_held_makes_no_second_one() {
+    let kind = QueueType::Classic;
+    let shared = testbed().await;
+    let testbed = shared.with_own_broker();
+    let vhost = testbed.vhost().await;
+    let (holder, other) = (connect(&vhost).await, connect(&vhost).await);
+    super::bucket(&holder, kind, 9).await;
+    let mut channel = holder.transactions().await.unwrap();
+    let (tag, _) = held(&take(&mut channel, kind, 0).await).unwrap();
+    let watermark = "set_vm_memory_high_watermark";
+    testbed.rabbitmqctl(&[watermark, "0"]).await;
+
+    let committing = channel.commit(super::refill(3, 7, tag));
+    let nine = ledger(9);
+    let absence = Absence::Unseen(Duration::from_millis(500));
+    let writing = other.write_ledger("b", kind, &nine, absence);
+    let ending = async {
+        // Who has published nothing is not told of it; the one that waits is, when its time is over.
+        eventually("the alarm", Duration::from_secs(30), async || {
+            let told = holder.blocked() && other.blocked();
+            told.then_some(()).ok_or_else(|| "no alarm".to_owned())
+        })
+        .await;
+        testbed.rabbitmqctl(&[watermark, "0.4"]).await;
+    };
+    let (committed, written, ()) = tokio::join!(committing, writing, ending);
+    assert_eq!((committed, written), (Ok(vec![]), Ok(false)));
+    assert_eq!(owed(&other, kind).await, 7);
+    assert_eq!(vhost.depth(BUCKET).await, Some(3));
+}

@@ -14,6 +14,9 @@ use crate::broker::{Arguments, Broker, ChannelId, Refused};
 /// What a mutant forgets of what was carried out before a ledger was lost.
 const FORGOTTEN: TimeDelta = TimeDelta::seconds(3);
 
+/// What others have published when an alarm ended is carried out within this.
+const AFTER_PROBE: Duration = Duration::from_secs(1);
+
 /// The step of a first ledger which gives back the name that was reserved.
 const GIVES_BACK: usize = 8;
 
@@ -146,7 +149,30 @@ impl Work {
                     return Ok(Progress::Wait(limit / WAITS));
                 }
             }
+            // It waits for the end of an alarm, as what others have published does.
             3 => {
+                let probe = broker.publish(channel, &lock_of(bucket), Body::Garbage, false);
+                if let Err(Refused::Stalled) = probe {
+                    self.alarmed = true;
+                }
+                probe?;
+                broker.commit(channel)?;
+                if std::mem::take(&mut self.alarmed) {
+                    (self.waits, self.step) = (0, 1);
+                }
+            }
+            4 => {
+                if let Some(got) = broker.deliver(channel, &queue)? {
+                    broker.settle(channel, got.tag, false)?;
+                    broker.commit(channel)?;
+                    return answer(broker, false);
+                }
+                if self.waits == WAITS {
+                    self.waits += 1;
+                    return Ok(Progress::Wait(AFTER_PROBE));
+                }
+            }
+            5 => {
                 let mut written = (**ledger).clone();
                 if mutant == Some(Mutant::ForgetsTicks) {
                     written.tick = written.tick.map(|tick| tick - FORGOTTEN);

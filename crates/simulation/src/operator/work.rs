@@ -41,6 +41,8 @@ pub struct Work {
     pub(super) claims: bool,
     /// The ledger is not as absent as it has to be, so none is written.
     pub(super) yields: bool,
+    /// An alarm has held it up.
+    pub(super) alarmed: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -127,6 +129,7 @@ impl Work {
             got: None,
             claims: false,
             yields: false,
+            alarmed: false,
         })
     }
 

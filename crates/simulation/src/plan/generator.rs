@@ -164,7 +164,7 @@ impl Generator {
                 Step::SetClock(operator, by - 10_000)
             }
             6 => Step::Permit(operator, self.chance(50)),
-            7 => Step::Alarm(millis),
+            7 => Step::Alarm(3 * millis),
             8 => Step::Restart(50 + self.below(1_500)),
             10 if self.chance(25) => {
                 let more = u8::try_from(self.below(30)).unwrap_or_default();
