@@ -58,6 +58,12 @@ pub enum EndpointError {
     /// A `#` would cut off the rest.
     #[error("the broker's URI has a # in it; if it belongs to the password, write %23")]
     Fragment,
+    /// An `@` behind the `/` or the `?` that should end the address.
+    #[error(
+        "there is an @ behind a / or ? in the broker's URI; escape special characters of the password (/ is %2F, ? is \
+         %3F), and an @ of the virtual host (%40)"
+    )]
+    Unescaped,
     /// A `%` without two hexadecimal digits, or bytes that are not UTF-8.
     #[error(
         "a % in the broker's URI is not followed by two hexadecimal digits of UTF-8 text; a literal % is %25"
@@ -86,6 +92,10 @@ impl Endpoint {
         };
         if rest.contains('#') {
             return Err(EndpointError::Fragment);
+        }
+        // Host, port and virtual host are shown to people, and here they may be pieces of the password.
+        if rest.trim_start_matches(|c| !"/?".contains(c)).contains('@') {
+            return Err(EndpointError::Unescaped);
         }
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, vhost) = rest.split_once('/').unwrap_or((rest, ""));
@@ -412,7 +422,10 @@ mod tests {
             ("amqp://", EndpointError::Host),
             ("amqp://u:s3cret@", EndpointError::Host),
             ("amqp://u:s3cret@:5672/", EndpointError::Host),
-            ("amqp://u:s3c/ret@h:5672/", EndpointError::Port),
+            ("amqp://u:s3c/ret@h:5672/", EndpointError::Unescaped),
+            ("amqp://u:1234/s3cret@h:5672/", EndpointError::Unescaped),
+            ("amqp://u:1234?s3cret@h:5672/", EndpointError::Unescaped),
+            ("amqp://u:s3c@1/ret@h:5672/", EndpointError::Unescaped),
             ("amqp://u:s3cret@h:0", EndpointError::Port),
             ("amqp://u:s3cret@h:65536", EndpointError::Port),
             ("amqp://u:s3#cret@h", EndpointError::Fragment),
