@@ -1,7 +1,7 @@
 //! Refill requests as messages: Celery protocol 2, so that a worker of the Python library could run them too, with
 //! headers of ours that say which tick they are for.
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Datelike, SecondsFormat, Utc};
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldArray, FieldTable, ShortString};
 use serde::Deserialize;
@@ -178,7 +178,10 @@ impl<'a> Headers<'a> {
         let text = self.text(name).ok_or(Rejection::BadHeader(name))?;
         DateTime::parse_from_rfc3339(&text)
             .map(|instant| instant.to_utc())
-            .map_err(|_| Rejection::BadHeader(name))
+            .ok()
+            // An offset leads out of the years that can be written.
+            .filter(|instant| (0..=9999).contains(&instant.year()))
+            .ok_or(Rejection::BadHeader(name))
     }
 }
 
