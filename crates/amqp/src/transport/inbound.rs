@@ -3,7 +3,7 @@
 //! not trusted with that, and neither is a server. So frames are bounded here; what only a client sends is refused; and a message
 //! with properties or a body that are not to be trusted gets others in their place, which say so in a header.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
@@ -35,10 +35,27 @@ const MOST_BODY: u64 = 64 * 1024;
 /// No broker takes or sends longer ones: RabbitMQ's limit is 512 MiB, whatever it is configured to.
 const LONGEST_BODY: u64 = 512 * 1024 * 1024;
 
+/// Octets of what nobody has asked for, over the life of a connection: messages that are returned, of which the client library
+/// keeps each until somebody looks, and notices. A broker that really has returned so many gets a new connection.
+const MOST_UNASKED: u64 = 16 * 1024 * 1024;
+/// What a notice counts for: it costs a line in the log, or an answer.
+const NOTICE: u64 = 16 * 1024;
+/// What a message counts for besides its octets, and what the end of a channel does.
+const LITTLE: u64 = 1024;
+
 /// Class and method.
 const START: [u8; 4] = [0, 10, 0, 10];
 const DELIVER: [u8; 4] = [0, 60, 0, 60];
 const GET_OK: [u8; 4] = [0, 60, 0, 71];
+const RETURN: [u8; 4] = [0, 60, 0, 50];
+const CLOSE_CHANNEL: [u8; 4] = [0, 20, 0, 40];
+/// `connection.blocked` and `unblocked`, `channel.flow`, `basic.cancel`.
+const NOTICES: [[u8; 4]; 4] = [
+    [0, 10, 0, 60],
+    [0, 10, 0, 61],
+    [0, 20, 0, 20],
+    [0, 60, 0, 30],
+];
 /// Methods that a server sends, by class. Only `connection.start` has a table in it.
 const FROM_SERVER: [(u8, &[u8]); 8] = [
     (10, &[10, 20, 30, 41, 50, 51, 60, 61, 71]),
@@ -79,6 +96,9 @@ pub(super) enum Untrusted {
     /// More than any broker allows.
     #[error("the server sent a message of {0} octets")]
     Body(u64),
+    /// It goes on and on.
+    #[error("the server returned too many messages, or sent too many notices")]
+    Unasked,
 }
 
 /// Takes what comes in pieces of any size.
@@ -86,6 +106,10 @@ pub(super) struct Inbound {
     frames: Frames,
     /// Octets of bodies that are left out, by channel.
     bodies: HashMap<[u8; 2], u64>,
+    /// Channels on which a message is about to be returned.
+    returning: HashSet<[u8; 2]>,
+    /// Of [`MOST_UNASKED`].
+    unasked: u64,
     greeted: bool,
     told: Told,
 }
@@ -95,6 +119,8 @@ impl Inbound {
         Self {
             frames: Frames::default(),
             bodies: HashMap::new(),
+            returning: HashSet::new(),
+            unasked: 0,
             greeted: false,
             told,
         }
@@ -190,7 +216,14 @@ impl Inbound {
             let name = payload.iter().take(START.len()).copied().collect();
             return Err(Untrusted::Method(name));
         }
-        if payload.starts_with(&START) {
+        if payload.starts_with(&RETURN) {
+            self.returning.insert(channel);
+            self.count(LITTLE)?;
+        } else if payload.starts_with(&CLOSE_CHANNEL) {
+            self.count(LITTLE)?;
+        } else if NOTICES.iter().any(|notice| payload.starts_with(notice)) {
+            self.count(NOTICE)?;
+        } else if payload.starts_with(&START) {
             if std::mem::replace(&mut self.greeted, true) {
                 return Err(Untrusted::SecondStart);
             }
@@ -203,6 +236,14 @@ impl Inbound {
             }
         }
         Ok(with_readable_names(payload).map(|payload| frame(FRAME_METHOD, channel, &payload)))
+    }
+
+    fn count(&mut self, octets: u64) -> Result<(), Untrusted> {
+        self.unasked += octets;
+        if self.unasked > MOST_UNASKED {
+            return Err(Untrusted::Unasked);
+        }
+        Ok(())
     }
 
     /// The same for a content header, which begins with `payload`; `header` is what it says, if it can be trusted.
@@ -221,6 +262,9 @@ impl Inbound {
             return Err(Untrusted::Body(body_size));
         }
         let too_long = body_size > MOST_BODY;
+        if self.returning.remove(&channel) {
+            self.count(payload.len() as u64 + body_size.min(MOST_BODY))?;
+        }
         let Some(reason) = (match (&header, too_long) {
             (Some(_), false) => None,
             (Some(_), true) => Some(format!(
@@ -265,7 +309,7 @@ pub fn passed(octets: &[u8], piece: usize) -> Option<Vec<u8>> {
 }
 
 /// A content header whose properties the client library can be trusted with.
-fn readable(payload: &[u8]) -> Option<AMQPContentHeader> {
+pub(crate) fn readable(payload: &[u8]) -> Option<AMQPContentHeader> {
     // Class, weight and size; then the flags.
     let (flags, mut rest) = payload.get(12..)?.split_first_chunk()?;
     let flags = u16::from_be_bytes(*flags);

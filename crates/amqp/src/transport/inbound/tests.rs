@@ -328,3 +328,24 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_nobody_has_asked_for_ends_a_connection_when_it_goes_on_and_on() {
+    let returned = [
+        raw(
+            FRAME_METHOD,
+            1,
+            &[&RETURN[..], &[1, 0x38, 0, 0, 0]].concat(),
+        ),
+        message(1, BasicProperties::default(), &[0; 60_000]),
+    ]
+    .concat();
+    let blocked = raw(FRAME_METHOD, 0, &[&NOTICES[0][..], b"\x06memory"].concat());
+    for (octets, enough, too_many) in [(returned, 200, 300), (blocked, 1_000, 1_100)] {
+        assert!(fed(&octets.repeat(enough), 4_096).is_ok());
+        assert_eq!(
+            fed(&octets.repeat(too_many), 4_096),
+            Err(Untrusted::Unasked)
+        );
+    }
+}
