@@ -245,6 +245,8 @@ impl Broker {
                 .lost
                 .clone()
                 .unwrap_or(BrokerError::ConnectionLost { reason }),
+            // The server has agreed to fewer channels than anybody needs.
+            BrokerError::WornOut => self.give_up(BrokerError::WornOut),
             error => error,
         }
     }

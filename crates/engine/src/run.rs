@@ -43,13 +43,14 @@ pub(crate) async fn run(
                     Place::of(&endpoint, broker.cluster());
                 let session = Session::new(broker, options.refill_queue_type);
                 let end = session.run(&mut shell, &desired, &stop).await;
-                if since.elapsed() > GOOD_CONNECTION {
+                let was_good = since.elapsed() > GOOD_CONNECTION;
+                if was_good {
                     backoff = Backoff::default();
                 }
                 match end {
                     None => return,
-                    // It is replaced before anybody needs to know.
-                    Some(BrokerError::WornOut) => {
+                    // It is replaced before anybody needs to know. One that a server uses up at once is not.
+                    Some(BrokerError::WornOut) if was_good => {
                         info!(broker = %endpoint, "the connection is used up: there is a new one");
                         shell.handle(Event::Lost(None));
                         continue;
