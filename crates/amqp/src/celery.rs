@@ -380,13 +380,15 @@ mod tests {
             headers[3].clone(),
         ];
         assert_eq!(parse(&bad), Err(Rejection::BadHeader(UID)));
-        let bad = [
-            headers[0].clone(),
-            (SINCE, text("yesterday")),
-            headers[2].clone(),
-            headers[3].clone(),
-        ];
-        assert_eq!(parse(&bad), Err(Rejection::BadHeader(SINCE)));
+        for date in ["yesterday", "9999-12-31T23:59:59-00:01"] {
+            let bad = [
+                headers[0].clone(),
+                (SINCE, text(date)),
+                headers[2].clone(),
+                headers[3].clone(),
+            ];
+            assert_eq!(parse(&bad), Err(Rejection::BadHeader(SINCE)));
+        }
     }
 
     proptest! {
