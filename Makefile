@@ -1,7 +1,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test check crds manifests image tools servers chaos simulate bench release node
+.PHONY: help demo demo-down test check crds manifests image tools servers chaos simulate fuzz bench release node
 
 scripts := .ci/run .ci/release charts/render fuzz/run tests/image tests/node demo/up demo/down demo/take tests/testbed/testbed tests/testbed/tools
 
@@ -35,6 +35,10 @@ chaos: servers ## break things at random and count every token: SEED=… DURATIO
 simulate: ## run simulated schedules, without servers: SEEDS=… (how many) FIRST=… FAILURES=…, or SEED=… (one, and its trace)
 	$(if $(SEED),SEED=$(SEED)) $(if $(FIRST),FIRST=$(FIRST)) $(if $(FAILURES),FAILURES=$(FAILURES)) SEEDS=$(or $(SEEDS),1000000) \
 		cargo run --quiet --locked --release --package token-bucket-simulation --example simulate
+
+fuzz: ## run what reads other people's messages and texts on random input: DURATION=… (seconds for each target)
+	@for target in $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs))); do \
+		echo "fuzz/run $$target"; FRESH=1 fuzz/run $$target $(or $(DURATION),20); done
 
 bench: servers ## measure against the limits of the broker and of the API server
 	cargo bench --locked --bench operator

@@ -3,8 +3,8 @@
 #![no_main]
 
 use amq_protocol::frame::parse_frame;
+use amqp::fuzzing::passed;
 use libfuzzer_sys::fuzz_target;
-use token_bucket_operator::amqp::passed;
 
 /// Octets around the payload of a frame.
 const AROUND: usize = 8;

@@ -1,8 +1,8 @@
 //! Whatever lies in the queue of a ledger is read or refused, and what was read is written as it was.
 #![no_main]
 
+use bucket::Ledger;
 use libfuzzer_sys::fuzz_target;
-use token_bucket_operator::bucket::Ledger;
 
 fuzz_target!(|octets: &[u8]| {
     if let Ok(ledger) = Ledger::from_json(octets) {

@@ -3,7 +3,7 @@
 
 use chrono::DateTime;
 use libfuzzer_sys::fuzz_target;
-use token_bucket_operator::schedule::{Schedule, Timetable, parse_zone};
+use schedule::{Schedule, Timetable, parse_zone};
 
 /// The day before clocks are put forward in Europe, 2026-03-28 00:00 UTC.
 const SINCE: i64 = 1_774_656_000;

@@ -57,7 +57,7 @@ pub struct Forward {
 
 /// The properties without those that the broker would act on: it closes the channel of a publisher whose `user_id` is
 /// not its own, and drops what has an expiration.
-fn forwarded(original: &BasicProperties, reason: Option<&str>) -> BasicProperties {
+pub(super) fn forwarded(original: &BasicProperties, reason: Option<&str>) -> BasicProperties {
     let kept = original
         .headers()
         .iter()

@@ -8,6 +8,8 @@ mod consumer;
 mod delivery;
 mod endpoint;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod inspect;
 mod ledger;
 mod place;
@@ -33,6 +35,4 @@ pub use publisher::RequestPublisher;
 pub use queues::{Declared, DeleteIf, Deleted};
 pub use remove::Removed;
 pub use transactions::TransactionChannel;
-#[doc(hidden)]
-pub use transport::passed;
 pub use version::Version;

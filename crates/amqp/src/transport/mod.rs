@@ -11,7 +11,6 @@ mod stream;
 mod table;
 
 pub(crate) use batch::Batch;
-pub(crate) use inbound::UNREADABLE;
-#[doc(hidden)]
 pub use inbound::passed;
+pub(crate) use inbound::{UNREADABLE, readable};
 pub(crate) use socket::Socket;
