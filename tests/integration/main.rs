@@ -14,6 +14,7 @@ mod engine;
 mod faults;
 mod fixture;
 mod gitops;
+mod hostile;
 mod http;
 mod leadership;
 mod ledgers;
