@@ -16,7 +16,8 @@ use amqp::Endpoint;
 use api::{TokenBucket, TokenBucketStatus, from_time};
 use bucket::{BucketId, Known};
 
-/// A resource's claim to a queue. The smallest claim of several owns it: the oldest resource, then the smallest UID.
+/// A resource's claim to a queue, or to a place in its namespace. The smallest claim of several is the best: that of the oldest
+/// resource, then of the smallest UID.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Claim {
     created: DateTime<Utc>,
@@ -24,6 +25,18 @@ pub(super) struct Claim {
     pub uid: Arc<str>,
     /// Whose claim it is.
     pub id: BucketId,
+}
+
+impl Claim {
+    /// That of a resource.
+    pub(super) fn of(object: &Guarded) -> Self {
+        let created = object.creation_timestamp();
+        Self {
+            created: created.map(|time| from_time(&time)).unwrap_or_default(),
+            uid: object.meta().uid.as_deref().unwrap_or_default().into(),
+            id: id_of(object),
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -250,16 +263,8 @@ impl Index {
     }
 
     fn insert(&mut self, object: &Guarded, changes: &mut Changes) {
-        let id = id_of(object);
-        let meta = object.meta();
-        let claim = Claim {
-            created: object
-                .creation_timestamp()
-                .map(|time| from_time(&time))
-                .unwrap_or_default(),
-            uid: meta.uid.as_deref().unwrap_or_default().into(),
-            id: id.clone(),
-        };
+        let claim = Claim::of(object);
+        let id = claim.id.clone();
         let bucket = object.0.as_ref().ok();
         let indexed = IndexedResource {
             claim,

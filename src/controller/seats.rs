@@ -2,33 +2,28 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::num::NonZeroU32;
-use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
 use kube::runtime::watcher::Event;
-use kube::{Resource, ResourceExt};
 
-use super::resource::{Guarded, id_of};
-use api::from_time;
+use super::index::Claim;
+use super::resource::Guarded;
 use bucket::BucketId;
 
-/// A resource in the order of age, so that every replica and every start judges alike.
-type Resident = (DateTime<Utc>, Arc<str>, BucketId);
-
-/// The resources of each namespace: those in force and those that wait.
+/// The resources of each namespace: those in force and those that wait. By their claims, so that every replica and every start
+/// judges alike.
 #[derive(Debug)]
 pub(super) struct Seats {
     most: Option<NonZeroU32>,
-    residents: HashMap<BucketId, Resident>,
+    residents: HashMap<BucketId, Claim>,
     namespaces: HashMap<Box<str>, Seated>,
 }
 
 #[derive(Debug, Default)]
 struct Seated {
     /// The oldest ones.
-    within: BTreeSet<Resident>,
+    within: BTreeSet<Claim>,
     /// The others, all younger.
-    beyond: BTreeSet<Resident>,
+    beyond: BTreeSet<Claim>,
 }
 
 impl Seats {
@@ -58,17 +53,14 @@ impl Seats {
         let most = usize::try_from(most.get()).unwrap_or(usize::MAX);
         let mut moved: Vec<_> = gone.iter().filter_map(|id| self.remove(id)).collect();
         if let Event::Apply(object) | Event::InitApply(object) = event {
-            let created = object.creation_timestamp();
-            let created = created.map(|time| from_time(&time)).unwrap_or_default();
-            let uid = object.meta().uid.as_deref().unwrap_or_default();
-            moved.extend(self.insert((created, uid.into(), id_of(object)), most));
+            moved.extend(self.insert(Claim::of(object), most));
         }
         moved
     }
 
     /// Answers who lost its seat.
-    fn insert(&mut self, resident: Resident, most: usize) -> Vec<BucketId> {
-        let id = resident.2.clone();
+    fn insert(&mut self, resident: Claim, most: usize) -> Vec<BucketId> {
+        let id = resident.id.clone();
         if self.residents.get(&id) == Some(&resident) {
             return Vec::new();
         }
@@ -80,7 +72,7 @@ impl Seats {
         if seated.within.len() > most
             && let Some(youngest) = seated.within.pop_last()
         {
-            moved.push(youngest.2.clone());
+            moved.push(youngest.id.clone());
             seated.beyond.insert(youngest);
         }
         moved
@@ -100,7 +92,7 @@ impl Seats {
         if seated.within.is_empty() {
             self.namespaces.remove(id.namespace());
         }
-        next.map(|(_, _, id)| id)
+        next.map(|next| next.id)
     }
 }
 
