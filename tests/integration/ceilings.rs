@@ -1,6 +1,6 @@
 //! What an administrator does not allow is refused, with a word about what is allowed.
 
-use k8s_openapi::api::core::v1::{ResourceQuota, Secret};
+use k8s_openapi::api::core::v1::ResourceQuota;
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
@@ -183,7 +183,6 @@ async fn nobody_connects_to_a_broker_that_is_not_allowed() {
     let (testbed, namespace, vhost, buckets) = stage().await;
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
-    let secrets: Api<Secret> = Api::namespaced(testbed.client().await, namespace.name());
     for (name, uri) in [
         ("elsewhere", format!("amqps://{address}/")),
         (
@@ -191,10 +190,7 @@ async fn nobody_connects_to_a_broker_that_is_not_allowed() {
             vhost.amqp_url().replacen("127.0.0.1", "localhost", 1),
         ),
     ] {
-        let secret = json!({"metadata": {"name": name}, "stringData": {"uri": uri}});
-        let secret = serde_json::from_value(secret).expect("a Secret");
-        let created = secrets.create(&PostParams::default(), &secret).await;
-        created.expect("the Secret is accepted");
+        namespace.create_secret(name, &uri).await;
     }
     let spec = |secret: Option<&str>| {
         let connection = secret.map(|name| json!({"secretRef": {"name": name}}));

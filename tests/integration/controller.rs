@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
-use kube::api::PostParams;
 use serde_json::json;
 use token_bucket_operator::api::TokenBucketStatus;
 
@@ -167,12 +166,7 @@ async fn a_secret_names_another_broker() {
     buckets.until("x", "the lack of the Secret", waiting).await;
 
     let secrets: Api<Secret> = Api::namespaced(testbed.client().await, namespace.name());
-    let secret = json!({"metadata": {"name": "rabbit"}, "stringData": {"uri": vhost.amqp_url()}});
-    let secret = serde_json::from_value(secret).expect("a Secret");
-    secrets
-        .create(&PostParams::default(), &secret)
-        .await
-        .expect("it is accepted");
+    namespace.create_secret("rabbit", &vhost.amqp_url()).await;
     buckets.ready("x").await;
     buckets.request_refill("x", "one").await;
     vhost.depth_becomes("token_bucket_x", 7).await;
