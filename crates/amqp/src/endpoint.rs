@@ -184,10 +184,6 @@ impl Endpoint {
         &self.0.vhost
     }
 
-    pub(super) fn address(&self) -> (&str, u16) {
-        (&self.0.host, self.0.port)
-    }
-
     pub(super) fn uri(&self) -> AMQPUri {
         AMQPUri {
             scheme: if self.0.tls {

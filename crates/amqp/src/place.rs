@@ -30,9 +30,9 @@ impl Place {
     /// address.
     #[must_use]
     pub fn of(endpoint: &Endpoint, cluster: Option<&str>) -> Self {
-        let broker = match (cluster, endpoint.address()) {
-            (Some(cluster), _) => Identity::Cluster(cluster.into()),
-            (None, (host, port)) => Identity::Address(host.into(), port),
+        let broker = match cluster {
+            Some(cluster) => Identity::Cluster(cluster.into()),
+            None => Identity::Address(endpoint.host().into(), endpoint.port()),
         };
         Self {
             broker: Some(broker),
