@@ -1,11 +1,18 @@
 //! What happens while something that the operator needs is away, or wrong.
 
 use chrono::{TimeDelta, Utc};
-use futures::future::join_all;
+use futures::future::{join, join_all};
+use lapin::BasicProperties;
+use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
+use lapin::types::FieldTable;
 use serde_json::json;
 use token_bucket_operator::api::TokenBucketStatus;
 
-use crate::support::{Buckets, Operator, RARELY, condition, event, last_tick, stage, testbed};
+use crate::support::{
+    Buckets, Operator, RARELY, SOON, condition, event, eventually, last_tick, stage, testbed,
+};
+
+const QUEUE: &str = "token_bucket_x";
 
 /// Nobody listens at the discard port.
 const NOBODY: &str = "amqp://127.0.0.1:9/";
@@ -136,4 +143,41 @@ async fn after_a_broker_has_lost_everything_no_tick_and_no_initial_token_comes_a
         0 < tokens && tokens <= since,
         "{tokens} tokens, {since} s after {last}"
     );
+}
+
+#[tokio::test]
+async fn a_queue_that_somebody_declares_anew_with_another_limit_is_put_right() {
+    let (testbed, namespace, vhost, buckets) = stage().await;
+    let _operator =
+        Operator::start(testbed, &namespace, &vhost, &["--status-interval", "200ms"]).await;
+    let spec = json!({"schedule": RARELY, "amount": 1, "maximum": 5, "initialTokens": 5});
+    buckets.create("x", spec).await;
+    vhost.depth_becomes(QUEUE, 5).await;
+    buckets.ready("x").await;
+
+    // The operator may be quicker to declare it again.
+    eventually("a queue of our own", SOON, async || {
+        let channel = vhost.channel().await;
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-max-length".into(), 99.into());
+        let (deleted, declared) = join(
+            channel.queue_delete(QUEUE.into(), QueueDeleteOptions::default()),
+            channel.queue_declare(QUEUE.into(), QueueDeclareOptions::durable(), arguments),
+        )
+        .await;
+        deleted.expect("deleted");
+        declared.map(drop).map_err(|error| error.to_string())
+    })
+    .await;
+    for _ in 0..9 {
+        vhost.publish(QUEUE, b"", BasicProperties::default()).await;
+    }
+    vhost.depth_becomes(QUEUE, 5).await;
+
+    // Once it is empty it has its own limit again.
+    assert_eq!(vhost.take(QUEUE, 5).await, 5);
+    buckets.request_refill("x", "now").await;
+    vhost.depth_becomes(QUEUE, 1).await;
+    let queue = vhost.queue(QUEUE).await.expect("the bucket's queue");
+    assert_eq!(queue["arguments"], json!({"x-max-length": 5}));
 }

@@ -33,6 +33,5 @@ pub use error::BrokerError;
 pub use place::Place;
 pub use publisher::RequestPublisher;
 pub use queues::{Declared, DeleteIf, Deleted};
-pub use remove::Removed;
 pub use transactions::TransactionChannel;
 pub use version::Version;

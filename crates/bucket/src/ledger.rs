@@ -294,6 +294,12 @@ impl Ledger {
             .is_some_and(|owner| *owner.uid == *bucket.uid)
     }
 
+    /// UID of the resource that had it before.
+    #[must_use]
+    pub(crate) fn rival_uid(&self) -> Option<&str> {
+        self.rival.as_deref().map(|rival| &*rival.uid)
+    }
+
     /// The same ledger for a resource or a schedule that may be another one than it was written for. Ticks before the
     /// change are not missed ticks of the new one, so that no edit mints tokens.
     #[must_use]
@@ -319,15 +325,25 @@ impl Ledger {
         self
     }
 
-    /// The same ledger, of this resource or of nobody.
-    #[must_use]
-    pub fn left_to(&self, owner: Option<Box<Owner>>) -> Self {
-        let rival = None;
+    /// The same ledger, of nobody.
+    pub(crate) fn of_nobody(&self) -> Self {
+        let (owner, rival) = (None, None);
         Self {
             owner,
             rival,
             ..self.clone()
         }
+    }
+
+    /// The same ledger, of the older resource that it was taken from; None: it was not. It tells that one who has had its
+    /// queue meanwhile.
+    pub(crate) fn back_to_older(&self) -> Option<Self> {
+        let (owner, rival) = (self.owner.as_ref()?, self.rival.as_ref()?);
+        rival.precedes(owner).then(|| Self {
+            owner: Some(rival.clone()),
+            rival: Some(owner.clone()),
+            ..self.clone()
+        })
     }
 
     /// Ticks after this instant, and only these, can be missed.

@@ -10,6 +10,7 @@ pub mod fixture;
 mod ledger;
 pub mod machine;
 mod names;
+mod parting;
 mod policy;
 mod refill;
 mod request;
@@ -25,6 +26,7 @@ use schedule::Timetable;
 pub use backoff::backoff;
 pub use ledger::{Known, Ledger, Owner, Refill};
 pub use names::{BUCKET_QUEUE_PREFIX, PROGRAM, ledger_queue_name, parked_queue_name, queue_name};
+pub use parting::Parting;
 pub use policy::{DeletionPolicy, MissedRefills, QueueType, Trigger};
 pub use request::{Origin, REFILL_TASK, RefillRequest, Rejection};
 

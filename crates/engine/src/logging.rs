@@ -1,21 +1,22 @@
 //! What the log says of outcomes.
 
-use amqp::Removed;
+use bucket::Parting;
 use bucket::machine::Outcome;
 use chrono::SecondsFormat;
 use tracing::{debug, info, warn};
 
 /// What became of the queues of a bucket, where that is not what its resource asked for.
-pub(crate) fn log_removed(name: &str, removed: &Removed) {
-    match removed {
-        Removed::Deleted | Removed::Kept => {}
-        Removed::NotOurs => {
+pub(crate) fn log_removed(name: &str, parting: &Parting) {
+    match parting {
+        Parting::Delete | Parting::Keep(_) => {}
+        Parting::NotOurs => {
             info!(
                 bucket = name,
                 "its queues stay: they were never its resource's, or are another's by now"
             );
         }
-        Removed::HandedBack(owner) => {
+        Parting::HandBack(ledger) => {
+            let owner = ledger.owner.as_ref().map(|owner| &*owner.resource);
             warn!(
                 bucket = name,
                 owner,

@@ -1,6 +1,7 @@
 //! The machine, its clock, and whoever it tells and answers. It lives through all connections.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use amqp::Endpoint;
 use bucket::machine::{Effect, Event, MOST_TOKENS, Machine, Outcome, Settings};
@@ -17,6 +18,9 @@ use crate::remove_error::RemoveError;
 /// Transactions under way at the same time. One channel leaves the broker idle while it waits for the next transaction;
 /// see docs/performance.md.
 const CHANNELS: usize = 4;
+/// How long a change that somebody makes at the broker can stay unnoticed where no refill meets it. It costs a bucket four
+/// answers of the broker, and its refills wait for them.
+const RESYNC_INTERVAL: Duration = Duration::from_secs(600);
 
 /// The machine, and what connects it with whoever uses the engine.
 pub(crate) struct Shell {
@@ -38,6 +42,7 @@ impl Shell {
         let machine = Machine::new(Settings {
             operator: options.operator.as_str().into(),
             status_interval: options.status_interval,
+            resync_interval: RESYNC_INTERVAL,
             channels: CHANNELS,
             most_tokens: MOST_TOKENS,
             hold_limit: endpoint.hold_limit(),

@@ -342,6 +342,7 @@ fn machine(_: usize) -> Machine {
     Machine::new(Settings {
         operator: "cluster".into(),
         status_interval: Duration::from_secs(60),
+        resync_interval: Duration::from_secs(600),
         channels: 1,
         most_tokens: MOST_TOKENS,
         hold_limit: HOLD_LIMIT,

@@ -1,10 +1,9 @@
 use std::time::Duration;
 
 use lapin::BasicProperties;
-use token_bucket_operator::amqp::Removed;
 use token_bucket_operator::api::{DeletionPolicy, QueueType};
 use token_bucket_operator::bucket::machine::{Baton, Transaction};
-use token_bucket_operator::bucket::{Ledger, Owner};
+use token_bucket_operator::bucket::{Ledger, Owner, Parting};
 
 use super::{BUCKET, KINDS, LEDGER, bucket, connect, declare, held, owed, refill, take};
 use crate::support::testbed;
@@ -21,21 +20,21 @@ async fn a_bucket_is_deleted_with_its_ledger() {
                 .remove_bucket("b", "uid", DeletionPolicy::Delete, true)
                 .await
         };
-        assert_eq!(remove().await, Ok(Removed::Deleted), "not there");
+        assert_eq!(remove().await, Ok(Parting::Delete), "not there");
         bucket(&broker, kind, 9).await;
         vhost.publish(BUCKET, b"", BasicProperties::default()).await;
-        assert_eq!(remove().await, Ok(Removed::Deleted));
+        assert_eq!(remove().await, Ok(Parting::Delete));
         assert_eq!(vhost.queues().await.len(), 0);
         // One of the two, and no ledger, or none that can be read.
         broker.declare_bucket(BUCKET, kind, 9).await.unwrap();
-        assert_eq!(remove().await, Ok(Removed::Deleted));
+        assert_eq!(remove().await, Ok(Parting::Delete));
         broker.declare_ledger(LEDGER, kind).await.unwrap();
-        assert_eq!(remove().await, Ok(Removed::Deleted));
+        assert_eq!(remove().await, Ok(Parting::Delete));
         declare(&broker, "b", kind, 9).await;
         vhost
             .publish(LEDGER, b"?", BasicProperties::default())
             .await;
-        assert_eq!(remove().await, Ok(Removed::Deleted));
+        assert_eq!(remove().await, Ok(Parting::Delete));
         assert_eq!(vhost.queues().await.len(), 0);
     }
 }
@@ -47,11 +46,12 @@ async fn a_bucket_that_stays_belongs_to_nobody() {
         let broker = connect(&vhost).await;
         let retain = DeletionPolicy::Retain;
         let remove = async |uid| broker.remove_bucket("b", uid, retain, true).await;
-        assert_eq!(remove("uid").await, Ok(Removed::Kept), "not there");
+        assert_eq!(remove("uid").await, Ok(Parting::Keep(None)), "not there");
         assert_eq!(vhost.queues().await.len(), 0);
         bucket(&broker, kind, 9).await;
         for _ in 0..2 {
-            assert_eq!(remove("uid").await, Ok(Removed::Kept));
+            let removed = remove("uid").await;
+            assert!(matches!(removed, Ok(Parting::Keep(_))), "{removed:?}");
             let mut channel = broker.transactions().await.unwrap();
             let taken = take(&mut channel, kind, 0).await;
             let Baton::Held { tag, ledger, .. } = taken.baton else {
@@ -68,13 +68,13 @@ async fn a_bucket_that_stays_belongs_to_nobody() {
         // Whoever comes next may have it, and delete it.
         let policy = DeletionPolicy::Delete;
         let removed = broker.remove_bucket("b", "another", policy, true).await;
-        assert_eq!(removed, Ok(Removed::Deleted));
+        assert_eq!(removed, Ok(Parting::Delete));
         // One that cannot be read stays as it is.
         declare(&broker, "b", kind, 9).await;
         vhost
             .publish(LEDGER, b"?", BasicProperties::default())
             .await;
-        assert_eq!(remove("uid").await, Ok(Removed::Kept));
+        assert_eq!(remove("uid").await, Ok(Parting::Keep(None)));
         vhost.depth_becomes(LEDGER, 1).await;
     }
 }
@@ -88,7 +88,7 @@ async fn what_belongs_to_another_resource_stays_as_it_is() {
         vhost.publish(BUCKET, b"", BasicProperties::default()).await;
         for policy in POLICIES {
             let removed = broker.remove_bucket("b", "another", policy, true).await;
-            assert_eq!(removed, Ok(Removed::NotOurs));
+            assert_eq!(removed, Ok(Parting::NotOurs));
             assert_eq!(vhost.depth(BUCKET).await, Some(1));
             assert_eq!(owed(&broker, kind).await, 0);
         }
@@ -111,7 +111,7 @@ async fn what_another_resource_refills_at_that_moment_stays_as_well() {
         let removing = broker.remove_bucket("b", "another", policy, true);
         let (refilled, removed) = tokio::join!(refilling, removing);
         assert_eq!(refilled, Ok(vec![]));
-        assert_eq!(removed, Ok(Removed::NotOurs));
+        assert_eq!(removed, Ok(Parting::NotOurs));
     }
     assert_eq!(vhost.depth(BUCKET).await, Some(2));
 }
@@ -128,12 +128,12 @@ async fn what_nothing_says_to_be_its_own_stays_as_well() {
         // Somebody's queue, as the Python library declares it.
         broker.declare_bucket(BUCKET, kind, 9).await.unwrap();
         vhost.publish(BUCKET, b"", BasicProperties::default()).await;
-        assert_eq!(remove().await, Ok(Removed::NotOurs));
+        assert_eq!(remove().await, Ok(Parting::NotOurs));
         declare(&broker, "b", kind, 9).await;
         vhost
             .publish(LEDGER, b"?", BasicProperties::default())
             .await;
-        assert_eq!(remove().await, Ok(Removed::NotOurs));
+        assert_eq!(remove().await, Ok(Parting::NotOurs));
         vhost.depth_becomes(LEDGER, 1).await;
         assert_eq!(vhost.depth(BUCKET).await, Some(1));
     }
@@ -171,11 +171,13 @@ async fn what_was_taken_over_from_an_older_resource_is_handed_back() {
         rewrite(&older).await;
         let policy = DeletionPolicy::Delete;
         let removed = broker.remove_bucket("b", "uid", policy, true).await;
-        assert!(matches!(removed, Ok(Removed::HandedBack(_))), "{removed:?}");
+        assert!(matches!(removed, Ok(Parting::HandBack(_))), "{removed:?}");
         assert_eq!(vhost.depth(BUCKET).await, Some(1));
         let left = rewrite(&|_| {}).await;
-        assert_eq!((&*left.owner.unwrap().uid, left.rival), ("older", None));
+        let uid = |owner: Option<Box<Owner>>| owner.map(|owner| owner.uid);
+        let uids = (uid(left.owner), uid(left.rival));
+        assert_eq!(uids, (Some("older".into()), Some("uid".into())));
         let removed = broker.remove_bucket("b", "older", policy, true).await;
-        assert_eq!(removed, Ok(Removed::Deleted));
+        assert_eq!(removed, Ok(Parting::Delete));
     }
 }

@@ -36,6 +36,8 @@ pub(super) struct Item {
     pub(super) owned: bool,
     /// UID of the resource that had the bucket's id before.
     pub(super) gone: Option<Arc<str>>,
+    /// Its ledger is known to tell of such a rival; None: its queue was inspected just now.
+    pub(super) known_rival: Option<Option<Arc<str>>>,
     pub(super) task: Task,
     pub(super) requests: Vec<Request>,
 }
@@ -67,7 +69,7 @@ pub(super) struct Held {
     /// Tags of the tokens that were taken out.
     out: Vec<u64>,
     pub(super) contested: Option<Box<Owner>>,
-    /// It was not ours until now: whoever had it may have changed the queue.
+    /// It was another's, now or meanwhile, who may have given the queue another limit.
     pub(super) was_of_another: bool,
 }
 
@@ -82,6 +84,8 @@ pub(super) enum Decided {
     Yields(Box<Owner>),
     /// Its queue is empty and has another limit than it should have: first that is put right. Its ledger stays.
     Replace(Box<Ledger>),
+    /// It has been another's: it is its own again, and its queue is inspected before anything is carried out.
+    Claims(Box<Outcome>),
     /// This is committed.
     Commits(Box<Outcome>),
 }
@@ -143,7 +147,9 @@ impl Item {
             self.gone.as_deref(),
             &self.bucket.rivals,
         );
-        let was_of_another = !before.is_of(&self.bucket);
+        let is_news = |known: &Option<Arc<str>>| known.as_deref() != before.rival_uid();
+        let was_of_another =
+            !before.is_of(&self.bucket) || self.known_rival.as_ref().is_some_and(is_news);
         let contested = match claimed {
             Claim::Yield(owner) => {
                 let ledger = Some(before);
@@ -261,6 +267,10 @@ pub(super) fn decide(
             }
         };
         match item.task {
+            Task::Refill { .. } if held.was_of_another => {
+                let outcome = written_back(item, held, &mut transaction);
+                decided.push(Decided::Claims(outcome));
+            }
             Task::Refill { limit } => {
                 if held.tokens == 0 && limit != Some(item.bucket.maximum) {
                     held.leave(item, &mut transaction);
@@ -280,10 +290,14 @@ pub(super) fn decide(
             Task::Carry => {
                 held.ledger.carry(held.out.len() as u64);
                 transaction.acks.append(&mut held.out);
-                decided.push(commits(item, held, &mut transaction));
+                let outcome = written_back(item, held, &mut transaction);
+                decided.push(Decided::Commits(outcome));
             }
             Task::Replace if held.tokens == 0 && items.len() == 1 => return Err(Box::new(held)),
-            Task::Replace => decided.push(commits(item, held, &mut transaction)),
+            Task::Replace => {
+                let outcome = written_back(item, held, &mut transaction);
+                decided.push(Decided::Commits(outcome));
+            }
         }
     }
     let mut accounts = accounts(items, &refills, &decided);
@@ -351,14 +365,15 @@ fn trim(item: &Item, mut held: Held, transaction: &mut Transaction) -> Decided {
     }))
 }
 
-fn commits(item: &Item, held: Held, transaction: &mut Transaction) -> Decided {
+/// The ledger is brought up to date, and no more.
+fn written_back(item: &Item, held: Held, transaction: &mut Transaction) -> Box<Outcome> {
     held.give_back(item, transaction);
-    Decided::Commits(Box::new(Outcome {
+    Box::new(Outcome {
         tokens: held.tokens,
         held,
         accepted: Vec::new(),
         refused: Vec::new(),
-    }))
+    })
 }
 
 /// The queue of the one bucket of a batch was declared anew; so many tokens went with the old one. They are owed.
@@ -366,6 +381,6 @@ pub(super) fn replaced(item: &Item, mut held: Held, went: u64) -> (Transaction, 
     let mut transaction = Transaction::default();
     held.ledger.carry(went);
     held.tokens = 0;
-    let decided = commits(item, held, &mut transaction);
-    (transaction, vec![decided])
+    let outcome = written_back(item, held, &mut transaction);
+    (transaction, vec![Decided::Commits(outcome)])
 }

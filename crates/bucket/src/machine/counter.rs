@@ -23,8 +23,17 @@ pub(super) struct Counter {
     soon: BTreeSet<BucketId>,
     soon_since: Duration,
     soon_at: Duration,
-    /// A count is under way.
-    counting: bool,
+    /// The count that is under way.
+    counting: Option<Count>,
+}
+
+/// A count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Count {
+    /// All buckets, at the interval.
+    Sweep,
+    /// Some, soon after something was committed.
+    Soon,
 }
 
 /// What to count.
@@ -42,7 +51,7 @@ impl Counter {
             soon: BTreeSet::new(),
             soon_since: Duration::ZERO,
             soon_at: Duration::ZERO,
-            counting: false,
+            counting: None,
         }
     }
 
@@ -61,34 +70,30 @@ impl Counter {
 
     /// What to count now, one count after the other.
     pub(super) fn next(&mut self, now: Now) -> Option<Wanted> {
-        if self.counting || self.wakeup()? > now.monotonic {
+        if self.wakeup()? > now.monotonic {
             return None;
         }
-        self.counting = true;
-        if self.sweep_at <= now.monotonic {
+        let soon = std::mem::take(&mut self.soon);
+        let (count, wanted) = if self.sweep_at <= now.monotonic {
             self.sweep_at = now.monotonic + self.interval;
-            self.soon.clear();
-            return Some(Wanted::All);
-        }
-        Some(Wanted::These(std::mem::take(&mut self.soon)))
+            (Count::Sweep, Wanted::All)
+        } else {
+            (Count::Soon, Wanted::These(soon))
+        };
+        self.counting = Some(count);
+        Some(wanted)
     }
 
-    pub(super) fn counted(&mut self) {
-        self.counting = false;
+    /// A count has ended. Answers whether it was a sweep.
+    pub(super) fn counted(&mut self) -> bool {
+        self.counting.take() == Some(Count::Sweep)
     }
 
     pub(super) fn wakeup(&self) -> Option<Duration> {
         let soon = (!self.soon.is_empty()).then_some(self.soon_at);
         let next = soon.into_iter().chain([self.sweep_at]).min();
-        next.filter(|_| !self.counting)
+        next.filter(|_| self.counting.is_none())
     }
-}
-
-/// Ten thousand buckets that nobody uses are no news every few seconds: a count that stays the same is told once in each
-/// minute.
-fn is_news(before: Observed, now: Observed) -> bool {
-    let minute = |count: Observed| count.at.timestamp().div_euclid(60);
-    before.tokens != now.tokens || minute(before) != minute(now)
 }
 
 impl Machine {
@@ -114,21 +119,18 @@ impl Machine {
         counts: Vec<(BucketId, Result<Option<u64>, Failure>)>,
         now: Now,
     ) {
-        self.counter.counted();
+        let swept = self.counter.counted();
         for (id, count) in counts {
-            if !self.buckets.get(&id).is_some_and(|entry| entry.is_ready()) {
+            let ready = self.buckets.get(&id).filter(|entry| entry.is_ready());
+            let Some(maximum) = ready.map(|entry| entry.bucket.maximum) else {
                 continue;
-            }
+            };
             match count {
+                // Somebody has put more into it than it may hold, or declared its queue anew with another limit.
+                Ok(Some(tokens)) if tokens > maximum && swept => self.inspect(&id),
                 Ok(Some(tokens)) => {
                     let at = now.utc;
-                    let observed = Observed { tokens, at };
-                    self.update(&id, |state| {
-                        let is_news = |before| is_news(before, observed);
-                        if state.observed.is_none_or(is_news) {
-                            state.observed = Some(observed);
-                        }
-                    });
+                    self.update(&id, |state| state.observe(Observed { tokens, at }));
                 }
                 Ok(None) => {
                     self.tell(Outcome::QueueMissing(id.clone()));
@@ -144,23 +146,6 @@ impl Machine {
 mod tests {
     use super::*;
     use crate::fixture::at;
-
-    #[test]
-    fn a_count_is_news_when_it_differs_or_is_the_first_of_a_minute() {
-        let count = |tokens, second| Observed {
-            tokens,
-            at: at(second),
-        };
-        for (before, now, news) in [
-            (count(5, 0), count(5, 10), false),
-            (count(5, 0), count(6, 10), true),
-            (count(5, 59), count(5, 60), true),
-            // The clock was set back.
-            (count(5, 3600), count(5, 10), true),
-        ] {
-            assert_eq!(is_news(before, now), news, "{before:?} {now:?}");
-        }
-    }
 
     #[test]
     fn commits_in_a_row_are_counted_together_but_not_for_ever_later() {

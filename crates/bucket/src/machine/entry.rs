@@ -54,12 +54,16 @@ pub(super) struct Entry {
     pub(super) gone: Option<Arc<str>>,
     /// Another resource has its ledger, and comes first.
     pub(super) yielded: bool,
+    /// UID of the rival that its ledger tells of.
+    pub(super) rival: Option<Arc<str>>,
     /// Who else writes its ledger, if that was told.
     pub(super) contested: Option<Box<Owner>>,
     /// Since when its ledger is absent.
     pub(super) absent: Option<Absent>,
     /// Failures in a row.
     pub(super) failures: u32,
+    /// When it became ready.
+    pub(super) ready_at: Duration,
     /// When it is to be woken.
     pub(super) wake: Option<Duration>,
     /// What is known of it, apart from an alarm.
@@ -135,9 +139,11 @@ impl Entry {
             has_queues: false,
             gone: None,
             yielded: false,
+            rival: None,
             contested: None,
             absent: None,
             failures: 0,
+            ready_at: Duration::ZERO,
             wake: None,
             state: Arc::new(BucketState::unknown()),
         })

@@ -14,6 +14,9 @@ use crate::{BucketId, Known, Ledger, Owner};
 /// Inspections under way at the same time: enough to keep the broker busy.
 const MOST_INSPECTIONS: usize = 64;
 
+/// The part of all buckets that is inspected again with one count, so that none waits for long.
+const RESYNCED_AT_ONCE: usize = 50;
+
 /// A bucket that is not known to have had a ledger gets one when none was seen for so long: another operator may hold one
 /// whose queue somebody has deleted, and comes with it within milliseconds.
 const ADOPTED_AFTER: Duration = Duration::from_secs(1);
@@ -54,6 +57,20 @@ impl Inspections {
 }
 
 impl Machine {
+    /// Inspects those that have been ready for long: not all of them at once, since refills wait meanwhile.
+    pub(super) fn resync(&mut self, now: Now) {
+        let most = MOST_INSPECTIONS + self.buckets.len() / RESYNCED_AT_ONCE;
+        let interval = self.settings.resync_interval;
+        let is_due = |entry: &Entry| {
+            entry.is_ready()
+                && entry.ready_at + interval <= now.monotonic
+                && self.queues.is_open(&entry.bucket.refill_queue)
+        };
+        let due = self.buckets.iter().filter(|(_, entry)| is_due(entry));
+        let due: Vec<_> = due.map(|(id, _)| id.clone()).take(most).collect();
+        due.iter().for_each(|id| self.inspect(id));
+    }
+
     /// Inspects a bucket, as soon as that is possible.
     pub(super) fn inspect(&mut self, id: &BucketId) {
         let job = JobId(self.next_number());
@@ -86,8 +103,7 @@ impl Machine {
             return;
         }
         let held_up = self.removals.is_under_way(&entry.bucket.name);
-        let queue = self.queues.by_name.get(&*entry.bucket.refill_queue);
-        if !self.connected || held_up || !queue.is_some_and(|queue| queue.is_open()) {
+        if !self.connected || held_up || !self.queues.is_open(&entry.bucket.refill_queue) {
             return;
         }
         entry.stage = Stage::Inspecting(job);

@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use crate::{Bucket, BucketId, Known};
 use batch::Batch;
-use counter::Counter;
+use counter::{Counter, Wanted};
 use entry::{Entry, Stage};
 use inspection::Inspections;
 use refill_queue::{Link, RefillQueues};
@@ -57,6 +57,9 @@ pub struct Settings {
     pub operator: Box<str>,
     /// How often tokens are counted.
     pub status_interval: Duration,
+    /// How often a bucket is inspected, and its ledger read, though nothing has changed: somebody may have changed its
+    /// queues at the broker.
+    pub resync_interval: Duration,
     /// Batches that may be under way at the same time.
     pub channels: usize,
     /// Most tokens that one transaction publishes.
@@ -226,14 +229,17 @@ impl Machine {
         }
         self.queues.touch_due(now);
         self.settle(now);
+        if let Some(wanted) = self.counter.next(now) {
+            if wanted == Wanted::All {
+                self.resync(now);
+            }
+            self.count(&wanted);
+        }
         self.begin_inspections(now);
         self.begin_batches();
         self.begin_removals();
         if self.permitted {
             self.effects.extend(self.scheduler.publish());
-        }
-        if let Some(wanted) = self.counter.next(now) {
-            self.count(&wanted);
         }
     }
 

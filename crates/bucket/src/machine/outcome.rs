@@ -196,6 +196,17 @@ impl BucketState {
         }
     }
 
+    /// Another count. Ten thousand buckets that nobody uses are no news every few seconds: one that stays the same is told
+    /// once in each minute.
+    pub(super) fn observe(&mut self, count: Observed) {
+        let minute = |count: Observed| count.at.timestamp().div_euclid(60);
+        let is_news =
+            |before: Observed| before.tokens != count.tokens || minute(before) != minute(count);
+        if self.observed.is_none_or(is_news) {
+            self.observed = Some(count);
+        }
+    }
+
     /// Shows what the ledger says. A refill counts as carried out when all of its tokens are in the queue.
     pub(super) fn show(&mut self, ledger: &Ledger) {
         self.issued = ledger.issued;
@@ -275,5 +286,31 @@ impl Machine {
             state.revision = revision;
             state.phase = phase;
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::at;
+
+    #[test]
+    fn a_count_is_news_when_it_differs_or_is_the_first_of_a_minute() {
+        let count = |tokens, second| Observed {
+            tokens,
+            at: at(second),
+        };
+        for (before, now, news) in [
+            (count(5, 0), count(5, 10), false),
+            (count(5, 0), count(6, 10), true),
+            (count(5, 59), count(5, 60), true),
+            // The clock was set back.
+            (count(5, 3600), count(5, 10), true),
+        ] {
+            let mut state = BucketState::unknown();
+            state.observe(before);
+            state.observe(now);
+            assert_eq!(state.observed == Some(now), news, "{before:?} {now:?}");
+        }
     }
 }

@@ -326,6 +326,12 @@ pub(super) struct RefillQueues {
 }
 
 impl RefillQueues {
+    /// Whether a queue is consumed here.
+    pub(super) fn is_open(&self, name: &str) -> bool {
+        let queue = self.by_name.get(name);
+        queue.is_some_and(RefillQueue::is_open)
+    }
+
     /// A queue, which is looked at again soon.
     pub(super) fn touch(&mut self, name: &str) -> Option<&mut RefillQueue> {
         let queue = self.by_name.get_mut(name)?;

@@ -92,6 +92,7 @@ impl Machine {
                 owner: Owner::of(&entry.bucket, &self.settings.operator),
                 owned: entry.owned,
                 gone: entry.gone.clone(),
+                known_rival: entry.is_ready().then(|| entry.rival.clone()),
                 task,
                 requests,
             });
@@ -228,6 +229,12 @@ impl Machine {
                     let is_back = returned.contains(&item.bucket.name);
                     self.item_committed(item, *outcome, is_back, now);
                 }
+                Decided::Claims(outcome) => {
+                    entry.put_back(item.requests);
+                    let is_back = returned.contains(&item.bucket.name);
+                    let requests = Vec::new();
+                    self.item_committed(Item { requests, ..item }, *outcome, is_back, now);
+                }
                 Decided::Absent => {
                     entry.put_back(item.requests);
                     if !entry.outdated {
@@ -309,7 +316,7 @@ impl Machine {
         entry.absent = None;
         entry.failures = 0;
         entry.alone = false;
-        // Somebody else may have given its queue another limit.
+        entry.rival = held.ledger.rival_uid().map(Into::into);
         entry.outdated |= held.was_of_another;
         entry.outdated &= !is_back;
         let told = held
@@ -373,11 +380,11 @@ impl Machine {
             _ => return,
         };
         let at = now.utc;
-        let observed = Some(Observed { tokens, at });
+        let count = Observed { tokens, at };
         let opening = matches!(entry.stage, Stage::Opening(_));
         if opening && (entry.outdated || !matches!(task, Task::Refill { .. })) {
             entry.stage = Stage::Opening(QueueState { tokens, limit });
-            self.update(&id, |state| state.observed = observed);
+            self.update(&id, |state| state.observe(count));
             return;
         }
         let owes = ledger.owed > 0;
@@ -387,13 +394,14 @@ impl Machine {
         let revision = opening.then_some(entry.revision);
         self.counter.soon(id.clone(), now);
         if opening {
+            entry.ready_at = now.monotonic;
             self.scheduler
                 .enter(&bucket, ledger.since, ledger.reference(), now);
         }
         let phase = (opening || (was_waiting && !owes)).then(|| Phase::running(owes));
         let next = self.scheduler.next_of(&id);
         self.update(&id, |state| {
-            state.observed = observed;
+            state.observe(count);
             state.limit = limit;
             state.show(&ledger);
             // What was edited since it was opened is not in force yet.

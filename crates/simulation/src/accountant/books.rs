@@ -241,8 +241,12 @@ impl Books {
             ));
         };
         match (self.truth.clone(), doing) {
-            // The bucket has been removed meanwhile, with both of its queues: nothing came of it.
-            (None, Doing::Else) if movement.vanished && !exists => return Ok(()),
+            // The bucket has been removed meanwhile, with both of its queues: nothing came of it but a ledger that is back.
+            (None, Doing::Else) if movement.vanished && !exists => {
+                self.lost = true;
+                self.truth = Some(new);
+                return Ok(());
+            }
             (None, _) => self.first(&movement, &new, true)?,
             // One whose queue was deleted while it was held is written again.
             (Some(old), Doing::WritesLedger) if self.lost && *old == *new => {}

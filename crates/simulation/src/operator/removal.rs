@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bucket::machine::{Event, JobId};
-use bucket::{DeletionPolicy, ledger_queue_name, queue_name};
+use bucket::{DeletionPolicy, Parting, ledger_queue_name, queue_name};
 
 use super::work::{Progress, Removing, WAITS, Work};
 use super::{Body, Shell};
@@ -59,31 +59,26 @@ impl Work {
                     self.waits += 1;
                     return Ok(Progress::Wait(PAUSE));
                 }
-                None if !removing.established => self.step = LAST,
-                None => {}
-                Some(got) => {
-                    let ledger = match &got.body {
-                        Body::Ledger(ledger) => Some(ledger),
+                got => {
+                    let ledger = match got.as_ref().map(|got| &got.body) {
+                        Some(Body::Ledger(ledger)) => Some(&**ledger),
                         // It tells of no other owner.
                         _ => None,
                     };
-                    let owner = ledger.and_then(|ledger| ledger.owner.as_ref());
-                    let heir = ledger.and_then(|ledger| {
-                        let before = ledger.rival.clone();
-                        before.filter(|before| owner.is_some_and(|owner| before.precedes(owner)))
-                    });
-                    let retain = removing.policy == DeletionPolicy::Retain;
-                    let is_others = owner.is_some_and(|owner| *owner.uid != *removing.uid);
-                    if is_others || (owner.is_none() && !retain && !removing.established) {
-                        self.step = LAST;
-                    } else if let (true, Some(ledger)) = (retain || heir.is_some(), ledger) {
-                        let left = ledger.left_to(heir.filter(|_| !retain));
-                        let body = Body::Ledger(Arc::new(left));
+                    let Removing {
+                        uid,
+                        policy,
+                        established,
+                        ..
+                    } = removing;
+                    let parting = Parting::of(ledger, uid, *policy, *established);
+                    if let (Some(got), Some(left)) = (got, parting.ledger()) {
+                        let body = Body::Ledger(Arc::new(left.clone()));
                         broker.publish(channel, &ledger_queue, body, true)?;
                         broker.settle(channel, got.tag, true)?;
                         broker.commit(channel)?;
-                        self.step = LAST;
-                    } else if retain {
+                    }
+                    if parting != Parting::Delete {
                         self.step = LAST;
                     }
                 }

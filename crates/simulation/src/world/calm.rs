@@ -1,7 +1,7 @@
 //! What has to be true when nobody has broken anything for a while.
 
 use bucket::machine::Phase;
-use bucket::{DeletionPolicy, ledger_queue_name, queue_name};
+use bucket::{DeletionPolicy, Ledger, ledger_queue_name, queue_name};
 use chrono::TimeDelta;
 
 use super::{Resource, World};
@@ -110,6 +110,24 @@ impl World {
             })
     }
 
+    /// A replica that had not heard of it yet has written a lost ledger anew for a resource that had just been deleted and
+    /// left its queues. Whoever else wants them waits for a person, and says what to do.
+    fn is_left_behind(&self, truth: &Ledger) -> bool {
+        let is_owner = |resource: &&Resource| {
+            let owner = truth.owner.as_ref();
+            owner.is_some_and(|owner| *owner.uid == *resource.uid)
+        };
+        let owner = self.resources.iter().find(is_owner);
+        let is_left = owner.is_some_and(|it| it.deleting == Some(DeletionPolicy::Retain));
+        let loses = |step: &Step| {
+            matches!(
+                step,
+                Step::DeleteLedger(_) | Step::PurgeLedger(_) | Step::DamageLedger(..)
+            )
+        };
+        is_left && self.processes.len() > 1 && self.plan.any(loses)
+    }
+
     fn unrest_of_resource(&self, number: usize, queue: &str, ledger_queue: &str) -> Option<String> {
         let resource = &self.resources[number];
         let (bucket, spec) = (resource.bucket, resource.spec);
@@ -122,6 +140,9 @@ impl World {
             .broker
             .arguments(queue)
             .and_then(|arguments| arguments.max_length);
+        if self.is_left_behind(truth) {
+            return None;
+        }
         // Who is suspended does not take the bucket over: it stays as somebody who is gone has left it, or lost.
         let abandoned = spec.suspend && (truth.owner.is_none() || books.lost);
         if !abandoned

@@ -172,6 +172,7 @@ impl World {
         process.machine = Some(Machine::new(Settings {
             operator: format!("cluster-{cluster}").into(),
             status_interval: Duration::from_secs(10),
+            resync_interval: Duration::from_secs(20),
             channels: process.operator.channels,
             most_tokens: self.plan.most_tokens,
             hold_limit: Duration::from_micros(HOLD_LIMIT),

@@ -1,5 +1,6 @@
 //! Single decisions, step by step. The simulation has the many.
 
+mod changed_by_others;
 mod ledgers;
 mod refills;
 
@@ -17,6 +18,8 @@ struct Script {
     second: i64,
     /// What was told, the newest last.
     told: Vec<Outcome>,
+    /// What a count finds.
+    tokens: Option<u64>,
 }
 
 impl Script {
@@ -24,6 +27,7 @@ impl Script {
         let settings = Settings {
             operator: "ops".into(),
             status_interval: Duration::from_secs(3600),
+            resync_interval: Duration::from_secs(10_000),
             channels: 1,
             most_tokens: MOST_TOKENS,
             hold_limit: Duration::from_secs(35),
@@ -32,6 +36,7 @@ impl Script {
             machine: Machine::new(settings),
             second: 10,
             told: Vec::new(),
+            tokens: None,
         }
     }
 
@@ -46,7 +51,12 @@ impl Script {
         for effect in effects {
             match effect {
                 Effect::Tell(outcome) => self.told.push(outcome),
-                Effect::Count { .. } => drop(self.send(Event::Counted(Vec::new()))),
+                Effect::Count { buckets } => {
+                    let ids = buckets.into_iter().map(|(id, _)| id);
+                    let counts = ids.filter_map(|id| Some((id, Ok(Some(self.tokens?)))));
+                    let counted = Event::Counted(counts.collect());
+                    rest.extend(self.send(counted));
+                }
                 effect => rest.push(effect),
             }
         }

@@ -1,0 +1,92 @@
+//! Somebody else has changed the queues of a bucket at the broker.
+
+use super::*;
+
+const RIVALS_LIMIT: u64 = 5;
+
+fn rival() -> Owner {
+    Owner {
+        uid: "uid-2".into(),
+        created: at(1),
+        ..owner()
+    }
+}
+
+fn suspended() -> Bucket {
+    Bucket {
+        suspend: true,
+        ..bucket()
+    }
+}
+
+#[test]
+fn a_queue_that_another_had_is_inspected_before_tokens_are_put_into_it() {
+    let of_rival = Ledger {
+        owner: Some(rival().into()),
+        ..ledger()
+    };
+    let handed_back = Ledger {
+        rival: Some(rival().into()),
+        ..ledger()
+    };
+    for found in [of_rival, handed_back] {
+        let (mut script, consumer) = Script::ready(bucket());
+        let batch = taking(script.one(request(consumer, tick(15))));
+        let claimed = transaction(script.one(taken(batch, held(found, 0))));
+        assert_eq!(
+            (claimed.tokens, claimed.acks.len() + claimed.nacks.len()),
+            (vec![], 1)
+        );
+        let ours = Ledger {
+            rival: Some(rival().into()),
+            ..ledger()
+        };
+        let job = inspection(script.one(done(batch)));
+        let batch = taking(script.one(queues(job, 0, Some(RIVALS_LIMIT))));
+        let Effect::Replace { batch, .. } = script.one(taken(batch, held(ours.clone(), 0))) else {
+            panic!("the queue keeps its limit")
+        };
+        let tokens = Ok(0);
+        transaction(script.one(Event::Replaced { batch, tokens }));
+        // The request has waited.
+        let batch = taking(script.one(done(batch)));
+        let refilled = transaction(script.one(taken(batch, held(ours.clone(), 0))));
+        assert_eq!(refilled.tokens, [("api".into(), 10)]);
+        script.send(done(batch));
+        // What is known is no news any more.
+        let batch = taking(script.one(request(consumer, tick(18))));
+        let refilled = transaction(script.one(taken(batch, held(ours, 0))));
+        assert_eq!(refilled.tokens, [("api".into(), 10)]);
+    }
+}
+
+#[test]
+fn a_bucket_with_more_than_its_maximum_is_inspected_with_the_next_count_and_trimmed() {
+    let (mut script, _) = Script::ready(suspended());
+    script.tokens = Some(25);
+    script.second += 3600;
+    assert_eq!(script.send(Event::Tick), []);
+    script.tokens = Some(27);
+    script.second += 3600;
+    let job = inspection(script.one(Event::Tick));
+    let Effect::Take { wanted, .. } = script.one(queues(job, 27, Some(99))) else {
+        panic!("nothing is taken out")
+    };
+    assert_eq!(wanted[0].tokens, 2);
+}
+
+#[test]
+fn a_bucket_that_has_been_ready_for_long_is_inspected_and_nothing_is_told_of_it() {
+    let (mut script, _) = Script::ready(suspended());
+    script.second += 3600;
+    assert_eq!(script.send(Event::Tick), []);
+    script.second += 10_000;
+    let told = script.told.len();
+    let job = inspection(script.one(Event::Tick));
+    let batch = taking(script.one(queues(job, 0, Some(25))));
+    transaction(script.one(taken(batch, held(ledger(), 0))));
+    assert_eq!(script.send(done(batch)), []);
+    let states: Vec<_> = script.told[told..].iter().collect();
+    assert_eq!(states.len(), 1, "the count of another minute: {states:?}");
+    assert_eq!(script.state().phase, Phase::Ready);
+}
