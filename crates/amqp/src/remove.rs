@@ -2,7 +2,7 @@
 
 use futures::future::join;
 use lapin::Channel;
-use lapin::message::BasicGetMessage;
+use lapin::message::Delivery;
 use lapin::options::{BasicGetOptions, QueueDeleteOptions};
 use tokio::time::{Duration, sleep};
 
@@ -13,13 +13,16 @@ use super::transport::Batch;
 use super::{ledger, wire};
 use bucket::{DeletionPolicy, Ledger, Parting, ledger_queue_name, queue_name};
 
-/// Who refills holds the ledger for some milliseconds: an empty queue is asked again, so often and after so long. A
-/// bucket that another resource has taken over must not be deleted for that.
+/// Who refills holds the ledger for some milliseconds: an empty queue is asked again, so often and after so long.
 const GETS: usize = 5;
 const PAUSE: Duration = Duration::from_millis(100);
 
 impl Broker {
     /// Carries out what is decided about the queues of the bucket `name`, whose resource `uid` is deleted, and answers it.
+    ///
+    /// Who holds the ledger could come with it when there is another bucket of that name. So one that is absent is waited
+    /// for: for a moment; then, unless nothing says that the queues are those of `uid`, for `hold_limit`, and a resource
+    /// alarm, before it counts as lost. Without that limit None is answered when it is to be waited for.
     ///
     /// # Errors
     /// When the broker or the connection does not let it: do it again.
@@ -29,7 +32,8 @@ impl Broker {
         uid: &str,
         policy: DeletionPolicy,
         established: bool,
-    ) -> Result<Parting, BrokerError> {
+        hold_limit: Option<Duration>,
+    ) -> Result<Option<Parting>, BrokerError> {
         let queue = ledger_queue_name(name);
         let action = Action {
             verb: "remove a bucket",
@@ -37,17 +41,25 @@ impl Broker {
             queue: &queue,
         };
         let channel = self.transaction_channel(action).await?;
-        let got = self.get_patiently(&channel, action).await?;
-        let read = got
+        let found = match hold_limit {
+            Some(limit) => self.await_ledger(limit, &channel, action).await,
+            None => self.get_patiently(&channel, action).await,
+        };
+        let found = match found {
+            Err(BrokerError::NoQueue { .. }) => None,
+            Ok(None) if established && hold_limit.is_none() => return Ok(None),
+            found => found?,
+        };
+        let read = found
             .as_ref()
             .and_then(|message| Ledger::from_json(&message.data).ok());
-        let mut batch = Batch::new(&channel);
         let parting = Parting::of(read.as_ref(), uid, policy, established);
         if parting == Parting::Delete {
             self.delete_both(&channel, name, action).await?;
-            return Ok(parting);
+            return Ok(Some(parting));
         }
-        if let Some(message) = got {
+        if let Some(message) = found {
+            let mut batch = Batch::new(&channel);
             match parting.ledger() {
                 Some(ledger) => {
                     ledger::publish(&mut batch, name, ledger, None)?;
@@ -59,25 +71,23 @@ impl Broker {
                 .await?;
         }
         self.farewell(&channel).await;
-        Ok(parting)
+        Ok(Some(parting))
     }
 
-    /// The ledger, if there is one. Where there is no queue for it the channel is closed.
+    /// The ledger, if it is there now or in a moment.
     async fn get_patiently(
         &self,
         channel: &Channel,
         action: Action<'_>,
-    ) -> Result<Option<BasicGetMessage>, BrokerError> {
+    ) -> Result<Option<Delivery>, BrokerError> {
         let name = wire::name(action.queue)?;
         for attempt in 0..GETS {
             if attempt > 0 {
                 sleep(PAUSE).await;
             }
             let get = channel.basic_get(name.clone(), BasicGetOptions { no_ack: false });
-            match self.answer(action, During::AlarmFail, get).await {
-                Ok(None) => {}
-                Err(BrokerError::NoQueue { .. }) => return Ok(None),
-                got => return got,
+            if let Some(got) = self.answer(action, During::AlarmFail, get).await? {
+                return Ok(Some(got.delivery));
             }
         }
         Ok(None)

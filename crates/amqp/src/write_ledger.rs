@@ -22,6 +22,9 @@ use bucket::{Ledger, QueueType, ledger_queue_name, queue_name};
 
 /// How the name of the lock ends, behind that of the ledger's queue.
 const LOCK: &str = ".lock";
+/// Looks for an alarm while a ledger is waited for. A shorter one in between is not noticed; the time that a ledger is held has
+/// a margin for it.
+const PROBES: u32 = 8;
 /// What others have published when an alarm ended is carried out within this.
 const AFTER_PROBE: Duration = Duration::from_secs(1);
 
@@ -156,29 +159,9 @@ impl Broker {
         let queue = wire::name(action.queue)?;
         let arguments = wire::explicit(wire::queue_arguments(kind, Some(1)), self.version());
         let durable = QueueDeclareOptions::durable();
-        let declaring = channel.queue_declare(queue.clone(), durable, arguments);
+        let declaring = channel.queue_declare(queue, durable, arguments);
         self.answer(action, During::AlarmWait, declaring).await?;
-        let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
-        let consuming = channel.basic_consume(queue, ShortString::default(), options, none);
-        let reading = Action {
-            verb: "wait for a ledger",
-            needs: "read",
-            ..action
-        };
-        let mut consumer = self.answer(reading, During::AlarmWait, consuming).await?;
-        let mut found = self
-            .next_after_alarms(limit, channel, &mut consumer, action)
-            .await?;
-        if found.is_none() {
-            let cancelling = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
-            self.answer(action, During::AlarmWait, cancelling).await?;
-            // What came just before.
-            found = consumer
-                .next()
-                .now_or_never()
-                .flatten()
-                .and_then(Result::ok);
-        }
+        let found = self.await_ledger(limit, channel, action).await?;
         let mut batch = Batch::new(channel);
         match &found {
             // Not by closing the channel: that is answered before the message is back, and the next one to have the lock
@@ -201,9 +184,42 @@ impl Broker {
         }
     }
 
+    /// The ledger in a queue that is there, if it is there within so long. It is consumed meanwhile.
+    pub(super) async fn await_ledger(
+        &self,
+        limit: Duration,
+        channel: &Channel,
+        action: Action<'_>,
+    ) -> Result<Option<Delivery>, BrokerError> {
+        let queue = wire::name(action.queue)?;
+        let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
+        let consuming = channel.basic_consume(queue, ShortString::default(), options, none);
+        let reading = Action {
+            verb: "wait for a ledger",
+            needs: "read",
+            ..action
+        };
+        let mut consumer = self.answer(reading, During::AlarmWait, consuming).await?;
+        let mut found = self
+            .next_after_alarms(limit, channel, &mut consumer, action)
+            .await?;
+        // Nothing that is given back or written comes here again.
+        let cancelling = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
+        self.answer(action, During::AlarmWait, cancelling).await?;
+        if found.is_none() {
+            // What came just before.
+            found = consumer
+                .next()
+                .now_or_never()
+                .flatten()
+                .and_then(Result::ok);
+        }
+        Ok(found)
+    }
+
     /// A delivery within so long without a resource alarm. Only who publishes is told of one, and while it lasts nobody can
-    /// give anything back: so something is published that has to wait as what others have published, and after that there is
-    /// a moment for theirs.
+    /// give anything back: so again and again something is published that has to wait as what others have published, and
+    /// after the last of it there is a moment for theirs.
     async fn next_after_alarms(
         &self,
         limit: Duration,
@@ -212,18 +228,22 @@ impl Broker {
         action: Action<'_>,
     ) -> Result<Option<Delivery>, BrokerError> {
         let lock = action.queue.to_owned() + LOCK;
+        let (mut alarms, mut quiet) = (self.alarms(), 0);
         loop {
-            let alarms = self.alarms();
-            if let Some(delivery) = self.next_within(limit, consumer).await? {
-                return Ok(Some(delivery));
-            }
             let mut probe = Batch::new(channel);
             probe.publish(wire::name(&lock)?, BasicProperties::default(), b"", 1)?;
             self.commit(action, During::AlarmWait, channel, probe)
                 .await?;
-            if self.alarms() == alarms {
+            if self.alarms() != alarms {
+                (alarms, quiet) = (self.alarms(), 0);
+            }
+            if quiet == PROBES {
                 return self.next_within(AFTER_PROBE, consumer).await;
             }
+            if let Some(delivery) = self.next_within(limit / PROBES, consumer).await? {
+                return Ok(Some(delivery));
+            }
+            quiet += 1;
         }
     }
 

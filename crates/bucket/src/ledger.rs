@@ -325,6 +325,20 @@ impl Ledger {
         self
     }
 
+    /// The same ledger, with what is known to be carried out although it does not say so: it is another's, or an older one.
+    #[must_use]
+    pub(crate) fn with(mut self, known: &Known) -> Self {
+        self.tick = self.tick.max(known.tick);
+        self.manual = self.manual.or_else(|| known.manual.clone());
+        let news = known
+            .requests
+            .iter()
+            .filter(|it| !self.requests.contains(it));
+        let news: Vec<_> = news.cloned().collect();
+        self.requests.splice(..0, news);
+        self
+    }
+
     /// The same ledger, of nobody.
     pub(crate) fn of_nobody(&self) -> Self {
         let (owner, rival) = (None, None);

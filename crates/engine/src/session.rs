@@ -254,16 +254,26 @@ impl Session {
                 uid,
                 policy,
                 established,
+                hold_limit,
                 refill_queue,
             } => {
-                let permits = self.removals.clone();
+                let (permits, waits) = (self.removals.clone(), self.waits.clone());
                 self.work.spawn(async move {
-                    let removed = async {
+                    let remove = async |permits: Arc<Semaphore>, hold_limit| {
                         let _permit = permits.acquire_owned().await.ok();
-                        let removed = broker
-                            .remove_bucket(&name, &uid, policy, established)
-                            .await?;
-                        log_removed(&name, &removed);
+                        broker
+                            .remove_bucket(&name, &uid, policy, established, hold_limit)
+                            .await
+                    };
+                    let removed = async {
+                        // Those that can be removed do not wait for those whose ledgers are absent.
+                        let removed = match remove(permits, None).await? {
+                            None => remove(waits, Some(hold_limit)).await?,
+                            removed => removed,
+                        };
+                        if let Some(parting) = removed {
+                            log_removed(&name, &parting);
+                        }
                         match refill_queue {
                             Some(queue) => consumer::delete(&broker, &queue).await.map(drop),
                             None => Ok(()),

@@ -6,8 +6,10 @@ use token_bucket_operator::bucket::machine::{Baton, Transaction};
 use token_bucket_operator::bucket::{Ledger, Owner, Parting};
 
 use super::{BUCKET, KINDS, LEDGER, bucket, connect, declare, held, owed, refill, take};
-use crate::support::testbed;
+use crate::support::{SOON, testbed};
 
+/// How long a ledger is absent before it is lost.
+const LOST: Option<Duration> = Some(Duration::from_millis(500));
 const POLICIES: [DeletionPolicy; 2] = [DeletionPolicy::Delete, DeletionPolicy::Retain];
 
 #[tokio::test]
@@ -17,24 +19,24 @@ async fn a_bucket_is_deleted_with_its_ledger() {
         let broker = connect(&vhost).await;
         let remove = async || {
             broker
-                .remove_bucket("b", "uid", DeletionPolicy::Delete, true)
+                .remove_bucket("b", "uid", DeletionPolicy::Delete, true, LOST)
                 .await
         };
-        assert_eq!(remove().await, Ok(Parting::Delete), "not there");
+        assert_eq!(remove().await, Ok(Some(Parting::Delete)), "not there");
         bucket(&broker, kind, 9).await;
         vhost.publish(BUCKET, b"", BasicProperties::default()).await;
-        assert_eq!(remove().await, Ok(Parting::Delete));
+        assert_eq!(remove().await, Ok(Some(Parting::Delete)));
         assert_eq!(vhost.queues().await.len(), 0);
         // One of the two, and no ledger, or none that can be read.
         broker.declare_bucket(BUCKET, kind, 9).await.unwrap();
-        assert_eq!(remove().await, Ok(Parting::Delete));
+        assert_eq!(remove().await, Ok(Some(Parting::Delete)));
         broker.declare_ledger(LEDGER, kind).await.unwrap();
-        assert_eq!(remove().await, Ok(Parting::Delete));
+        assert_eq!(remove().await, Ok(Some(Parting::Delete)));
         declare(&broker, "b", kind, 9).await;
         vhost
             .publish(LEDGER, b"?", BasicProperties::default())
             .await;
-        assert_eq!(remove().await, Ok(Parting::Delete));
+        assert_eq!(remove().await, Ok(Some(Parting::Delete)));
         assert_eq!(vhost.queues().await.len(), 0);
     }
 }
@@ -45,13 +47,17 @@ async fn a_bucket_that_stays_belongs_to_nobody() {
         let vhost = testbed().await.vhost().await;
         let broker = connect(&vhost).await;
         let retain = DeletionPolicy::Retain;
-        let remove = async |uid| broker.remove_bucket("b", uid, retain, true).await;
-        assert_eq!(remove("uid").await, Ok(Parting::Keep(None)), "not there");
+        let remove = async |uid| broker.remove_bucket("b", uid, retain, true, LOST).await;
+        assert_eq!(
+            remove("uid").await,
+            Ok(Some(Parting::Keep(None))),
+            "not there"
+        );
         assert_eq!(vhost.queues().await.len(), 0);
         bucket(&broker, kind, 9).await;
         for _ in 0..2 {
             let removed = remove("uid").await;
-            assert!(matches!(removed, Ok(Parting::Keep(_))), "{removed:?}");
+            assert!(matches!(removed, Ok(Some(Parting::Keep(_)))), "{removed:?}");
             let mut channel = broker.transactions().await.unwrap();
             let taken = take(&mut channel, kind, 0).await;
             let Baton::Held { tag, ledger, .. } = taken.baton else {
@@ -67,14 +73,16 @@ async fn a_bucket_that_stays_belongs_to_nobody() {
         }
         // Whoever comes next may have it, and delete it.
         let policy = DeletionPolicy::Delete;
-        let removed = broker.remove_bucket("b", "another", policy, true).await;
-        assert_eq!(removed, Ok(Parting::Delete));
+        let removed = broker
+            .remove_bucket("b", "another", policy, true, LOST)
+            .await;
+        assert_eq!(removed, Ok(Some(Parting::Delete)));
         // One that cannot be read stays as it is.
         declare(&broker, "b", kind, 9).await;
         vhost
             .publish(LEDGER, b"?", BasicProperties::default())
             .await;
-        assert_eq!(remove("uid").await, Ok(Parting::Keep(None)));
+        assert_eq!(remove("uid").await, Ok(Some(Parting::Keep(None))));
         vhost.depth_becomes(LEDGER, 1).await;
     }
 }
@@ -87,8 +95,10 @@ async fn what_belongs_to_another_resource_stays_as_it_is() {
         bucket(&broker, kind, 9).await;
         vhost.publish(BUCKET, b"", BasicProperties::default()).await;
         for policy in POLICIES {
-            let removed = broker.remove_bucket("b", "another", policy, true).await;
-            assert_eq!(removed, Ok(Parting::NotOurs));
+            let removed = broker
+                .remove_bucket("b", "another", policy, true, LOST)
+                .await;
+            assert_eq!(removed, Ok(Some(Parting::NotOurs)));
             assert_eq!(vhost.depth(BUCKET).await, Some(1));
             assert_eq!(owed(&broker, kind).await, 0);
         }
@@ -108,12 +118,33 @@ async fn what_another_resource_refills_at_that_moment_stays_as_well() {
             tokio::time::sleep(Duration::from_millis(150)).await;
             channel.commit(refill(1, 0, tag)).await
         };
-        let removing = broker.remove_bucket("b", "another", policy, true);
+        let removing = broker.remove_bucket("b", "another", policy, true, LOST);
         let (refilled, removed) = tokio::join!(refilling, removing);
         assert_eq!(refilled, Ok(vec![]));
-        assert_eq!(removed, Ok(Parting::NotOurs));
+        assert_eq!(removed, Ok(Some(Parting::NotOurs)));
     }
     assert_eq!(vhost.depth(BUCKET).await, Some(2));
+}
+
+#[tokio::test]
+async fn what_somebody_holds_the_ledger_of_is_not_removed_before_it_comes_back_or_is_lost() {
+    let kind = QueueType::Classic;
+    let vhost = testbed().await.vhost().await;
+    let (holder, broker) = (connect(&vhost).await, connect(&vhost).await);
+    bucket(&broker, kind, 9).await;
+    let mut channel = holder.transactions().await.unwrap();
+    held(&take(&mut channel, kind, 0).await).unwrap();
+    let policy = DeletionPolicy::Delete;
+    let first_look = broker.remove_bucket("b", "uid", policy, true, None).await;
+    assert_eq!(first_look, Ok(None));
+    let removing = broker.remove_bucket("b", "uid", policy, true, Some(SOON));
+    tokio::pin!(removing);
+    let moment = Duration::from_secs(1);
+    let waits = tokio::time::timeout(moment, &mut removing).await;
+    assert!(waits.is_err(), "{waits:?}");
+    drop(channel);
+    assert_eq!(removing.await, Ok(Some(Parting::Delete)));
+    assert_eq!(vhost.queues().await.len(), 0);
 }
 
 #[tokio::test]
@@ -123,17 +154,17 @@ async fn what_nothing_says_to_be_its_own_stays_as_well() {
         let broker = connect(&vhost).await;
         let remove = async || {
             let policy = DeletionPolicy::Delete;
-            broker.remove_bucket("b", "uid", policy, false).await
+            broker.remove_bucket("b", "uid", policy, false, LOST).await
         };
         // Somebody's queue, as the Python library declares it.
         broker.declare_bucket(BUCKET, kind, 9).await.unwrap();
         vhost.publish(BUCKET, b"", BasicProperties::default()).await;
-        assert_eq!(remove().await, Ok(Parting::NotOurs));
+        assert_eq!(remove().await, Ok(Some(Parting::NotOurs)));
         declare(&broker, "b", kind, 9).await;
         vhost
             .publish(LEDGER, b"?", BasicProperties::default())
             .await;
-        assert_eq!(remove().await, Ok(Parting::NotOurs));
+        assert_eq!(remove().await, Ok(Some(Parting::NotOurs)));
         vhost.depth_becomes(LEDGER, 1).await;
         assert_eq!(vhost.depth(BUCKET).await, Some(1));
     }
@@ -170,14 +201,17 @@ async fn what_was_taken_over_from_an_older_resource_is_handed_back() {
         };
         rewrite(&older).await;
         let policy = DeletionPolicy::Delete;
-        let removed = broker.remove_bucket("b", "uid", policy, true).await;
-        assert!(matches!(removed, Ok(Parting::HandBack(_))), "{removed:?}");
+        let removed = broker.remove_bucket("b", "uid", policy, true, LOST).await;
+        assert!(
+            matches!(removed, Ok(Some(Parting::HandBack(_)))),
+            "{removed:?}"
+        );
         assert_eq!(vhost.depth(BUCKET).await, Some(1));
         let left = rewrite(&|_| {}).await;
         let uid = |owner: Option<Box<Owner>>| owner.map(|owner| owner.uid);
         let uids = (uid(left.owner), uid(left.rival));
         assert_eq!(uids, (Some("older".into()), Some("uid".into())));
-        let removed = broker.remove_bucket("b", "older", policy, true).await;
-        assert_eq!(removed, Ok(Parting::Delete));
+        let removed = broker.remove_bucket("b", "older", policy, true, LOST).await;
+        assert_eq!(removed, Ok(Some(Parting::Delete)));
     }
 }

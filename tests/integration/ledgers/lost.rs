@@ -149,6 +149,7 @@ async fn is_removed(queue_type: QueueType) {
     operator.apply(&bucket, 1);
     operator.running.ready(1, 1).await;
     purge(&vhost).await;
+    // Until nobody can hold it any more.
     let removing = operator.running.engine.remove(removal(&bucket));
     let removed = tokio::time::timeout(SOON, removing).await;
     removed.expect("it ends").expect("it is removed");

@@ -9,7 +9,7 @@ use super::effect::{Take, Transaction};
 use super::entry::Request;
 use super::event::{Baton, Taken};
 use super::share::{Account, share};
-use crate::{Bucket, BucketId, Ledger, Owner, QueueType, Refusal, Trigger, accept};
+use crate::{Bucket, BucketId, Known, Ledger, Owner, QueueType, Refusal, Trigger, accept};
 
 /// Buckets whose ledgers are held together.
 #[derive(Clone, Debug)]
@@ -38,6 +38,8 @@ pub(super) struct Item {
     pub(super) gone: Option<Arc<str>>,
     /// Its ledger is known to tell of such a rival; None: its queue was inspected just now.
     pub(super) known_rival: Option<Option<Arc<str>>>,
+    /// What was done for it, as far as it is known without its ledger.
+    pub(super) known: Option<Known>,
     pub(super) task: Task,
     pub(super) requests: Vec<Request>,
 }
@@ -56,6 +58,8 @@ pub(super) enum Task {
     Carry,
     /// Declare its empty queue anew.
     Replace,
+    /// Nothing: it has left since.
+    Leave,
 }
 
 /// A ledger that is held, as it was and as it shall be.
@@ -115,7 +119,7 @@ impl Item {
             name: self.bucket.name.clone(),
             queue_type: self.bucket.queue_type,
             tokens: match self.task {
-                Task::Refill { .. } | Task::Replace => 0,
+                Task::Refill { .. } | Task::Replace | Task::Leave => 0,
                 Task::Trim(excess) => excess.min(most_tokens),
                 Task::Carry => most_tokens,
             },
@@ -127,6 +131,11 @@ impl Item {
         let Baton::Held { tag, ledger } = taken.baton else {
             return Err(Box::new((None, Decided::Absent)));
         };
+        if self.task == Task::Leave {
+            let ledger = ledger.ok();
+            let left = Left { tag, ledger };
+            return Err(Box::new((Some(left), Decided::Absent)));
+        }
         let before = match ledger {
             Ok(ledger) => ledger,
             Err(reason) => {
@@ -159,9 +168,14 @@ impl Item {
             Claim::Contested(other) => Some(other),
             Claim::Ours | Claim::TakenOver => None,
         };
-        let ledger = before
+        let mut ledger = before
             .clone()
             .brought_up_to(&self.bucket, self.owner.clone(), now);
+        if let Some(known) = &self.known
+            && (was_of_another || before.tick < known.tick)
+        {
+            ledger = ledger.with(known);
+        }
         Ok(Held {
             tag,
             before,
@@ -294,7 +308,7 @@ pub(super) fn decide(
                 decided.push(Decided::Commits(outcome));
             }
             Task::Replace if held.tokens == 0 && items.len() == 1 => return Err(Box::new(held)),
-            Task::Replace => {
+            Task::Replace | Task::Leave => {
                 let outcome = written_back(item, held, &mut transaction);
                 decided.push(Decided::Commits(outcome));
             }

@@ -106,6 +106,8 @@ pub enum Effect {
         policy: DeletionPolicy,
         /// The bucket was in force for that resource. Otherwise only its ledger can say so.
         established: bool,
+        /// How long somebody can hold the ledger: one that is absent for longer is lost.
+        hold_limit: Duration,
         /// A refill queue that nobody consumes here: it goes too, if nothing is in it and nobody consumes it.
         refill_queue: Option<Arc<str>>,
     },

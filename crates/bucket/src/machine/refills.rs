@@ -7,7 +7,7 @@ use super::adjustment::Adjustment;
 use super::batch::{self, Accepted, Batch, Decided, Item, Step, Task};
 use super::claim::{conflict, described};
 use super::effect::{Absence, Effect};
-use super::entry::Stage;
+use super::entry::{Entry, Stage};
 use super::event::{BatchId, Now, QueueState, Taken};
 use super::failure::{Class, Failure};
 use super::outcome::{Observed, Outcome, Phase};
@@ -93,6 +93,7 @@ impl Machine {
                 owned: entry.owned,
                 gone: entry.gone.clone(),
                 known_rival: entry.is_ready().then(|| entry.rival.clone()),
+                known: entry.known.clone(),
                 task,
                 requests,
             });
@@ -109,13 +110,22 @@ impl Machine {
         };
         let taken = match taken {
             Ok(taken) => taken,
-            Err(failure) => return self.batch_failed(batch, &failure, now),
+            Err(failure) => return self.batch_failed(id, batch, &failure, now),
         };
+        for item in &mut batch.items {
+            let (bucket, uid) = (&item.id, &item.bucket.uid);
+            if self
+                .member(bucket, id)
+                .is_none_or(|it| it.bucket.uid != *uid)
+            {
+                item.task = Task::Leave;
+            }
+        }
         let most = self.settings.most_tokens;
         match batch::decide(&batch.items, taken, most, now.utc) {
             Ok((transaction, decided)) => {
                 if transaction.is_empty() {
-                    return self.batch_done(batch.items, decided, &[], now);
+                    return self.batch_done(id, batch.items, decided, &[], now);
                 }
                 batch.step = Step::Committing(decided);
                 self.effects.push(Effect::Commit {
@@ -144,7 +154,7 @@ impl Machine {
                     Class::Person => Class::Transient,
                     class => class,
                 };
-                return self.batch_failed(batch, &Failure { class, ..failure }, now);
+                return self.batch_failed(id, batch, &Failure { class, ..failure }, now);
             }
         };
         let Batch {
@@ -174,15 +184,15 @@ impl Machine {
         };
         let returned = match returned {
             Ok(returned) => returned,
-            Err(failure) => return self.batch_failed(batch, &failure, now),
+            Err(failure) => return self.batch_failed(id, batch, &failure, now),
         };
         if let Step::Committing(decided) = batch.step {
-            self.batch_done(batch.items, decided, &returned, now);
+            self.batch_done(id, batch.items, decided, &returned, now);
         }
     }
 
     /// Nothing is held any more, and perhaps something was committed: the ledgers tell, when they are held again.
-    fn batch_failed(&mut self, batch: Batch, failure: &Failure, now: Now) {
+    fn batch_failed(&mut self, number: BatchId, batch: Batch, failure: &Failure, now: Now) {
         let shared = batch.items.len() > 1;
         for Item {
             id,
@@ -191,7 +201,7 @@ impl Machine {
             ..
         } in batch.items
         {
-            let Some(entry) = self.buckets.get_mut(&id) else {
+            let Some(entry) = self.member(&id, number) else {
                 self.reroute(&id, requests, Some(&bucket.name), now);
                 continue;
             };
@@ -212,6 +222,7 @@ impl Machine {
 
     fn batch_done(
         &mut self,
+        number: BatchId,
         items: Vec<Item>,
         decided: Vec<Decided>,
         returned: &[Arc<str>],
@@ -219,7 +230,7 @@ impl Machine {
     ) {
         for (item, decided) in items.into_iter().zip(decided) {
             let id = item.id.clone();
-            let Some(entry) = self.buckets.get_mut(&id) else {
+            let Some(entry) = self.member(&id, number) else {
                 self.settle_gone(item, decided, now);
                 continue;
             };
@@ -278,6 +289,12 @@ impl Machine {
                 self.line_up(&id);
             }
         }
+    }
+
+    /// A bucket that takes part in a batch; None: it has left, and perhaps come again.
+    fn member(&mut self, id: &BucketId, batch: BatchId) -> Option<&mut Box<Entry>> {
+        let entry = self.buckets.get_mut(id)?;
+        (entry.batch == Some(batch)).then_some(entry)
     }
 
     /// A bucket has left while it took part in a batch.

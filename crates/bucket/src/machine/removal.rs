@@ -124,6 +124,7 @@ impl Machine {
                     uid,
                     policy,
                     established,
+                    hold_limit: self.settings.hold_limit,
                     refill_queue: unused.then(|| refill_queue.clone()),
                 });
                 self.removals.jobs.insert(job, removing);

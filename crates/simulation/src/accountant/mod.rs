@@ -51,6 +51,8 @@ pub struct Leniency {
     pub clocks: bool,
     /// Requests get lost.
     pub requests: bool,
+    /// Who carried out a tick dies, and both queues of the bucket are deleted: nobody knows of it any more.
+    pub forgets: bool,
 }
 
 impl Accountant {

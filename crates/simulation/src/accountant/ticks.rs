@@ -11,7 +11,7 @@ use crate::fixture::timetable;
 use crate::plan::SCHEDULES;
 
 /// An operator knows of an edit at the latest so long after it.
-const KNOWN_AFTER: TimeDelta = TimeDelta::milliseconds(1_700);
+const KNOWN_AFTER: TimeDelta = TimeDelta::milliseconds(2_500);
 
 impl Books {
     /// How many refills the new ledger stands for, beyond the old one.
@@ -22,6 +22,10 @@ impl Books {
         new: &Ledger,
     ) -> Result<u64, Violation> {
         let mut refills = 0;
+        if new.issued == old.issued && new.last_refill == old.last_refill && new.tick >= old.tick {
+            // Whoever has it now writes into it at most what it has carried out before.
+            return Ok(0);
+        }
         if new.tick != old.tick {
             let tick = new.tick.ok_or("I2: the ledger forgot its tick")?;
             if old.tick.is_some_and(|before| tick < before) {

@@ -9,7 +9,7 @@ use chrono::TimeDelta;
 
 use super::work::{Progress, WAITS, What, Work};
 use super::{Body, Mutant, Shell};
-use crate::broker::{Arguments, Broker, ChannelId, Refused};
+use crate::broker::{Arguments, Broker, ChannelId, Got, Refused};
 
 /// What a mutant forgets of what was carried out before a ledger was lost.
 const FORGOTTEN: TimeDelta = TimeDelta::seconds(3);
@@ -19,6 +19,17 @@ const AFTER_PROBE: Duration = Duration::from_secs(1);
 
 /// The step of a first ledger which gives back the name that was reserved.
 const GIVES_BACK: usize = 8;
+
+/// No queue has this name.
+const NOBODYS: &str = "nobodys";
+
+/// What became of a ledger that is waited for.
+pub(super) enum Awaited {
+    Found(Got<Body>),
+    Lost,
+    /// Look again after so long.
+    Not(Duration),
+}
 
 impl Work {
     pub(super) fn inspect_step(
@@ -126,62 +137,67 @@ impl Work {
         let What::WriteLedger(job, bucket, ledger, _) = &self.what else {
             return Err(Refused::Gone);
         };
-        let (queue, job) = (bucket.ledger_queue(), *job);
+        let (queue, lock, job) = (bucket.ledger_queue(), lock_of(bucket), *job);
+        let mut written = Ledger::clone(ledger);
         let quorum = bucket.queue_type == QueueType::Quorum;
-        let answer = |broker: &mut Broker<Body>, written| {
-            broker.delete(channel, &lock_of(bucket), false)?;
-            Ok(ledger_written(job, written))
-        };
         match self.step {
             1 => {
                 broker.declare(channel, &queue, ledger_arguments(quorum), false)?;
                 broker.consume(channel, &queue, false)?;
             }
-            // A consumer is handed the ledger as soon as anybody gives it back or writes it.
-            2 => {
-                if let Some(got) = broker.deliver(channel, &queue)? {
+            2 => match self.await_ledger(limit, channel, &queue, broker)? {
+                Awaited::Not(pause) => return Ok(Progress::Wait(pause)),
+                Awaited::Found(got) => {
                     broker.settle(channel, got.tag, false)?;
                     broker.commit(channel)?;
-                    return answer(broker, false);
+                    broker.delete(channel, &lock, false)?;
+                    return Ok(ledger_written(job, false));
                 }
-                if self.waits < WAITS {
-                    self.waits += 1;
-                    return Ok(Progress::Wait(limit / WAITS));
-                }
-            }
-            // It waits for the end of an alarm, as what others have published does.
+                Awaited::Lost => {}
+            },
             3 => {
-                let probe = broker.publish(channel, &lock_of(bucket), Body::Garbage, false);
-                if let Err(Refused::Stalled) = probe {
-                    self.alarmed = true;
-                }
-                probe?;
-                broker.commit(channel)?;
-                if std::mem::take(&mut self.alarmed) {
-                    (self.waits, self.step) = (0, 1);
-                }
-            }
-            4 => {
-                if let Some(got) = broker.deliver(channel, &queue)? {
-                    broker.settle(channel, got.tag, false)?;
-                    broker.commit(channel)?;
-                    return answer(broker, false);
-                }
-                if self.waits == WAITS {
-                    self.waits += 1;
-                    return Ok(Progress::Wait(AFTER_PROBE));
-                }
-            }
-            5 => {
-                let mut written = (**ledger).clone();
                 if mutant == Some(Mutant::ForgetsTicks) {
                     written.tick = written.tick.map(|tick| tick - FORGOTTEN);
                 }
                 publish(broker, channel, &queue, written)?;
             }
-            _ => return answer(broker, true),
-        };
+            _ => {
+                broker.delete(channel, &lock, false)?;
+                return Ok(ledger_written(job, true));
+            }
+        }
         Ok(Progress::More)
+    }
+
+    /// A consumer is handed the ledger as soon as anybody gives it back or writes it.
+    pub(super) fn await_ledger(
+        &mut self,
+        limit: Duration,
+        channel: ChannelId,
+        queue: &str,
+        broker: &mut Broker<Body>,
+    ) -> Result<Awaited, Refused> {
+        if let Some(got) = broker.deliver(channel, queue)? {
+            return Ok(Awaited::Found(got));
+        }
+        if self.waits > WAITS {
+            return Ok(Awaited::Lost);
+        }
+        // It waits for the end of an alarm, as what others have published does.
+        let probe = broker.publish(channel, NOBODYS, Body::Garbage, false);
+        self.alarmed |= matches!(probe, Err(Refused::Stalled));
+        probe?;
+        broker.commit(channel)?;
+        if std::mem::take(&mut self.alarmed) {
+            self.waits = 0;
+        }
+        self.waits += 1;
+        let is_last = self.waits > WAITS;
+        Ok(Awaited::Not(if is_last {
+            AFTER_PROBE
+        } else {
+            limit / WAITS
+        }))
     }
 
     /// A ledger that has no queue: exclusive queues are the test and the lock.

@@ -4,29 +4,43 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bucket::machine::{Event, JobId};
-use bucket::{DeletionPolicy, Parting, ledger_queue_name, queue_name};
+use bucket::{Parting, ledger_queue_name, queue_name};
 
-use super::work::{Progress, Removing, WAITS, Work};
+use super::ledgers::Awaited;
+use super::work::{Progress, Removing, Work};
 use super::{Body, Shell};
 use crate::broker::{Broker, ChannelId, Got, Refused};
 
-/// Between two looks at a ledger that is held.
+/// Before another look at a ledger that is held.
 const PAUSE: Duration = Duration::from_millis(500);
 /// The step before the last one.
 const LAST: usize = 3;
 
 impl Work {
-    /// The ledger, which is held through an alarm.
+    /// The ledger, which is held through an alarm; else how long to wait for it.
     fn holds(
         &mut self,
         broker: &mut Broker<Body>,
         channel: ChannelId,
-        queue: &str,
-    ) -> Result<Option<Got<Body>>, Refused> {
-        if self.got.is_none() {
-            self.got = broker.deliver(channel, queue)?;
+        removing: &Removing,
+    ) -> Result<Result<Option<Got<Body>>, Duration>, Refused> {
+        let queue = ledger_queue_name(&removing.name);
+        if self.got.is_none() && self.ledger_exists {
+            if removing.established {
+                match self.await_ledger(removing.hold_limit, channel, &queue, broker)? {
+                    Awaited::Not(pause) => return Ok(Err(pause)),
+                    Awaited::Found(got) => self.got = Some(got),
+                    Awaited::Lost => {}
+                }
+            } else {
+                self.got = broker.deliver(channel, &queue)?;
+                if self.got.is_none() && self.waits == 0 {
+                    self.waits += 1;
+                    return Ok(Err(PAUSE));
+                }
+            }
         }
-        Ok(self.got.clone())
+        Ok(Ok(self.got.clone()))
     }
 
     /// The ledger says whose the bucket is, and while it is held nobody changes that.
@@ -42,24 +56,14 @@ impl Work {
         match self.step {
             0 => match broker.consume(channel, &ledger_queue, false) {
                 // Nothing says that it is somebody else's.
-                Err(Refused::NotFound) => {
-                    self.channel = None;
-                    self.step = if removing.policy == DeletionPolicy::Retain {
-                        LAST
-                    } else {
-                        1
-                    };
-                }
+                Err(Refused::NotFound) => self.channel = None,
                 Err(refused) => return Err(refused),
-                Ok(()) => {}
+                Ok(()) => self.ledger_exists = true,
             },
             // Who holds it gives it back; if nobody does, it is lost.
-            1 => match self.holds(broker, channel, &ledger_queue)? {
-                None if self.waits < WAITS => {
-                    self.waits += 1;
-                    return Ok(Progress::Wait(PAUSE));
-                }
-                got => {
+            1 => match self.holds(broker, channel, removing)? {
+                Err(pause) => return Ok(Progress::Wait(pause)),
+                Ok(got) => {
                     let ledger = match got.as_ref().map(|got| &got.body) {
                         Some(Body::Ledger(ledger)) => Some(&**ledger),
                         // It tells of no other owner.
@@ -86,9 +90,11 @@ impl Work {
             2 => {
                 broker.delete(channel, &queue_name(&removing.name), false)?;
             }
-            3 => {
+            // One that has come since is another's.
+            3 if self.ledger_exists => {
                 broker.delete(channel, &ledger_queue, false)?;
             }
+            3 => {}
             _ => {
                 if let Some(queue) = &removing.refill_queue {
                     let _ = broker.delete(channel, queue, true);

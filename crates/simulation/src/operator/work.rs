@@ -35,6 +35,8 @@ pub struct Work {
     pub(super) step: usize,
     pub(super) channel: Option<ChannelId>,
     pub(super) waits: u32,
+    /// There is a queue for the ledger.
+    pub(super) ledger_exists: bool,
     /// The ledger that it holds.
     pub(super) got: Option<Got<Body>>,
     /// It is among those of its connection that have reserved names of a bucket.
@@ -74,6 +76,7 @@ pub(super) struct Removing {
     pub(super) uid: Arc<str>,
     pub(super) policy: DeletionPolicy,
     pub(super) established: bool,
+    pub(super) hold_limit: Duration,
     pub(super) refill_queue: Option<Arc<str>>,
 }
 
@@ -108,6 +111,7 @@ impl Work {
                 uid,
                 policy,
                 established,
+                hold_limit,
                 refill_queue,
             } => {
                 let removing = Removing {
@@ -115,6 +119,7 @@ impl Work {
                     uid,
                     policy,
                     established,
+                    hold_limit,
                     refill_queue,
                 };
                 What::Remove(job, removing)
@@ -126,6 +131,7 @@ impl Work {
             step: 0,
             channel: None,
             waits: 0,
+            ledger_exists: false,
             got: None,
             claims: false,
             yields: false,

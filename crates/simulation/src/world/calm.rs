@@ -110,22 +110,25 @@ impl World {
             })
     }
 
-    /// A replica that had not heard of it yet has written a lost ledger anew for a resource that had just been deleted and
-    /// left its queues. Whoever else wants them waits for a person, and says what to do.
+    /// A replica that had not heard of it yet has written the ledger for a resource that had just been deleted: because it was
+    /// lost, or because it was cut off or stood still. Whoever else wants the queues waits for a person, and says what to do.
     fn is_left_behind(&self, truth: &Ledger) -> bool {
         let is_owner = |resource: &&Resource| {
             let owner = truth.owner.as_ref();
             owner.is_some_and(|owner| *owner.uid == *resource.uid)
         };
         let owner = self.resources.iter().find(is_owner);
-        let is_left = owner.is_some_and(|it| it.deleting == Some(DeletionPolicy::Retain));
-        let loses = |step: &Step| {
+        let is_gone = owner.is_some_and(|it| it.deleting.is_some());
+        let may_happen = |step: &Step| {
             matches!(
                 step,
-                Step::DeleteLedger(_) | Step::PurgeLedger(_) | Step::DamageLedger(..)
+                Step::DeleteLedger(_)
+                    | Step::PurgeLedger(_)
+                    | Step::DamageLedger(..)
+                    | Step::Pause(..)
             )
         };
-        is_left && self.processes.len() > 1 && self.plan.any(loses)
+        is_gone && self.processes.len() > 1 && self.plan.any(may_happen)
     }
 
     fn unrest_of_resource(&self, number: usize, queue: &str, ledger_queue: &str) -> Option<String> {

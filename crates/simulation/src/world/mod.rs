@@ -165,6 +165,9 @@ impl World {
             several: plan.operators.len() > 1,
             late: plan.any(|step| matches!(step, Step::Pause(..))),
             clocks: plan.any(|step| matches!(step, Step::SetClock(..))),
+            forgets: plan.any(|step| matches!(step, Step::DeleteQueue(_)))
+                && plan.any(|step| matches!(step, Step::DeleteLedger(_)))
+                && plan.any(|step| matches!(step, Step::Crash(..) | Step::Restart(_))),
             requests: plan.shared_queues
                 || plan.any(|step| {
                     matches!(

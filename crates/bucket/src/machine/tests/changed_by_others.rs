@@ -90,3 +90,41 @@ fn a_bucket_that_has_been_ready_for_long_is_inspected_and_nothing_is_told_of_it(
     assert_eq!(states.len(), 1, "the count of another minute: {states:?}");
     assert_eq!(script.state().phase, Phase::Ready);
 }
+
+#[test]
+fn a_bucket_that_leaves_while_its_ledger_is_got_takes_nothing_from_another() {
+    let of_rival = Ledger {
+        owner: Some(rival().into()),
+        ..ledger()
+    };
+    let (mut script, consumer) = Script::ready(bucket());
+    let batch = taking(script.one(request(consumer, tick(15))));
+    script.send(Event::Leave(bucket().id));
+    let effects = script.send(taken(batch, held(of_rival, 0)));
+    let left = effects.into_iter().find_map(|effect| match effect {
+        Effect::Commit { transaction, .. } => Some(transaction),
+        _ => None,
+    });
+    let as_it_was = Transaction {
+        nacks: vec![BATON],
+        ..Transaction::default()
+    };
+    assert_eq!(left, Some(as_it_was));
+}
+
+#[test]
+fn a_ledger_that_does_not_say_so_any_more_makes_no_tick_come_again() {
+    let (mut script, consumer) = Script::ready(bucket());
+    let batch = taking(script.one(request(consumer, tick(15))));
+    let refilled = transaction(script.one(taken(batch, held(ledger(), 0))));
+    assert_eq!(refilled.tokens, [("api".into(), 10)]);
+    script.send(done(batch));
+    script.send(Event::Lost(None));
+    let Effect::Consume { consumer, .. } = script.one(Event::Connected) else {
+        panic!("not consumed")
+    };
+    let job = inspection(script.one(Event::Consuming(consumer)));
+    let batch = taking(script.one(queues(job, 0, Some(25))));
+    let told = transaction(script.one(taken(batch, held(ledger(), 0))));
+    assert_eq!(told.ledgers[0].1.tick, Some(at(15)));
+}
