@@ -1,11 +1,13 @@
 //! Which resources this operator cares for, and whether it may.
 
+use std::pin::pin;
 use std::time::Duration;
 
-use kube::api::ListParams;
-use kube::core::PartialObjectMeta;
+use futures::TryStreamExt;
+use kube::api::{ListParams, WatchEvent, WatchParams};
+use kube::core::{NamespaceResourceScope, PartialObjectMeta};
 use kube::runtime::watcher;
-use kube::{Api, Client};
+use kube::{Api, Client, Resource};
 use tokio::time::sleep;
 use tracing::warn;
 
@@ -13,9 +15,13 @@ use api::TokenBucket;
 
 /// Pause before the next try when something is not there yet.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
-/// Resources in one answer to a list. What an answer takes in memory lies between what stays of it, so small ones leave fewer
-/// gaps.
-const PAGE: u32 = 100;
+/// Resources in one answer to a list, where they cannot be had one after the other: each can have more than a megabyte, and an
+/// answer is in memory as a whole.
+const PAGE: u32 = 10;
+/// An API server that can send resources one after the other has sent the end of none within so many seconds.
+const NONE_WITHIN: u32 = 5;
+/// Annotation of the bookmark behind the resources that were there.
+const INITIAL_END: &str = "k8s.io/initial-events-end";
 
 /// Namespaces and labels of the resources that this operator cares for.
 #[derive(Clone, Debug, Default)]
@@ -55,8 +61,13 @@ impl Scope {
         }
     }
 
-    pub(super) fn config(&self) -> watcher::Config {
+    pub(super) fn config(&self, streams: bool) -> watcher::Config {
         let config = watcher::Config::default().page_size(PAGE);
+        let config = if streams {
+            config.streaming_lists()
+        } else {
+            config
+        };
         match &self.selector {
             Some(selector) => config.labels(selector),
             None => config,
@@ -90,10 +101,7 @@ impl Scope {
         client: &Client,
         namespace: Option<&str>,
     ) -> Result<Option<String>, ScopeError> {
-        let api: Api<PartialObjectMeta<TokenBucket>> = match namespace {
-            Some(namespace) => Api::namespaced(client.clone(), namespace),
-            None => Api::all(client.clone()),
-        };
+        let api: Api<PartialObjectMeta<TokenBucket>> = api_of(client, namespace);
         let params = ListParams {
             label_selector: self.selector.clone(),
             ..ListParams::default().limit(1)
@@ -112,6 +120,34 @@ impl Scope {
             },
             Err(error) => Ok(Some(format!("the API server does not answer: {error}"))),
         }
+    }
+}
+
+/// Whether the API server can send the resources that are there one after the other (the feature `WatchList`, since 1.34 in all
+/// of them). It is asked for one whose name nothing can have.
+pub(super) async fn streams_lists(api: &Api<PartialObjectMeta<TokenBucket>>) -> bool {
+    let none = WatchParams::default()
+        .initial_events()
+        .timeout(NONE_WITHIN)
+        .fields("metadata.name=-");
+    let Ok(events) = api.watch_metadata(&none, "0").await else {
+        return false;
+    };
+    let first = pin!(events).try_next().await;
+    match first {
+        Ok(Some(WatchEvent::Bookmark(mark))) => mark.metadata.annotations.contains_key(INITIAL_END),
+        _ => false,
+    }
+}
+
+/// The resources of a namespace, or of all.
+pub(super) fn api_of<K>(client: &Client, namespace: Option<&str>) -> Api<K>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+{
+    match namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
     }
 }
 

@@ -4,16 +4,16 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use futures::future::ready;
-use futures::{Stream, TryStreamExt};
+use futures::{FutureExt, Stream, StreamExt, TryStreamExt};
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Resource, ResourceExt};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::context::Context;
 use super::deselected::Deselected;
 use super::resource::Guarded;
-use super::scope::Scope;
+use super::scope::{Scope, api_of, streams_lists};
 use super::validate::LONGEST_REQUEST;
 use api::{ALERT_WHEN_EMPTY, FINALIZER, REFILL_REQUESTED_AT};
 
@@ -31,12 +31,16 @@ pub(super) fn watch(
     impl Stream<Item = watcher::Result<Guarded>> + Send + 'static,
 ) {
     let (store, writer) = reflector::store();
-    let api: Api<Guarded> = match &namespace {
-        Some(namespace) => Api::namespaced(context.client.clone(), namespace),
-        None => Api::all(context.client.clone()),
-    };
+    let api: Api<Guarded> = api_of(&context.client, namespace.as_deref());
+    let metadata = api_of(&context.client, namespace.as_deref());
+    let configs = [false, true].map(|streams| scope.config(streams));
     let known = context.clone();
-    let stream = watcher(api, scope.config())
+    let stream = async move { streams_lists(&metadata).await }
+        .into_stream()
+        .flat_map(move |streams| {
+            debug!(streams, "watching TokenBuckets");
+            watcher(api.clone(), configs[usize::from(streams)].clone())
+        })
         .default_backoff()
         .inspect_ok(move |event| {
             let changes = context.index().observe(namespace.as_deref(), event);

@@ -1,8 +1,10 @@
 //! What a namespace does in crowds keeps nobody else from their turn.
 
-use futures::{StreamExt, stream};
+use std::collections::BTreeMap;
+
+use futures::{StreamExt, TryStreamExt, stream};
 use kube::Api;
-use kube::api::{DeleteParams, ListParams};
+use kube::api::{DeleteParams, ListParams, PostParams};
 use serde_json::{Value, json};
 use token_bucket_operator::api::{TokenBucket, TokenBucketStatus};
 
@@ -158,4 +160,35 @@ async fn deletions_at_a_silent_broker_keep_no_other_bucket_from_its_turn() {
         Ok(all - operator.metric(quick).await?.unwrap_or_default())
     });
     assert_eq!(slow.await, 0.0, "a pass has waited for a broker");
+}
+
+/// Resources of more than a megabyte each.
+const LARGE: usize = 60;
+/// In MiB; the chart gives twice as much.
+const MEMORY: u64 = 128;
+
+#[tokio::test]
+async fn resources_of_a_megabyte_fit_into_the_memory_at_the_start() {
+    let testbed = testbed().await;
+    let (namespace, vhost) = (testbed.namespace().await, testbed.vhost().await);
+    let buckets = Buckets::of(testbed, &namespace).await;
+    let api: Api<TokenBucket> = Api::namespaced(testbed.client().await, namespace.name());
+    // The API server notes who has set each of them, in as many octets again.
+    let prefix = "a".repeat(250);
+    let label = |number: usize| (format!("{prefix}/{number:0>63}"), "x".repeat(63));
+    let labels: BTreeMap<_, _> = (0..1_700).map(label).collect();
+    let creations = stream::iter(0..LARGE).map(|number| {
+        let metadata = json!({"name": format!("b{number}"), "labels": labels});
+        let bucket = json!({"metadata": metadata, "spec": spec(None, None)});
+        let bucket = serde_json::from_value(bucket).expect("a TokenBucket");
+        let api = &api;
+        async move { api.create(&PostParams::default(), &bucket).await }
+    });
+    let created: Result<Vec<_>, _> = creations.buffer_unordered(8).try_collect().await;
+    created.expect("they are accepted");
+
+    let operator = Operator::start(testbed, &namespace, &vhost, &[]).await;
+    buckets.ready("b0").await;
+    let [_, peak] = operator.memory();
+    assert!(peak < MEMORY, "{peak} MiB");
 }

@@ -4,7 +4,6 @@
 mod server;
 
 use std::collections::{BTreeMap, HashSet};
-use std::fs;
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -81,16 +80,6 @@ impl Tenant {
         })
         .await;
     }
-}
-
-/// Resident memory of a process in MiB: now, and the most it ever was.
-fn memory(pid: u32) -> [u64; 2] {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process lives");
-    ["VmRSS:", "VmHWM:"].map(|name| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        let size = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-        size.expect("a size in KiB") / 1024
-    })
 }
 
 /// A URI with the same user and virtual host that leads to a server of ours.
@@ -245,7 +234,7 @@ async fn hostile_servers_are_not_felt_by_others() {
     let account = Arc::new(account);
     buckets.ready("victim").await;
     let accountant = Accountant::start(&vhost, std::slice::from_ref(&account)).await;
-    let [quiet, _] = memory(operator.pid());
+    let [quiet, _] = operator.memory();
 
     let mut servers = servers();
     for (name, (server, _)) in &servers {
@@ -347,7 +336,7 @@ async fn hostile_servers_are_not_felt_by_others() {
         assert!(line.contains(&impostor.address.to_string()), "{line}");
     }
     assert!(!logs.contains("s3cret"));
-    let [now, most] = memory(operator.pid());
+    let [now, most] = operator.memory();
     println!(
         "{quiet} MiB before, {now} MiB with {} hostile brokers, {most} MiB at most; a log of {} KiB",
         servers.len() + 2,

@@ -1,5 +1,3 @@
-use std::fs;
-
 use lapin::BasicProperties;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::{AMQPValue, FieldTable};
@@ -8,14 +6,6 @@ use token_bucket_operator::bucket::REFILL_TASK;
 
 use super::{REFILL_QUEUE, Scene};
 use crate::support::{RARELY, SOON, eventually};
-
-/// The most resident memory that a process ever had, in MiB.
-fn peak_memory(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process lives");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let size = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-    size.expect("a size in KiB") / 1024
-}
 
 /// A Celery message for `task`, as it would come from somebody else.
 fn message(task: &str, id: &str) -> BasicProperties {
@@ -77,7 +67,7 @@ async fn a_flood_of_bad_requests_holds_up_no_refill() {
         .vhost
         .depth_becomes("token_buckets.refill.rejected", 10_000)
         .await;
-    let memory = peak_memory(scene.operator.pid());
+    let memory = scene.operator.memory()[1];
     assert!(memory < 150, "{memory} MiB");
     scene.adds_up().await;
 }

@@ -106,6 +106,17 @@ impl Operator {
         self.process.id().expect("the operator is running")
     }
 
+    /// Its resident memory in MiB: now, and the most it ever was.
+    pub fn memory(&self) -> [u64; 2] {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()));
+        let status = status.expect("the operator is running");
+        ["VmRSS:", "VmHWM:"].map(|name| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let size = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+            size.expect("a size in KiB") / 1024
+        })
+    }
+
     /// How it has ended, if it has.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.process.try_wait().expect("its state")
