@@ -90,6 +90,12 @@ pub enum BrokerError {
         /// What to do instead of an upgrade.
         instead: &'static str,
     },
+    /// A queue did not take a message of a transaction, the rest of which was carried out.
+    #[error(
+        "the bucket's queue or its ledger's refuses messages: of a refill only a part is there. Does a policy limit it with \
+         reject-publish? Take the queues of buckets out of it, or raise its max-length"
+    )]
+    PartlyRefused,
     /// The broker did not take responsibility for a message.
     #[error(
         "the broker refused a message for queue {queue}; does a policy limit it with reject-publish?"
@@ -148,7 +154,7 @@ impl BrokerError {
             Self::NoQueue { .. } => "NoQueue",
             Self::OtherArguments { .. } => "QueueArgumentsDiffer",
             Self::UnsupportedVersion { .. } => "UnsupportedBrokerVersion",
-            Self::MessageRefused { .. } => "MessageRefused",
+            Self::MessageRefused { .. } | Self::PartlyRefused => "MessageRefused",
             Self::Blocked => "BrokerBlocked",
             Self::Timeout { .. } => "BrokerTimeout",
             Self::ConnectionLost { .. } => "ConnectionLost",
@@ -178,6 +184,7 @@ impl BrokerError {
                 | Self::InUse { .. }
                 | Self::OtherArguments { .. }
                 | Self::UnsupportedVersion { .. }
+                | Self::PartlyRefused
         )
     }
 
@@ -252,6 +259,10 @@ impl BrokerError {
                         queue: missing(&message).map_or(queue, str::to_owned),
                     },
                     (405, _) => Self::InUse { queue },
+                    // Only a commit can be incomplete: whoever declares is told of arguments.
+                    (406, message) if message.contains("partial tx completion") => {
+                        Self::PartlyRefused
+                    }
                     (406, message) => Self::OtherArguments { queue, message },
                     (_, reason)
                         if matches!(error.kind(), lapin::protocol::AMQPErrorKind::Hard(_)) =>
