@@ -53,6 +53,10 @@ pub(super) fn text(reason: &str, message: &str, whose: Whose<'_>) -> String {
                  The operator's log says more"
             )
         }
+        "BrokerLimit" => format!(
+            "{broker} has reached a limit of queues, connections or channels: raise it. The operator's log says which, and how \
+             much it needs"
+        ),
         "QueueArgumentsDiffer" => {
             // What comes before is ours, what comes after it is the server's.
             let ours = message.split_once(" exists with other arguments");
@@ -109,6 +113,7 @@ pub(super) fn hidden(phase: &Phase) -> Option<&str> {
     };
     let hidden = [
         "AccessRefused",
+        "BrokerLimit",
         "QueueArgumentsDiffer",
         "NoQueue",
         "ChannelClosed",

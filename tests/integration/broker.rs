@@ -7,6 +7,7 @@ mod connection;
 mod consumer;
 mod hostile;
 mod inspect;
+mod limits;
 pub mod link;
 mod publisher;
 mod queues;

@@ -90,6 +90,15 @@ pub enum BrokerError {
         /// What to do instead of an upgrade.
         instead: &'static str,
     },
+    /// A limit is reached that somebody has set at the broker.
+    #[error(
+        "the broker has reached a limit: {message}. Raise it; the operator needs one connection, up to 500 channels, and two \
+         queues for each bucket beside the refill queues"
+    )]
+    Limit {
+        /// The broker's own words.
+        message: String,
+    },
     /// A queue did not take a message of a transaction, the rest of which was carried out.
     #[error(
         "the bucket's queue or its ledger's refuses messages: of a refill only a part is there. Does a policy limit it with \
@@ -154,6 +163,7 @@ impl BrokerError {
             Self::NoQueue { .. } => "NoQueue",
             Self::OtherArguments { .. } => "QueueArgumentsDiffer",
             Self::UnsupportedVersion { .. } => "UnsupportedBrokerVersion",
+            Self::Limit { .. } => "BrokerLimit",
             Self::MessageRefused { .. } | Self::PartlyRefused => "MessageRefused",
             Self::Blocked => "BrokerBlocked",
             Self::Timeout { .. } => "BrokerTimeout",
@@ -184,6 +194,7 @@ impl BrokerError {
                 | Self::InUse { .. }
                 | Self::OtherArguments { .. }
                 | Self::UnsupportedVersion { .. }
+                | Self::Limit { .. }
                 | Self::PartlyRefused
         )
     }
@@ -212,6 +223,7 @@ impl BrokerError {
         match error.kind() {
             ErrorKind::ProtocolError(error) => {
                 match (error.get_id(), quoted(error.get_message().as_str())) {
+                    (_, message) if is_limit(&message) => Self::Limit { message },
                     (403, _) => Self::AuthenticationRefused { endpoint: name },
                     (402 | 530, message) => Self::VhostRefused { vhost, message },
                     (_, reason) => Self::Unreachable {
@@ -247,6 +259,7 @@ impl BrokerError {
         match error.kind() {
             ErrorKind::ProtocolError(error) => {
                 match (error.get_id(), quoted(error.get_message().as_str())) {
+                    (_, message) if is_limit(&message) => Self::Limit { message },
                     (403, message) if message.contains("exclusive use") => Self::InUse { queue },
                     (403, message) => Self::AccessRefused {
                         what: refused(&action, &message),
@@ -281,6 +294,17 @@ impl BrokerError {
             _ => Self::lost(error),
         }
     }
+}
+
+/// Whether that is what the broker says of a limit. It has no reply code of its own: RabbitMQ answers 406 for queues, and 530
+/// for connections and channels, as for many other things.
+fn is_limit(message: &str) -> bool {
+    ["limit", "maximum"]
+        .iter()
+        .any(|word| message.contains(word))
+        && ["is reached", "has reached"]
+            .iter()
+            .any(|words| message.contains(words))
 }
 
 /// A server's words as they may stand in a condition, an event or a log: cut, and without control characters.

@@ -35,6 +35,8 @@ fn errors() -> Vec<BrokerError> {
             broker: odd(),
             instead: "use classic",
         },
+        BrokerError::Limit { message: odd() },
+        BrokerError::PartlyRefused,
         BrokerError::MessageRefused { queue: queue() },
         BrokerError::Blocked,
         BrokerError::Timeout {

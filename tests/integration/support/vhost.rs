@@ -50,6 +50,24 @@ impl<'t> Vhost<'t> {
         self.api(Method::PUT, &path, Some(rights)).await;
     }
 
+    /// Limits the virtual host (`vhost-limits`) or its user (`user-limits`); None: no more.
+    pub async fn set_limit(&self, whose: &str, limit: &str, most: Option<u64>) {
+        let name = match whose {
+            "user-limits" => &self.user,
+            _ => &self.name,
+        };
+        let (path, value) = (
+            format!("{whose}/{name}/{limit}"),
+            most.map(|most| json!({"value": most})),
+        );
+        let method = if value.is_some() {
+            Method::PUT
+        } else {
+            Method::DELETE
+        };
+        self.api(method, &path, value).await;
+    }
+
     /// A policy for the queues that a regular expression matches, as an administrator sets it. Waits until `queue`, if it
     /// is there, has it.
     pub async fn set_policy(&self, pattern: &str, queue: &str, definition: Value) {
