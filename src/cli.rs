@@ -7,7 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use token_bucket_operator::api::QueueType;
-use token_bucket_operator::controller::AllowedHost;
+use token_bucket_operator::controller::{AllowedHost, Pattern};
 use token_bucket_operator::ops::telemetry::LogFormat;
 
 /// Shares rate limits between workers with token buckets in AMQP queues, refilled on schedule.
@@ -116,6 +116,27 @@ pub(crate) struct RunArgs {
         value_name = "HOST"
     )]
     pub allowed_broker_hosts: Vec<AllowedHost>,
+
+    /// Names that spec.refillQueue may have at the operator's own broker, * for any characters; repeat it, or separate several
+    /// with commas
+    #[arg(
+        long,
+        env = "REFILL_QUEUES",
+        value_delimiter = ',',
+        default_value = "token_buckets.*",
+        value_name = "PATTERN"
+    )]
+    pub refill_queues: Vec<Pattern>,
+
+    /// Namespaces whose buckets may be at the operator's own broker, * for any characters; repeat it, or separate several with
+    /// commas [default: all]
+    #[arg(
+        long,
+        env = "DEFAULT_BROKER_NAMESPACES",
+        value_delimiter = ',',
+        value_name = "PATTERN"
+    )]
+    pub default_broker_namespaces: Vec<Pattern>,
 
     /// Brokers that must be reached by TLS (amqps://)
     #[arg(
@@ -379,6 +400,16 @@ mod tests {
         ];
         let said = Cli::try_parse_from(bad).unwrap_err().to_string();
         assert!(said.contains("write a host name"), "{said}");
+    }
+
+    #[test]
+    fn refill_queues_have_a_pattern_unless_another_one_is_given() {
+        let shown = |args: RunArgs| {
+            let shown: Vec<_> = args.refill_queues.iter().map(ToString::to_string).collect();
+            shown.join(" ")
+        };
+        assert_eq!(shown(run(&[])), "token_buckets.*");
+        assert_eq!(shown(run(&["--refill-queues=a.*,b"])), "a.* b");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use clap::Parser;
 use cli::{Cli, Command, RequireTls, RunArgs, ScheduleArgs, VerifyArgs};
 use token_bucket_operator::amqp::Endpoint;
 use token_bucket_operator::controller::{
-    self, BrokerRules, Ceilings, Scope, SecretLabel, Settings,
+    self, BrokerRules, Ceilings, DefaultBrokerRules, Scope, SecretLabel, Settings,
 };
 use token_bucket_operator::engine::LeaseValidity;
 use token_bucket_operator::ops::api_requests::{counted_client, with_user_agent};
@@ -233,6 +233,10 @@ async fn operate(args: RunArgs, stop: CancellationToken) -> anyhow::Result<()> {
         broker_rules: BrokerRules {
             allowed_hosts: args.allowed_broker_hosts,
             require_tls: args.require_tls != RequireTls::None,
+        },
+        default_broker_rules: DefaultBrokerRules {
+            refill_queues: args.refill_queues,
+            namespaces: args.default_broker_namespaces,
         },
         ceilings: Ceilings {
             max_tokens_per_bucket: args.max_tokens_per_bucket,

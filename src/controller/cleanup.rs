@@ -40,6 +40,11 @@ pub(super) async fn cleanup(resource: &TokenBucket, context: &Context) -> Result
         info!(bucket = %id, queue = resource.queue_name(), %owner, "deleted; the queue belongs to its owner");
         return Ok(Action::await_change());
     }
+    if let Err(refusal) = context.at_default_broker(resource) {
+        // A deletion takes an empty refill queue with it, and this one may be anybody's.
+        abandon(resource, &queues(resource), context, &refusal.to_string());
+        return Ok(Action::await_change());
+    }
     if resource.spec.deletion_policy == DeletionPolicy::Retain {
         if let Some(broker) = context.engines.broker_of(&id) {
             // Whoever wants the bucket next need not ask whether its owner is still there. If this fails, it takes over.

@@ -8,6 +8,7 @@ use kube::{Client, ResourceExt};
 use tokio::sync::{SetOnce, mpsc};
 
 use super::ceilings::{Ceilings, Exceeded};
+use super::default_broker::{DefaultBrokerRules, NotAllowed};
 use super::engine_registry::{EngineRegistry, Fact};
 use super::errors::Error;
 use super::events::{Events, Notice};
@@ -20,6 +21,7 @@ use super::seats::Seats;
 use super::status::Report;
 use super::triggers::ReconcileTriggers;
 use crate::ops::Metrics;
+use api::TokenBucket;
 use bucket::{Bucket, BucketId, backoff};
 use schedule::Schedule;
 
@@ -43,6 +45,7 @@ pub(super) struct Context {
     pub(super) index: Mutex<Index>,
     pub(super) seats: Mutex<Seats>,
     pub(super) ceilings: Ceilings,
+    pub(super) default_broker_rules: DefaultBrokerRules,
     pub(super) failures: Mutex<HashMap<BucketId, u32>>,
     pub(super) schedules: Mutex<Interner<Schedule>>,
     pub(super) synced: SetOnce<()>,
@@ -71,6 +74,19 @@ impl Context {
         self.seats()
             .beyond(&bucket.id)
             .map_or(Ok(()), |most| Err(Exceeded::Buckets(most)))
+    }
+
+    /// Holds a bucket at the operator's own broker against what an administrator allows there.
+    ///
+    /// # Errors
+    /// The rule that it breaks.
+    pub(super) fn at_default_broker(&self, resource: &TokenBucket) -> Result<(), NotAllowed> {
+        if resource.spec.connection.is_some() {
+            return Ok(());
+        }
+        let namespace = resource.namespace().unwrap_or_default();
+        self.default_broker_rules
+            .check(&namespace, &resource.spec.refill_queue)
     }
 
     /// Who a resource is.

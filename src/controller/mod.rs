@@ -6,6 +6,7 @@ mod ceilings;
 mod cleanup;
 mod conflict;
 mod context;
+mod default_broker;
 mod deselected;
 mod engine_registry;
 mod errors;
@@ -61,6 +62,7 @@ use triggers::ReconcileTriggers;
 
 pub use broker_rules::{AllowedHost, BrokerRules};
 pub use ceilings::Ceilings;
+pub use default_broker::{DefaultBrokerRules, Pattern};
 pub use scope::{Scope, ScopeError, describe_scope};
 pub use secret_label::{NoLabel, SecretLabel};
 
@@ -94,6 +96,8 @@ pub struct Settings {
     pub broker_rules: BrokerRules,
     /// What no resource may go beyond.
     pub ceilings: Ceilings,
+    /// What holds for buckets that name no Secret.
+    pub default_broker_rules: DefaultBrokerRules,
     /// Type of the refill queues.
     pub refill_queue_type: QueueType,
     /// Set once every resource was read.
@@ -125,6 +129,7 @@ pub async fn run(settings: Settings, term: Term) -> Result<(), Ended> {
         max_brokers_per_namespace,
         broker_rules,
         ceilings,
+        default_broker_rules,
         refill_queue_type,
         readiness,
         metrics,
@@ -181,6 +186,7 @@ pub async fn run(settings: Settings, term: Term) -> Result<(), Ended> {
         index: Mutex::default(),
         seats: Mutex::new(Seats::new(ceilings.max_buckets_per_namespace)),
         ceilings,
+        default_broker_rules,
         failures: Mutex::new(HashMap::new()),
         schedules: Mutex::default(),
         synced: SetOnce::new(),

@@ -131,6 +131,11 @@ async fn apply(resource: &TokenBucket, context: &Context) -> Result<Action, Erro
         refuse(resource, Some(resource), context, exceeded.phase());
         return Ok(Action::await_change());
     }
+    if let Err(refusal) = context.at_default_broker(resource) {
+        context.metrics.reconcile_error(refusal.reason());
+        refuse(resource, Some(resource), context, refusal.phase());
+        return Ok(Action::await_change());
+    }
     let (namespace, connection) = (bucket.id.namespace(), resource.spec.connection.as_deref());
     let Some(known) = context.resolver.known(&bucket.id, connection) else {
         return Ok(Action::await_change());

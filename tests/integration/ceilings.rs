@@ -3,6 +3,9 @@
 use k8s_openapi::api::core::v1::ResourceQuota;
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
+use lapin::BasicProperties;
+use lapin::options::QueueDeclareOptions;
+use lapin::types::FieldTable;
 use serde_json::json;
 use token_bucket_operator::api::{TokenBucket, TokenBucketStatus};
 
@@ -231,4 +234,82 @@ async fn nobody_connects_to_a_broker_that_is_not_allowed() {
     assert!(said.contains("write amqps://"), "{said}");
     listener.set_nonblocking(true).expect("a listener");
     assert!(listener.accept().is_err(), "somebody has connected");
+}
+
+/// Whoever may write a TokenBucket acts with the operator's account: no field that holds a queue's name leads to others' queues.
+#[tokio::test]
+async fn a_tenant_neither_drains_nor_deletes_nor_reads_the_queues_of_others() {
+    let (testbed, namespace, vhost, buckets) = stage().await;
+    let channel = vhost.channel().await;
+    let durable = QueueDeclareOptions::durable();
+    for queue in ["orders", "idle", "my_token_buckets.refill"] {
+        let declaring = channel.queue_declare(queue.into(), durable, FieldTable::default());
+        declaring.await.expect("a queue");
+    }
+    for _ in 0..3 {
+        let properties = BasicProperties::default().with_delivery_mode(2);
+        vhost.publish("orders", b"an order", properties).await;
+    }
+    let _operator = Operator::start(testbed, &namespace, &vhost, &[]).await;
+    let spec = |queue: &str| json!({"schedule": "* * * * * *", "amount": 1, "maximum": 9, "refillQueue": queue});
+    for (name, queue) in [
+        ("drains", "orders"),
+        ("deletes", "idle"),
+        ("resembles", "my_token_buckets.refill"),
+        ("parks", "orders.rejected.more"),
+    ] {
+        buckets.create(name, spec(queue)).await;
+        let said = refused(&buckets, name, "RefillQueueNotAllowed").await;
+        for word in [queue, "--refill-queues", "token_buckets.*"] {
+            assert!(said.contains(word), "{said}");
+        }
+    }
+    buckets.create("edits", spec("token_buckets.tenant")).await;
+    buckets.ready("edits").await;
+    buckets.edit("edits", json!({"refillQueue": "idle"})).await;
+    refused(&buckets, "edits", "RefillQueueNotAllowed").await;
+    // A bucket's name is not the name of its queue.
+    let mut named = spec("token_buckets.refill");
+    named["name"] = json!("orders");
+    buckets.create("names", named).await;
+    let status = buckets.ready("names").await;
+    assert_eq!(status.queue_name.as_deref(), Some("token_bucket_orders"));
+    for name in ["drains", "deletes", "resembles", "parks", "edits", "names"] {
+        buckets.delete(name).await;
+    }
+    assert_eq!(vhost.depth("orders").await, Some(3));
+    assert_eq!(vhost.depth("idle").await, Some(0));
+    assert_eq!(vhost.depth("my_token_buckets.refill").await, Some(0));
+    assert_eq!(vhost.depth("orders.rejected").await, None);
+
+    // With an account of its own it may do what that account may.
+    namespace.create_secret("own", &vhost.amqp_url()).await;
+    let mut own = spec("shop.refill");
+    own["connection"] = json!({"secretRef": {"name": "own"}});
+    buckets.create("own", own).await;
+    buckets.ready("own").await;
+}
+
+#[tokio::test]
+async fn the_operators_own_broker_is_for_the_namespaces_that_may_use_it() {
+    let (testbed, namespace, vhost, buckets) = stage().await;
+    let limits = ["--default-broker-namespaces=team-*,kube-system"];
+    let mut operator = Operator::start(testbed, &namespace, &vhost, &limits).await;
+    namespace.create_secret("own", &vhost.amqp_url()).await;
+    let spec = json!({"schedule": RARELY, "amount": 1, "maximum": 1});
+    buckets.create("default", spec.clone()).await;
+    let said = refused(&buckets, "default", "DefaultBrokerNotAllowed").await;
+    for word in ["--default-broker-namespaces", "team-*, kube-system"] {
+        assert!(said.contains(word), "{said}");
+    }
+    assert_eq!(vhost.depth("token_bucket_default").await, None);
+    let mut own = spec;
+    own["connection"] = json!({"secretRef": {"name": "own"}});
+    buckets.create("own", own).await;
+    buckets.ready("own").await;
+    operator.terminate().await;
+
+    let limits = format!("--default-broker-namespaces={}", namespace.name());
+    let _operator = Operator::start(testbed, &namespace, &vhost, &[&limits]).await;
+    buckets.ready("default").await;
 }

@@ -195,15 +195,16 @@ async fn another_refill_queue_takes_over_with_its_requests() {
     let (testbed, namespace, vhost, buckets) = stage().await;
     let _operator =
         Operator::start(testbed, &namespace, &vhost, &["--status-interval", "200ms"]).await;
-    let spec =
-        json!({"schedule": "* * * * * *", "amount": 1, "maximum": 100_000, "refillQueue": "old"});
+    let spec = json!({"schedule": "* * * * * *", "amount": 1, "maximum": 100_000, "refillQueue": "token_buckets.old"});
     buckets.create("x", spec).await;
     buckets
         .until("x", "the first refills", |status| {
             status.tokens_issued > Some(0)
         })
         .await;
-    buckets.edit("x", json!({"refillQueue": "new"})).await;
+    buckets
+        .edit("x", json!({"refillQueue": "token_buckets.new"}))
+        .await;
     let before = buckets.ready("x").await.tokens_issued;
     buckets
         .until("x", "refills through the other queue", |status| {
@@ -212,10 +213,14 @@ async fn another_refill_queue_takes_over_with_its_requests() {
         .await;
     eventually("the old queue to go", SOON, async || {
         match vhost.queues().await {
-            queues if queues.iter().any(|queue| queue.starts_with("old")) => {
+            queues
+                if queues
+                    .iter()
+                    .any(|queue| queue.starts_with("token_buckets.old")) =>
+            {
                 Err(format!("{queues:?}"))
             }
-            queues if queues.contains(&"new".to_owned()) => Ok(()),
+            queues if queues.contains(&"token_buckets.new".to_owned()) => Ok(()),
             queues => Err(format!("{queues:?}")),
         }
     })
@@ -223,7 +228,7 @@ async fn another_refill_queue_takes_over_with_its_requests() {
     let status = buckets.status("x").await;
     assert!(status.tokens_issued.is_some());
     vhost
-        .publish("new", b"nonsense", BasicProperties::default())
+        .publish("token_buckets.new", b"nonsense", BasicProperties::default())
         .await;
-    vhost.depth_becomes("new.rejected", 1).await;
+    vhost.depth_becomes("token_buckets.new.rejected", 1).await;
 }
