@@ -1,5 +1,6 @@
 //! Messages of refill queues, and how they move to other queues.
 
+use amq_protocol::protocol::basic::gen_properties;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 
@@ -11,6 +12,10 @@ pub const REJECTED_REASON: &str = "x-rejected-reason";
 
 /// Headers that say something about a message's way through one queue, or that make the broker send copies elsewhere.
 const NOT_FORWARDED: [&str; 4] = ["x-delivery-count", "x-acquired-count", "CC", "BCC"];
+
+/// Octets of properties at most: with class, weight and size of the body they are the content header, which has to fit into
+/// one frame of the size that is agreed upon, 8,192. RabbitMQ ends the connection over a longer one, and it came again.
+const MOST_PROPERTIES: usize = 8_192 - 8 - 12;
 
 /// A message of the refill queue.
 #[derive(Debug)]
@@ -66,12 +71,7 @@ pub(super) fn forwarded(original: &BasicProperties, reason: Option<&str>) -> Bas
     for (name, value) in kept.filter(|(name, _)| !NOT_FORWARDED.contains(&name.as_str())) {
         headers.insert(name.clone(), value.clone());
     }
-    if let Some(reason) = reason {
-        headers.insert(REJECTED_REASON.into(), AMQPValue::LongString(reason.into()));
-    }
-    let mut properties = BasicProperties::default()
-        .with_headers(headers)
-        .with_delivery_mode(2);
+    let mut properties = BasicProperties::default().with_delivery_mode(2);
     macro_rules! keep {
         ($($get:ident => $with:ident),*) => {
             $(if let Some(value) = original.$get() {
@@ -84,12 +84,44 @@ pub(super) fn forwarded(original: &BasicProperties, reason: Option<&str>) -> Bas
         correlation_id => with_correlation_id, reply_to => with_reply_to, message_id => with_message_id,
         timestamp => with_timestamp, kind => with_type, app_id => with_app_id, cluster_id => with_cluster_id
     );
-    properties
+    let Some(reason) = reason else {
+        return properties.with_headers(headers);
+    };
+    let with = |reason: &str| {
+        let mut headers = headers.clone();
+        headers.insert(REJECTED_REASON.into(), AMQPValue::LongString(reason.into()));
+        properties.clone().with_headers(headers)
+    };
+    let room = MOST_PROPERTIES.saturating_sub(octets(&with("")));
+    with(&reason[..reason.floor_char_boundary(room)])
+}
+
+fn octets(properties: &BasicProperties) -> usize {
+    let written = gen_properties(properties)(Vec::new().into());
+    written.map_or(usize::MAX, |written| written.into_inner().0.len())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reason_is_as_long_as_there_is_room_for_it() {
+        for size in [0, 7_000, 7_900] {
+            let mut headers = FieldTable::default();
+            headers.insert("n".into(), AMQPValue::LongString("x".repeat(size).into()));
+            let original = BasicProperties::default().with_headers(headers);
+            let it = forwarded(&original, Some(&"ü".repeat(1_000)));
+            assert!(octets(&it) <= MOST_PROPERTIES, "{size}");
+            let headers = it.headers().as_ref().unwrap().inner();
+            let AMQPValue::LongString(reason) = &headers[REJECTED_REASON] else {
+                panic!("{headers:?}");
+            };
+            let least = 2_000.min(MOST_PROPERTIES - size - 100);
+            assert!(reason.as_bytes().len() >= least, "{size}");
+            assert!(str::from_utf8(reason.as_bytes()).is_ok());
+        }
+    }
 
     #[test]
     fn a_forwarded_message_keeps_what_it_says_and_loses_what_the_broker_would_act_on() {

@@ -161,3 +161,32 @@ async fn messages_that_cannot_be_read_are_parked_and_cost_no_connection() {
     consumer.release().await;
     assert_eq!(vhost.depth(REFILL).await, Some(0));
 }
+
+/// A content header cannot be split into frames, and its reason is added to it when it is parked.
+#[tokio::test]
+async fn headers_of_any_size_are_parked_and_cost_no_connection() {
+    let vhost = testbed().await.vhost().await;
+    let broker = connect(&vhost).await;
+    let mut consumer = consume(&broker).await;
+    // Around the frames that are agreed upon, and up to the largest header that the broker takes.
+    let sizes = (7_600..8_300)
+        .step_by(20)
+        .chain([12_000, 32_000, 65_000, 130_700]);
+    let task = "another.".repeat(25);
+    for size in sizes {
+        let mut headers = FieldTable::default();
+        headers.insert("task".into(), AMQPValue::LongString(task.as_str().into()));
+        headers.insert("n".into(), AMQPValue::LongString("x".repeat(size).into()));
+        let properties = BasicProperties::default().with_headers(headers);
+        vhost.publish(REFILL, b"something", properties).await;
+        let delivery = consumer.next(1).await.unwrap().remove(0);
+        let reason = delivery.request.as_ref().unwrap_err().to_string();
+        let acks = vec![delivery.tag];
+        let forwards = vec![delivery.forward(PARKED, Some(&reason))];
+        let settled = consumer.settle(acks, forwards).await;
+        settled.unwrap_or_else(|error| panic!("{size} octets: {error}"));
+    }
+    consumer.release().await;
+    assert_eq!(vhost.depth(REFILL).await, Some(0));
+    assert_eq!(vhost.depth(PARKED).await, Some(39));
+}
