@@ -63,8 +63,8 @@ pub(super) fn text(reason: &str, message: &str, whose: Whose<'_>) -> String {
             let queue = ours.map_or("a queue", |(queue, _)| queue);
             let argument = argument(message).map_or_else(String::new, |it| format!(" ({it})"));
             format!(
-                "{queue} exists at {broker} with other arguments{argument}: delete it, or use another name. The operator's log \
-                 says more"
+                "{queue} exists at {broker} with other arguments{argument}: use another name; this queue stays as it is. The \
+                 operator's log says more"
             )
         }
         "UnsupportedBrokerVersion" if whose != Whose::Operator => {

@@ -28,6 +28,7 @@ mod quorum;
 mod refills;
 mod release;
 mod secrets;
+mod strangers;
 mod support;
 mod tls;
 mod tools;

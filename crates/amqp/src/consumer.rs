@@ -24,6 +24,7 @@ pub struct RefillConsumer {
     queue: String,
     channel: Channel,
     consumer: Consumer,
+    is_ours: bool,
     /// Requests that may be delivered and not settled, and those that are.
     prefetch: usize,
     unsettled: usize,
@@ -35,8 +36,8 @@ impl Broker {
     /// as this one lives; a quorum queue delivers to one at a time.
     ///
     /// # Errors
-    /// [`BrokerError::InUse`] while somebody else consumes it; [`BrokerError::OtherArguments`] when the queue is of
-    /// another kind; [`BrokerError::UnsupportedVersion`]. Nothing that was opened remains.
+    /// [`BrokerError::InUse`] while somebody else consumes it; [`BrokerError::OtherArguments`] when it is a stream;
+    /// [`BrokerError::ParkedQueueFull`]; [`BrokerError::UnsupportedVersion`]. Nothing that was opened remains.
     pub async fn consume(
         self: &Arc<Self>,
         queue: &str,
@@ -44,8 +45,11 @@ impl Broker {
         prefetch: u16,
     ) -> Result<RefillConsumer, BrokerError> {
         self.supports(kind, "start the operator with --refill-queue-type classic")?;
-        self.declare(queue, wire::refill_queue_arguments(kind))
-            .await?;
+        let arguments = wire::refill_queue_arguments(kind);
+        let (kind, is_ours) = match self.declare(queue, arguments).await {
+            Ok(_) => (kind, true),
+            Err(error) => (self.kind_of_other(kind, error)?, false),
+        };
         // Quorum queues know no exclusive consumers: a second one waits without being told so. That is as good when two
         // come at the same moment.
         if kind == QueueType::Quorum
@@ -55,7 +59,9 @@ impl Broker {
                 queue: queue.to_owned(),
             });
         }
-        self.declare_parked(queue).await?;
+        if self.room_for_parked(queue).await? == 0 {
+            return Err(parked_queue_full(queue));
+        }
         let action = consuming(queue);
         let name = wire::name(queue)?;
         let channel = self.transaction_channel(action).await?;
@@ -77,21 +83,45 @@ impl Broker {
             queue: queue.to_owned(),
             channel,
             consumer,
+            is_ours,
             prefetch: prefetch.into(),
             unsettled: 0,
         })
     }
 
-    /// A queue for parked requests with other arguments than ours does as well.
-    async fn declare_parked(&self, refill_queue: &str) -> Result<(), BrokerError> {
-        let parked = parked_queue_name(refill_queue);
-        match self
-            .declare(&parked, wire::rejected_queue_arguments())
-            .await
-        {
-            Ok(_) | Err(BrokerError::OtherArguments { .. }) => Ok(()),
-            Err(error) => Err(error),
+    /// The kind of a refill queue that could not be declared as ours. It serves as well with other arguments, such as a
+    /// priority or a time to live: requests are taken from it at once, and a lost one is made anew from the ledger.
+    fn kind_of_other(&self, kind: QueueType, error: BrokerError) -> Result<QueueType, BrokerError> {
+        let BrokerError::OtherArguments { message, .. } = &error else {
+            return Err(error);
+        };
+        match wire::other_type(message) {
+            None => Ok(kind),
+            Some("classic") => Ok(QueueType::Classic),
+            Some("quorum") => {
+                let instead = "give the buckets a refillQueue of their own";
+                self.supports(QueueType::Quorum, instead)?;
+                Ok(QueueType::Quorum)
+            }
+            // A stream keeps what is acknowledged.
+            Some(_) => Err(error),
         }
+    }
+
+    /// How many requests can be parked before the broker drops the oldest. A queue for them with other arguments than ours
+    /// does as well.
+    async fn room_for_parked(&self, refill_queue: &str) -> Result<u64, BrokerError> {
+        let parked = parked_queue_name(refill_queue);
+        let declaring = self.declare(&parked, wire::rejected_queue_arguments());
+        let (kept, most) = match declaring.await {
+            Ok(kept) => (kept, Some(wire::MOST_REJECTED)),
+            Err(BrokerError::OtherArguments { message, .. }) => {
+                let kept = self.count(&parked).await?.unwrap_or_default();
+                (kept, wire::other_limit(&message).flatten())
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(most.map_or(u64::MAX, |most| most.saturating_sub(kept)))
     }
 }
 
@@ -100,6 +130,12 @@ impl RefillConsumer {
     #[must_use]
     pub fn queue(&self) -> &str {
         &self.queue
+    }
+
+    /// Whether it is as this program declares it; else somebody else did, and may need it.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        self.is_ours
     }
 
     /// Waits for a delivery and takes it and those that have arrived already, at most `most`. May be dropped while it
@@ -153,23 +189,29 @@ impl RefillConsumer {
     }
 
     /// Acknowledges deliveries by their tags, and publishes those that move elsewhere, in one AMQP transaction; the
-    /// acknowledgements of these are among the tags. Waits while a resource alarm is in force.
+    /// acknowledgements of these are the last of the tags. Waits while a resource alarm is in force.
     ///
     /// # Errors
-    /// It was not applied, or nobody knows whether it was. The same holds when this future is dropped before it is
+    /// [`BrokerError::ParkedQueueFull`] when not all could be parked: the others stay. Else it was not applied, or nobody knows
+    /// whether it was. The same holds when this future is dropped before it is
     /// ready.
     pub async fn settle(
         &mut self,
-        acks: Vec<u64>,
-        forwards: Vec<Forward>,
+        mut acks: Vec<u64>,
+        mut forwards: Vec<Forward>,
     ) -> Result<(), BrokerError> {
         if acks.is_empty() && forwards.is_empty() {
             return Ok(());
         }
         let parked = parked_queue_name(&self.queue);
+        let mut too_many = 0;
         if forwards.iter().any(|forward| forward.queue == parked) {
             // Somebody may have deleted it after reading it, and the commit would not notice.
-            self.broker.declare_parked(&self.queue).await?;
+            let room = self.broker.room_for_parked(&self.queue).await?;
+            let room = usize::try_from(room).unwrap_or(usize::MAX);
+            too_many = forwards.len().saturating_sub(room);
+            forwards.truncate(room);
+            acks.truncate(acks.len().saturating_sub(too_many));
         }
         let mut batch = Batch::new(&self.channel);
         for Forward {
@@ -192,7 +234,11 @@ impl RefillConsumer {
         };
         self.broker
             .answer(action, During::AlarmWait, settling)
-            .await
+            .await?;
+        match too_many {
+            0 => Ok(()),
+            _ => Err(parked_queue_full(&self.queue)),
+        }
     }
 
     /// Counts the requests that the queue has not handed out. Those that it has handed out have arrived when this is
@@ -222,6 +268,12 @@ impl RefillConsumer {
     /// Stops consuming: what is not settled goes back to the queue, and the next one can consume it.
     pub async fn release(self) {
         self.broker.farewell(&self.channel).await;
+    }
+}
+
+fn parked_queue_full(refill_queue: &str) -> BrokerError {
+    BrokerError::ParkedQueueFull {
+        queue: parked_queue_name(refill_queue),
     }
 }
 

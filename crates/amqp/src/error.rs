@@ -71,13 +71,27 @@ pub enum BrokerError {
     },
     /// The queue exists with other arguments.
     #[error(
-        "queue {queue} exists with other arguments: {message}. Delete it, or use another queue"
+        "queue {queue} exists with other arguments: {message}. Use another queue; this one stays as it is"
     )]
     OtherArguments {
         /// The queue.
         queue: String,
         /// The broker's own words.
         message: String,
+    },
+    /// There is something in the queue.
+    #[error("queue {queue} is not empty")]
+    NotEmpty {
+        /// The queue.
+        queue: String,
+    },
+    /// The queue of parked requests has room for no more.
+    #[error(
+        "queue {queue}, where requests are kept that cannot be carried out, is full: no more requests are taken, so that none          is lost. Look at what is in it, and purge it"
+    )]
+    ParkedQueueFull {
+        /// The queue of parked requests.
+        queue: String,
     },
     /// The broker is too old for what the buckets want.
     #[error(
@@ -162,6 +176,8 @@ impl BrokerError {
             Self::InUse { .. } => "QueueInUse",
             Self::NoQueue { .. } => "NoQueue",
             Self::OtherArguments { .. } => "QueueArgumentsDiffer",
+            Self::NotEmpty { .. } => "QueueNotEmpty",
+            Self::ParkedQueueFull { .. } => "ParkedQueueFull",
             Self::UnsupportedVersion { .. } => "UnsupportedBrokerVersion",
             Self::Limit { .. } => "BrokerLimit",
             Self::MessageRefused { .. } | Self::PartlyRefused => "MessageRefused",
@@ -193,6 +209,8 @@ impl BrokerError {
                 | Self::AccessRefused { .. }
                 | Self::InUse { .. }
                 | Self::OtherArguments { .. }
+                | Self::NotEmpty { .. }
+                | Self::ParkedQueueFull { .. }
                 | Self::UnsupportedVersion { .. }
                 | Self::Limit { .. }
                 | Self::PartlyRefused

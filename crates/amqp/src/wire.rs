@@ -8,7 +8,7 @@ use super::version::Version;
 use bucket::QueueType;
 
 /// Most requests that are kept in the queue for rejected ones.
-const MOST_REJECTED: u64 = 10_000;
+pub(super) const MOST_REJECTED: u64 = 10_000;
 
 /// A queue's name as AMQP has it.
 pub(super) fn name(queue: &str) -> Result<ShortString, BrokerError> {
@@ -80,6 +80,16 @@ pub(super) fn other_limit(message: &str) -> Option<Option<u64>> {
     current.split('\'').nth(1)?.parse().ok().map(Some)
 }
 
+/// Reads the broker's refusal of a declaration: when it is about the type of the queue, the type that it has.
+pub(super) fn other_type(message: &str) -> Option<&str> {
+    let (_, rest) = message.split_once("inequivalent arg 'x-queue-type'")?;
+    let (_, current) = rest.rsplit_once("current is ")?;
+    if current.starts_with("none") {
+        return Some("classic");
+    }
+    current.split('\'').nth(1)
+}
+
 /// An AMQP integer of any width, unless it is negative.
 pub(super) fn integer(value: &AMQPValue) -> Option<u64> {
     match *value {
@@ -124,6 +134,26 @@ mod tests {
             ),
         ] {
             assert_eq!(other_limit(&text(message)), limit, "{message}");
+        }
+        for (message, kind) in [
+            (
+                "'x-queue-type' for queue 'q' in vhost '/': received none but current is the value 'quorum' of type 'longstr'",
+                Some("quorum"),
+            ),
+            (
+                "'x-queue-type' for queue 'q' in vhost '/': received 'classic' but current is 'stream'",
+                Some("stream"),
+            ),
+            (
+                "'x-queue-type' for queue 'q' in vhost '/': received the value 'quorum' of type 'longstr' but current is none",
+                Some("classic"),
+            ),
+            (
+                "'durable' for queue 'q' in vhost '/': received 'true' but current is 'false'",
+                None,
+            ),
+        ] {
+            assert_eq!(other_type(&text(message)), kind, "{message}");
         }
     }
 }

@@ -28,6 +28,14 @@ pub(crate) enum Order {
     Release { delete: bool },
 }
 
+/// What is to be consumed.
+pub(crate) struct Consuming {
+    pub(crate) queue: Arc<str>,
+    pub(crate) kind: QueueType,
+    /// Only while there is nothing in it.
+    pub(crate) if_empty: bool,
+}
+
 struct Consumer {
     id: ConsumerId,
     consumer: RefillConsumer,
@@ -39,12 +47,16 @@ struct Consumer {
 /// Runs until it is released, nobody gives orders any more, or there is a failure; says which.
 pub(crate) async fn run(
     broker: Arc<Broker>,
-    queue: Arc<str>,
-    kind: QueueType,
+    consuming: Consuming,
     id: ConsumerId,
     mut orders: mpsc::UnboundedReceiver<Order>,
     events: mpsc::UnboundedSender<Event>,
 ) -> Event {
+    let Consuming {
+        queue,
+        kind,
+        if_empty,
+    } = consuming;
     let ended = |error: BrokerError| {
         warn!(refill_queue = %queue, %error, "refill queue is not available");
         Event::ConsumerEnded {
@@ -52,7 +64,15 @@ pub(crate) async fn run(
             failure: Some(error.failure()),
         }
     };
-    let consumer = match broker.consume(&queue, kind, MOST_REQUESTS).await {
+    let consuming = async {
+        if if_empty && broker.count(&queue).await?.is_some_and(|count| count > 0) {
+            return Err(BrokerError::NotEmpty {
+                queue: queue.to_string(),
+            });
+        }
+        broker.consume(&queue, kind, MOST_REQUESTS).await
+    };
+    let consumer = match consuming.await {
         Ok(consumer) => consumer,
         Err(error) => return ended(error),
     };
@@ -68,6 +88,7 @@ pub(crate) async fn run(
         Ok(delete_it) => delete_it,
         Err(error) => return ended(error),
     };
+    let delete_it = delete_it && this.consumer.is_ours();
     this.consumer.release().await;
     if delete_it && let Err(error) = delete_after(&broker, &queue).await {
         warn!(refill_queue = %queue, %error, "unused refill queue not deleted");

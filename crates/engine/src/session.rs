@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::consumer::{self, Order};
+use crate::consumer::{self, Consuming, Order};
 use crate::desired::Desired;
 use crate::logging::log_removed;
 use crate::shell::Shell;
@@ -174,12 +174,21 @@ impl Session {
     fn begin(&mut self, effect: Effect) {
         let broker = self.broker.clone();
         match effect {
-            Effect::Consume { queue, consumer } => {
+            Effect::Consume {
+                queue,
+                consumer,
+                if_empty,
+            } => {
                 let (orders, receiver) = mpsc::unbounded_channel();
                 self.consumers.insert(consumer, orders);
                 let (kind, events) = (self.refill_queue_type, self.events.clone());
                 self.work.spawn(async move {
-                    consumer::run(broker, queue, kind, consumer, receiver, events)
+                    let consuming = Consuming {
+                        queue,
+                        kind,
+                        if_empty,
+                    };
+                    consumer::run(broker, consuming, consumer, receiver, events)
                         .await
                         .into()
                 });

@@ -2,6 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable};
 use token_bucket_operator::amqp::{Broker, BrokerError, RefillConsumer};
 use token_bucket_operator::api::QueueType;
 
@@ -78,20 +79,27 @@ async fn of_two_that_come_at_the_same_moment_at_most_one_gets_requests() {
 }
 
 #[tokio::test]
-async fn a_refill_queue_of_another_kind_is_refused_and_nothing_is_left_behind() {
+async fn a_refill_queue_with_another_limit_is_consumed_and_a_stream_is_refused() {
     let vhost = testbed().await.vhost().await;
     let broker = connect(&vhost).await;
     broker
         .declare_bucket(REFILL, QueueType::Classic, 5)
         .await
         .unwrap();
+    let consumer = consume(&broker).await;
+    assert!(!consumer.is_ours());
+    consumer.release().await;
+    let mut arguments = FieldTable::default();
+    let stream = AMQPValue::LongString("stream".into());
+    arguments.insert("x-queue-type".into(), stream);
+    vhost.declare("stream", arguments).await;
     let error = broker
-        .consume(REFILL, QueueType::Classic, 10)
+        .consume("stream", QueueType::Classic, 10)
         .await
         .unwrap_err();
     assert_eq!(error.kind(), "QueueArgumentsDiffer");
     assert!(error.needs_person());
-    assert_eq!(vhost.queues().await, [REFILL]);
+    assert_eq!(vhost.depth("stream.rejected").await, None);
 }
 
 #[tokio::test]

@@ -19,6 +19,8 @@ pub enum Effect {
         queue: Arc<str>,
         /// Names this consumer.
         consumer: ConsumerId,
+        /// Only while there is no message in it: what is in it may be somebody else's.
+        if_empty: bool,
     },
     /// Acknowledge and move messages of a refill queue, in one transaction; answered by `Event::Settled`.
     Settle {

@@ -23,6 +23,7 @@ mod requests;
 mod scheduler;
 mod share;
 
+mod strangers;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;

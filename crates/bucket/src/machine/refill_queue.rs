@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::effect::{Effect, Move};
 use super::event::{ConsumerId, Now};
+use super::strangers::Strangers;
 use crate::request::RefillRequest;
 use crate::{BucketId, backoff};
 
@@ -54,6 +55,7 @@ pub(super) struct RefillQueue {
     retiring: Option<Retiring>,
     failures: u32,
     refused_since: Option<Duration>,
+    pub(super) strangers: Strangers,
 }
 
 /// Whether a queue is consumed.
@@ -97,6 +99,7 @@ impl RefillQueue {
             retiring: None,
             failures: 0,
             refused_since: None,
+            strangers: Strangers::default(),
         }
     }
 
@@ -154,6 +157,7 @@ impl RefillQueue {
     pub(super) fn opened(&mut self, now: Now) {
         self.failures = 0;
         self.refused_since = None;
+        self.strangers.are_gone();
         self.since = now.monotonic;
         if let Link::Opening(consumer) = self.link {
             self.link = Link::Open(consumer);
@@ -261,11 +265,19 @@ impl RefillQueue {
         match self.link {
             Link::Closed { retry: Some(at) } if at <= now.monotonic && !self.users.is_empty() => {
                 self.link = Link::Opening(consumer);
-                let queue = self.name.clone();
-                Some(Effect::Consume { queue, consumer })
+                Some(Effect::Consume {
+                    queue: self.name.clone(),
+                    consumer,
+                    if_empty: self.strangers.are_too_many(),
+                })
             }
             Link::Open(consumer) if self.settling == 0 && self.is_settling() => {
                 Some(self.settle(consumer))
+            }
+            Link::Open(consumer) if self.settling == 0 && self.strangers.are_too_many() => {
+                self.link = Link::Releasing(consumer);
+                let delete = false;
+                Some(Effect::Release { consumer, delete })
             }
             Link::Open(consumer) => self.retire(consumer, now),
             Link::Closed { .. } | Link::Opening(_) | Link::Releasing(_) => None,

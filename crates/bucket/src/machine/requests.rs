@@ -8,7 +8,7 @@ use super::event::{ConsumerId, Delivered, Now};
 use super::failure::{Class, Failure};
 use super::outcome::{Outcome, Phase};
 use super::refill_queue::Ticket;
-use crate::request::{Origin, RefillRequest};
+use crate::request::{Origin, RefillRequest, Rejection};
 use crate::{BucketId, Cause, Refusal, TickSpan, parked_queue_name};
 
 impl Machine {
@@ -30,6 +30,12 @@ impl Machine {
     ) {
         let Some(queue) = self.queues.of(consumer) else {
             return;
+        };
+        // What it does not answer for is that it was let go of, or is not empty yet.
+        let is_answered = |failure: &Failure| failure.class != Class::Person;
+        let failure = match queue.strangers.failure(&queue.name) {
+            Some(strangers) if !failure.as_ref().is_some_and(is_answered) => Some(strangers),
+            _ => failure,
         };
         let retry = match &failure {
             None => now.monotonic,
@@ -73,15 +79,24 @@ impl Machine {
             return;
         };
         queue.delivered(deliveries.len());
+        if queue.strangers.are_too_many() {
+            return;
+        }
         for Delivered { tag, request } in deliveries {
             let ticket = Ticket { consumer, tag };
             match request {
                 Ok(request) => self.route(ticket, request, now),
+                Err(Rejection::OtherTask(task)) if !self.admits(consumer, &task, now) => return,
                 Err(rejection) => {
                     self.reject(ticket, None, rejection.kind(), rejection.to_string());
                 }
             }
         }
+    }
+
+    fn admits(&mut self, consumer: ConsumerId, task: &str, now: Now) -> bool {
+        let queue = self.queues.of(consumer);
+        queue.is_none_or(|queue| queue.strangers.admit(task, now))
     }
 
     /// A request goes to its bucket, whichever queue it came through.
@@ -271,7 +286,10 @@ impl Machine {
                 continue;
             }
             if let Some(effect) = queue.next(now, consumer) {
-                if let super::Effect::Consume { queue, consumer } = &effect {
+                if let super::Effect::Consume {
+                    queue, consumer, ..
+                } = &effect
+                {
                     self.queues.by_consumer.insert(*consumer, queue.clone());
                 }
                 self.effects.push(effect);

@@ -85,7 +85,9 @@ impl Work {
     #[must_use]
     pub fn of(effect: Effect) -> Option<Self> {
         let what = match effect {
-            Effect::Consume { queue, consumer } => What::Consume(queue, consumer),
+            Effect::Consume {
+                queue, consumer, ..
+            } => What::Consume(queue, consumer),
             Effect::Settle {
                 consumer,
                 acks,

@@ -1,6 +1,7 @@
 //! From a request to its acknowledgement, and what comes in between.
 
 use super::*;
+use crate::request::Rejection;
 
 #[test]
 fn a_tick_is_asked_for_carried_out_and_acknowledged() {
@@ -281,4 +282,60 @@ fn the_failure_of_one_bucket_is_not_that_of_those_beside_it() {
         script.state().phase,
         Phase::Stalled { reason: "Told", .. }
     ));
+}
+
+#[test]
+fn a_queue_with_more_than_a_handful_of_foreign_tasks_is_let_go_of_until_it_is_empty() {
+    let (mut script, consumer) = Script::ready(bucket());
+    let foreign = |tag: u64| Delivered {
+        tag,
+        request: Err(Rejection::OtherTask("their.task".into())),
+    };
+    let deliveries = (1..=30).map(foreign).collect();
+    let effects = script.send(Event::Delivered {
+        consumer,
+        deliveries,
+    });
+    let settled = effects.iter().find_map(|effect| match effect {
+        Effect::Settle { moves, .. } => Some(moves.len()),
+        _ => None,
+    });
+    assert_eq!(settled, Some(10), "{effects:?}");
+    // What comes until it is released is not touched either.
+    let deliveries = vec![foreign(31)];
+    let more = Event::Delivered {
+        consumer,
+        deliveries,
+    };
+    assert_eq!(script.send(more), []);
+    let delete = false;
+    assert_eq!(
+        script.one(Event::Settled(consumer)),
+        Effect::Release { consumer, delete }
+    );
+    script.send(Event::ConsumerEnded {
+        consumer,
+        failure: None,
+    });
+    assert_eq!(script.told_of().1, "ForeignTasks");
+    script.second += 15;
+    let effects = script.send(Event::Tick);
+    let again = effects.iter().find_map(|effect| match effect {
+        Effect::Consume {
+            consumer, if_empty, ..
+        } => Some((*consumer, *if_empty)),
+        _ => None,
+    });
+    let Some((next, true)) = again else {
+        panic!("{effects:?}")
+    };
+    script.send(Event::ConsumerEnded {
+        consumer: next,
+        failure: Some(Failure {
+            reason: "QueueNotEmpty",
+            message: String::new(),
+            class: Class::Person,
+        }),
+    });
+    assert_eq!(script.told_of().1, "ForeignTasks");
 }

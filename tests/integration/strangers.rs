@@ -1,0 +1,176 @@
+//! Refill queues that are somebody else's, or were made by somebody else.
+
+use lapin::BasicProperties;
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueuePurgeOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use serde_json::json;
+use token_bucket_operator::api::TokenBucketStatus;
+
+use crate::support::{Operator, Vhost, condition, reason, stage};
+
+const REFILL: &str = "token_buckets.refill";
+const PARKED: &str = "token_buckets.refill.rejected";
+const TASKS: u64 = 3_000;
+
+fn arguments<const N: usize>(arguments: [(&str, AMQPValue); N]) -> FieldTable {
+    let mut table = FieldTable::default();
+    for (name, value) in arguments {
+        table.insert(name.into(), value);
+    }
+    table
+}
+
+async fn purge(vhost: &Vhost<'_>, queue: &str) {
+    let channel = vhost.channel().await;
+    let purging = channel.queue_purge(queue.into(), QueuePurgeOptions::default());
+    purging.await.expect("purged");
+}
+
+/// Tasks of an application, as its Celery client sends them.
+async fn send_tasks(vhost: &Vhost<'_>) {
+    let headers = arguments([("task", AMQPValue::LongString("shop.tasks.send_mail".into()))]);
+    let properties = BasicProperties::default()
+        .with_headers(headers)
+        .with_content_type("application/json".into())
+        .with_delivery_mode(2);
+    let channel = vhost.channel().await;
+    let confirms = channel.confirm_select(ConfirmSelectOptions::default());
+    confirms.await.expect("confirms");
+    let mut sent = Vec::new();
+    for _ in 0..TASKS {
+        let options = BasicPublishOptions::default();
+        let properties = properties.clone();
+        let sending = channel.basic_publish("".into(), REFILL.into(), options, b"[]", properties);
+        sent.push(sending.await.expect("sent"));
+    }
+    for confirm in sent {
+        confirm.await.expect("confirmed");
+    }
+}
+
+fn is_stalled(why: &str) -> impl Fn(&TokenBucketStatus) -> bool {
+    move |status| condition(status, "Stalled") == "True" && reason(status, "Stalled") == why
+}
+
+fn said(status: &TokenBucketStatus) -> String {
+    let ready = status.conditions.iter().find(|it| it.type_ == "Ready");
+    ready.expect("a condition").message.clone()
+}
+
+fn is_refilled(status: &TokenBucketStatus) -> bool {
+    condition(status, "Ready") == "True" && status.tokens_issued > Some(0)
+}
+
+fn spec() -> serde_json::Value {
+    json!({"schedule": "* * * * * *", "amount": 1, "maximum": 100_000})
+}
+
+#[tokio::test]
+async fn a_queue_of_an_applications_tasks_is_let_go_of() {
+    let (testbed, namespace, vhost, buckets) = stage().await;
+    vhost.declare(REFILL, FieldTable::default()).await;
+    send_tasks(&vhost).await;
+    let _operator =
+        Operator::start(testbed, &namespace, &vhost, &["--status-interval=200ms"]).await;
+    buckets.create("x", spec()).await;
+    let stalled = is_stalled("ForeignTasks");
+    let status = buckets
+        .until("x", "the queue to be let go of", stalled)
+        .await;
+    for word in [REFILL, "shop.tasks.send_mail", PARKED] {
+        assert!(said(&status).contains(word), "{}", said(&status));
+    }
+    vhost.depth_becomes(PARKED, 10).await;
+    vhost.depth_becomes(REFILL, TASKS - 10).await;
+    // Whoever they are for takes them.
+    assert_eq!(vhost.take(REFILL, 1_000).await, 1_000);
+    assert!(is_stalled("ForeignTasks")(&buckets.status("x").await));
+    assert_eq!(vhost.depth(REFILL).await, Some(TASKS - 1_010));
+
+    purge(&vhost, REFILL).await;
+    buckets.until("x", "refills", is_refilled).await;
+    // The next ones are not a mistake any more.
+    send_tasks(&vhost).await;
+    let stalled = is_stalled("ForeignTasks");
+    buckets
+        .until("x", "the queue to be let go of", stalled)
+        .await;
+    assert_eq!(vhost.depth(PARKED).await, Some(10));
+    buckets
+        .edit("x", json!({"refillQueue": "token_buckets.own"}))
+        .await;
+    buckets.until("x", "refills", is_refilled).await;
+    vhost.depth_becomes(REFILL, TASKS).await;
+}
+
+#[tokio::test]
+async fn a_full_queue_of_parked_requests_loses_none() {
+    let (testbed, namespace, vhost, buckets) = stage().await;
+    let limit = arguments([("x-max-length", AMQPValue::LongInt(5))]);
+    vhost.declare(PARKED, limit).await;
+    let _operator =
+        Operator::start(testbed, &namespace, &vhost, &["--status-interval=200ms"]).await;
+    buckets.create("x", spec()).await;
+    buckets.ready("x").await;
+    for number in 0..8 {
+        let body = format!("nonsense {number}");
+        let nothing = BasicProperties::default();
+        vhost.publish(REFILL, body.as_bytes(), nothing).await;
+    }
+    let full = is_stalled("ParkedQueueFull");
+    let status = buckets.until("x", "it to be full", full).await;
+    assert!(said(&status).contains(PARKED), "{}", said(&status));
+    assert_eq!(vhost.take(PARKED, 9).await, 5);
+    vhost.depth_becomes(PARKED, 3).await;
+    buckets.until("x", "refills", is_refilled).await;
+}
+
+#[tokio::test]
+async fn a_refill_queue_with_other_arguments_serves_as_well() {
+    let (testbed, namespace, vhost, buckets) = stage().await;
+    let text = |text: &str| AMQPValue::LongString(text.into());
+    let number = AMQPValue::LongInt;
+    let is_new = std::env::var("TESTBED_BROKER").is_ok_and(|version| version == "4");
+    for (name, other) in [
+        ("prioritised", arguments([("x-max-priority", number(9))])),
+        ("mortal", arguments([("x-message-ttl", number(60_000))])),
+        ("limited", arguments([("x-max-length", number(1_000))])),
+        ("replicated", arguments([("x-queue-type", text("quorum"))])),
+        (
+            "both",
+            arguments([
+                ("x-queue-type", text("quorum")),
+                ("x-message-ttl", number(60_000)),
+            ]),
+        ),
+        ("streamed", arguments([("x-queue-type", text("stream"))])),
+    ] {
+        if name == "both" && !is_new {
+            continue;
+        }
+        let queue = format!("token_buckets.{name}");
+        vhost.declare(&queue, other).await;
+        let mut spec = spec();
+        spec["refillQueue"] = json!(queue);
+        buckets.create(name, spec).await;
+    }
+    let _operator =
+        Operator::start(testbed, &namespace, &vhost, &["--status-interval=200ms"]).await;
+    for name in ["prioritised", "mortal", "limited"] {
+        buckets.until(name, "refills", is_refilled).await;
+    }
+    for name in ["replicated", "both"] {
+        if is_new {
+            buckets.until(name, "refills", is_refilled).await;
+        } else if name == "replicated" {
+            let old = is_stalled("UnsupportedBrokerVersion");
+            buckets.until(name, "it to be refused", old).await;
+        }
+    }
+    let stalled = is_stalled("QueueArgumentsDiffer");
+    let status = buckets.until("streamed", "it to be refused", stalled).await;
+    assert!(!said(&status).contains("elete"), "{}", said(&status));
+    // Who has made it may need it.
+    buckets.delete("mortal").await;
+    assert_eq!(vhost.depth("token_buckets.mortal").await, Some(0));
+}
