@@ -1,10 +1,10 @@
 //! Programs that use the library django-celery-token-bucket work with our queues as they are. The Django project is in
 //! tests/celery.
 
-use chrono::DateTime;
+use chrono::{DateTime, SubsecRound, TimeDelta};
 use serde_json::json;
 use token_bucket_operator::{
-    api::Trigger,
+    api::{TokenBucketStatus, Trigger, from_time},
     bucket::{Origin, REFILL_TASK, RefillRequest},
 };
 
@@ -88,6 +88,63 @@ async fn a_celery_app_may_ask_for_a_refill() {
     operator.terminate().await;
     assert_eq!(vhost.depth(REFILL).await, Some(0));
     assert_eq!(vhost.depth(BUCKET).await, Some(14));
+}
+
+#[tokio::test]
+async fn a_request_is_carried_out_between_its_eta_and_its_expiry_and_once() {
+    let (testbed, namespace, vhost, buckets) = stage().await;
+    let extra = ["--status-interval", "200ms"];
+    let mut operator = Operator::start(testbed, &namespace, &vhost, &extra).await;
+    let spec = json!({"schedule": RARELY, "amount": 7, "maximum": 100});
+    buckets.create("x", spec).await;
+    buckets.ready("x").await;
+    let celery = Celery::new(&vhost, 7, 100).await;
+    let eta = (chrono::Utc::now() + TimeDelta::seconds(15)).trunc_subsecs(0);
+    let send = |calls: String| {
+        format!(
+            "from datetime import datetime, timedelta, timezone\n\
+             from app import app\n\
+             def send(**options): app.send_task('{REFILL_TASK}', ['x'], queue='{REFILL}', **options)\n\
+             now = datetime.now(timezone.utc)\n\
+             {calls}"
+        )
+    };
+    // With an offset, and without one, which is UTC; then one that is far away, and one at once.
+    let calls = format!(
+        "eta = datetime.fromisoformat('{}')\n\
+         send(eta=eta.astimezone(timezone(timedelta(hours=5))), expires=now + timedelta(hours=1))\n\
+         send(eta=eta.replace(tzinfo=None))\n\
+         send(countdown=86400)\n\
+         send()",
+        eta.to_rfc3339()
+    );
+    celery.python(&send(calls)).await;
+    // It dies with the others in its hands.
+    let issued =
+        |tokens: u64| move |status: &TokenBucketStatus| status.tokens_issued == Some(tokens);
+    buckets.until("x", "the one at once", issued(7)).await;
+    operator.kill().await;
+    let mut operator = Operator::start(testbed, &namespace, &vhost, &extra).await;
+    let status = buckets.until("x", "those with an eta", issued(21)).await;
+    let last = status.last_refill.expect("a refill").completed_time;
+    assert!(from_time(&last) >= eta, "{last:?} {eta}");
+
+    let calls = "send(eta=now + timedelta(seconds=2), expires=now + timedelta(seconds=1))";
+    celery.python(&send(calls.to_owned())).await;
+    let expired = "tokenbucket_requests_dropped_total{reason=\"Expired\"}";
+    eventually(
+        "the expired one to be counted",
+        SOON,
+        async || match operator.metric(expired).await? {
+            Some(1.0) => Ok(()),
+            count => Err(format!("{count:?}")),
+        },
+    )
+    .await;
+    operator.terminate().await;
+    vhost.depth_becomes(REFILL, 1).await;
+    assert_eq!(vhost.depth(BUCKET).await, Some(21));
+    assert_eq!(vhost.depth("token_buckets.refill.rejected").await, Some(0));
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 
 use super::celery;
-use bucket::{RefillRequest, Rejection};
+use bucket::{RefillRequest, Rejection, Window};
 
 /// Header that says why a request is in the queue for rejected ones.
 pub const REJECTED_REASON: &str = "x-rejected-reason";
@@ -26,16 +26,25 @@ pub struct Delivery {
     pub redelivered: bool,
     /// What it asks for, or why it is not understood.
     pub request: Result<RefillRequest, Rejection>,
+    /// When that may be done.
+    pub window: Window,
     properties: BasicProperties,
     body: Vec<u8>,
 }
 
 impl Delivery {
     pub(super) fn new(delivery: lapin::message::Delivery) -> Self {
+        let read = celery::parse(&delivery.properties, &delivery.data)
+            .and_then(|request| Ok((request, celery::window(&delivery.properties)?)));
+        let (request, window) = match read {
+            Ok((request, window)) => (Ok(request), window),
+            Err(rejection) => (Err(rejection), Window::default()),
+        };
         Self {
             tag: delivery.delivery_tag,
             redelivered: delivery.redelivered,
-            request: celery::parse(&delivery.properties, &delivery.data),
+            request,
+            window,
             properties: delivery.properties,
             body: delivery.data,
         }

@@ -28,7 +28,7 @@ pub use ledger::{Known, Ledger, Owner, Refill};
 pub use names::{BUCKET_QUEUE_PREFIX, PROGRAM, ledger_queue_name, parked_queue_name, queue_name};
 pub use parting::Parting;
 pub use policy::{DeletionPolicy, MissedRefills, QueueType, Trigger};
-pub use request::{Origin, REFILL_TASK, RefillRequest, Rejection};
+pub use request::{Origin, REFILL_TASK, RefillRequest, Rejection, Window};
 
 use catch_up::{Passed, TickSpan, catch_up, due};
 use refill::{Cause, Refusal, accept};

@@ -1,5 +1,7 @@
 //! Refill requests, and why a message is none.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 
 /// The Celery task that a refill request names.
@@ -12,6 +14,30 @@ pub struct RefillRequest {
     pub bucket: String,
     /// Who asks.
     pub origin: Origin,
+}
+
+/// When a request may be carried out.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Window {
+    /// Celery's `eta`: not before.
+    pub not_before: Option<DateTime<Utc>>,
+    /// Celery's `expires`: not after.
+    pub expires: Option<DateTime<Utc>>,
+}
+
+impl Window {
+    /// How long it has to wait yet.
+    #[must_use]
+    pub fn wait(&self, now: DateTime<Utc>) -> Duration {
+        let left = self.not_before.map(|eta| eta - now);
+        left.and_then(|left| left.to_std().ok()).unwrap_or_default()
+    }
+
+    /// Whether it is too late.
+    #[must_use]
+    pub fn is_over(&self, now: DateTime<Utc>) -> bool {
+        self.expires.is_some_and(|expires| now > expires)
+    }
 }
 
 /// Who asks for a refill.

@@ -125,6 +125,7 @@ impl Consumer {
         let delivered = |delivery: &Delivery| Delivered {
             tag: delivery.tag,
             request: delivery.request.clone(),
+            window: delivery.window,
         };
         let consumer = self.id;
         let event = Event::Delivered {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::failure::Failure;
-use crate::request::{RefillRequest, Rejection};
+use crate::request::{RefillRequest, Rejection, Window};
 use crate::{Bucket, BucketId, DeletionPolicy, Known, Ledger};
 
 /// An instant on both clocks.
@@ -178,6 +178,8 @@ pub struct Delivered {
     pub tag: u64,
     /// What it asks for, or why it is not understood.
     pub request: Result<RefillRequest, Rejection>,
+    /// When it may be carried out.
+    pub window: Window,
 }
 
 /// How the queues of a bucket are.

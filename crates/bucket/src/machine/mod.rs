@@ -16,14 +16,15 @@ mod event;
 mod failure;
 mod inspection;
 mod outcome;
+mod postponed;
 mod refill_queue;
 mod refills;
 mod removal;
 mod requests;
 mod scheduler;
 mod share;
-
 mod strangers;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;

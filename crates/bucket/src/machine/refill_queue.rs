@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::effect::{Effect, Move};
 use super::event::{ConsumerId, Now};
+use super::postponed::Postponed;
 use super::strangers::Strangers;
 use crate::request::RefillRequest;
 use crate::{BucketId, backoff};
@@ -56,6 +57,7 @@ pub(super) struct RefillQueue {
     failures: u32,
     refused_since: Option<Duration>,
     pub(super) strangers: Strangers,
+    pub(super) postponed: Postponed,
 }
 
 /// Whether a queue is consumed.
@@ -100,6 +102,7 @@ impl RefillQueue {
             failures: 0,
             refused_since: None,
             strangers: Strangers::default(),
+            postponed: Postponed::default(),
         }
     }
 
@@ -168,6 +171,7 @@ impl RefillQueue {
     pub(super) fn closed(&mut self, retry: Option<Duration>) -> Vec<u64> {
         self.link = Link::Closed { retry };
         self.unrouted.clear();
+        self.postponed.clear();
         self.acks.clear();
         self.moves.clear();
         (self.outstanding, self.settling) = (0, 0);
@@ -321,8 +325,12 @@ impl RefillQueue {
     pub(super) fn wakeup(&self) -> Option<Duration> {
         match self.link {
             Link::Closed { retry } => retry.filter(|_| !self.users.is_empty()),
-            Link::Open(_) if !self.unrouted.is_empty() => Some(self.since + PATIENCE),
-            Link::Open(_) => self.retiring.as_ref().map(|retiring| retiring.until),
+            Link::Open(_) => {
+                let unrouted = !self.unrouted.is_empty();
+                let retiring = self.retiring.as_ref().map(|retiring| retiring.until);
+                let other = unrouted.then_some(self.since + PATIENCE).or(retiring);
+                self.postponed.wakeup().into_iter().chain(other).min()
+            }
             Link::Opening(_) | Link::Releasing(_) => None,
         }
     }

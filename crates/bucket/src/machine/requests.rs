@@ -7,8 +7,8 @@ use super::entry::{Request, Stage};
 use super::event::{ConsumerId, Delivered, Now};
 use super::failure::{Class, Failure};
 use super::outcome::{Outcome, Phase};
-use super::refill_queue::Ticket;
-use crate::request::{Origin, RefillRequest, Rejection};
+use super::refill_queue::{Link, Ticket};
+use crate::request::{Origin, RefillRequest, Rejection, Window};
 use crate::{BucketId, Cause, Refusal, TickSpan, parked_queue_name};
 
 impl Machine {
@@ -82,14 +82,58 @@ impl Machine {
         if queue.strangers.are_too_many() {
             return;
         }
-        for Delivered { tag, request } in deliveries {
+        for Delivered {
+            tag,
+            request,
+            window,
+        } in deliveries
+        {
             let ticket = Ticket { consumer, tag };
             match request {
-                Ok(request) => self.route(ticket, request, now),
+                Ok(request) => self.receive(ticket, request, window, now),
                 Err(Rejection::OtherTask(task)) if !self.admits(consumer, &task, now) => return,
                 Err(rejection) => {
                     self.reject(ticket, None, rejection.kind(), rejection.to_string());
                 }
+            }
+        }
+    }
+
+    /// A request in its time is carried out, one that comes too early waits, one that comes too late is dropped.
+    fn receive(&mut self, ticket: Ticket, request: RefillRequest, window: Window, now: Now) {
+        if window.is_over(now.utc) {
+            let id = self.names.get(&*request.bucket).cloned();
+            self.drop_request(&ticket, id, "Expired", None);
+            return;
+        }
+        if window.wait(now.utc).is_zero() {
+            self.route(ticket, request, now);
+            return;
+        }
+        let Some(queue) = self.queues.of(ticket.consumer) else {
+            return;
+        };
+        if let Err(request) = queue.postponed.hold(ticket.tag, request, window, now) {
+            let id = self.names.get(&*request.bucket).cloned();
+            let message = "too many requests wait for their eta".to_owned();
+            self.reject(ticket, id, "TooManyPostponed", message);
+        }
+    }
+
+    /// Looks again at the requests of a queue that have waited.
+    fn take_up_postponed(&mut self, name: &str, now: Now) {
+        let Some(queue) = self.queues.by_name.get_mut(name) else {
+            return;
+        };
+        let Link::Open(consumer) = queue.link else {
+            return;
+        };
+        for (tag, request, window) in queue.postponed.take_due(now) {
+            let ticket = Ticket { consumer, tag };
+            if window.is_over(now.utc) || window.wait(now.utc).is_zero() {
+                self.receive(ticket, request, window, now);
+            } else if let Some(queue) = self.queues.of(consumer) {
+                queue.forward(tag, queue.name.clone(), None);
             }
         }
     }
@@ -272,6 +316,7 @@ impl Machine {
     pub(super) fn settle(&mut self, now: Now) {
         for name in self.queues.take_touched() {
             self.give_up(&name, now);
+            self.take_up_postponed(&name, now);
             let consumer = ConsumerId(self.next_number());
             let active = self.is_active();
             let Some(queue) = self.queues.by_name.get_mut(&name) else {
@@ -301,7 +346,7 @@ impl Machine {
         let Some(queue) = self.queues.by_name.get_mut(name) else {
             return;
         };
-        let super::Link::Open(consumer) = queue.link else {
+        let Link::Open(consumer) = queue.link else {
             return;
         };
         for (tag, request) in queue.give_up(now) {

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bucket::machine::{BatchId, Class, ConsumerId, Delivered, Event, Failure};
-use bucket::{Ledger, RefillRequest, Rejection};
+use bucket::{Ledger, RefillRequest, Rejection, Window};
 
 use crate::broker::{Arguments, Broker, ChannelId, ConnectionId, Got, Refused};
 
@@ -177,5 +177,6 @@ fn delivered(got: Got<Body>) -> Delivered {
     Delivered {
         tag: got.tag,
         request,
+        window: Window::default(),
     }
 }

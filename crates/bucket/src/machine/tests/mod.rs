@@ -6,7 +6,7 @@ mod refills;
 
 use super::*;
 use crate::fixture::{at, bucket, ledger, owner};
-use crate::request::{Origin, RefillRequest};
+use crate::request::{Origin, RefillRequest, Window};
 use crate::{Ledger, Owner};
 
 const CONSUMER_TAG: u64 = 7;
@@ -214,6 +214,7 @@ fn request(consumer: ConsumerId, origin: Origin) -> Event {
     let delivered = Delivered {
         tag: CONSUMER_TAG,
         request: Ok(request),
+        window: Window::default(),
     };
     Event::Delivered {
         consumer,

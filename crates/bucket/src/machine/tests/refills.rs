@@ -290,6 +290,7 @@ fn a_queue_with_more_than_a_handful_of_foreign_tasks_is_let_go_of_until_it_is_em
     let foreign = |tag: u64| Delivered {
         tag,
         request: Err(Rejection::OtherTask("their.task".into())),
+        window: Window::default(),
     };
     let deliveries = (1..=30).map(foreign).collect();
     let effects = script.send(Event::Delivered {
@@ -338,4 +339,79 @@ fn a_queue_with_more_than_a_handful_of_foreign_tasks_is_let_go_of_until_it_is_em
         }),
     });
     assert_eq!(script.told_of().1, "ForeignTasks");
+}
+
+/// A request whose eta and expiry are so many seconds ahead.
+fn postponed(tag: u64, consumer: ConsumerId, eta: i64, expires: Option<i64>) -> Event {
+    let request = RefillRequest {
+        bucket: "api".into(),
+        origin: Origin::Foreign {
+            id: Some(tag.to_string()),
+        },
+    };
+    let window = Window {
+        not_before: Some(at(eta)),
+        expires: expires.map(at),
+    };
+    Event::Delivered {
+        consumer,
+        deliveries: vec![Delivered {
+            tag,
+            request: Ok(request),
+            window,
+        }],
+    }
+}
+
+#[test]
+fn a_request_waits_for_its_eta_and_is_dropped_when_it_has_expired_by_then() {
+    let once = Bucket {
+        suspend: true,
+        ..bucket()
+    };
+    let (mut script, consumer) = Script::ready(once);
+    assert_eq!(script.send(postponed(1, consumer, 20, None)), []);
+    assert_eq!(script.send(postponed(2, consumer, 20, Some(15))), []);
+    script.second = 19;
+    assert_eq!(script.send(Event::Tick), []);
+    script.second = 20;
+    let effects = script.send(Event::Tick);
+    let takes = |effect: &Effect| matches!(effect, Effect::Take { .. });
+    assert!(effects.iter().any(takes), "{effects:?}");
+    let settle = Effect::Settle {
+        consumer,
+        acks: vec![2],
+        moves: Vec::new(),
+    };
+    assert!(effects.contains(&settle), "{effects:?}");
+    let expired = |outcome: &Outcome| {
+        matches!(
+            outcome,
+            Outcome::Dropped {
+                reason: "Expired",
+                ..
+            }
+        )
+    };
+    assert!(script.told.iter().any(expired));
+}
+
+#[test]
+fn a_request_with_an_eta_far_away_goes_to_the_end_of_its_queue_before_the_broker_takes_it_back() {
+    let once = Bucket {
+        suspend: true,
+        ..bucket()
+    };
+    let (mut script, consumer) = Script::ready(once);
+    assert_eq!(script.send(postponed(1, consumer, 100_000, None)), []);
+    script.second += 300;
+    let effects = script.send(Event::Tick);
+    let moved = effects.iter().find_map(|effect| match effect {
+        Effect::Settle { moves, .. } => Some(moves.clone()),
+        _ => None,
+    });
+    let moved = moved.unwrap_or_else(|| panic!("{effects:?}"));
+    assert_eq!((moved.len(), moved[0].tag), (1, 1));
+    assert_eq!(*moved[0].to, *bucket().refill_queue);
+    assert_eq!(moved[0].reason, None);
 }
