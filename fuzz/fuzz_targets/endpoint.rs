@@ -8,7 +8,8 @@ use libfuzzer_sys::fuzz_target;
 /// password's.
 const ALPHABET: [char; 16] = ['α', 'β', 'γ', '0', '1', '3', '4', '8', '@', ':', '/', '?', '#', '%', '[', ']'];
 const BEFORE: [&str; 4] = ["amqp://", "amqp://user:", "amqps://user:", "amqp://:"];
-const AFTER: [&str; 8] = ["@host", "@host/", "@host/vhost", "@[::]/", "@host?heartbeat=", "/@host/vhost", "?@host", "@"];
+const AFTER: [&str; 16] = ["@host", "@host/", "@host/vhost", "@[::]/", "@host?heartbeat=", "/@host/vhost", "?@host", "@",
+    "%40host", "@host;amqp://u:p@other", "@host:5672,other:5672", "@host,", ";@host", ",@host", "@@host", "%40host/@"];
 
 fuzz_target!(|octets: &[u8]| {
     // Any text is parsed or refused.
@@ -18,7 +19,7 @@ fuzz_target!(|octets: &[u8]| {
     let Some(([form, octets @ ..], _)) = octets.split_first_chunk::<24>() else {
         return;
     };
-    let (before, after) = (usize::from(form % 4), usize::from(form / 4 % 8));
+    let (before, after) = (usize::from(form % 4), usize::from(form / 4 % 16));
     // Without a colon it is the name of a user.
     if before == 0 {
         return;

@@ -1,11 +1,15 @@
 //! Where a broker is and as whom to speak to it.
 
+mod uri;
+
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
+
+pub use uri::{EndpointError, host};
 
 /// Seconds between heartbeats of a broker that is asked for none.
 const BROKERS_HEARTBEAT: u16 = 60;
@@ -34,104 +38,15 @@ struct Parts {
     heartbeat: u16,
 }
 
-/// What is wrong with an AMQP URI. No variant carries any part of it: each part can hold a piece of a password that was
-/// not escaped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum EndpointError {
-    /// There is no `://`, or something else in front of it.
-    #[error(
-        "the broker's URI has to begin with amqp:// or amqps://, for example amqp://user:password@host:5672/vhost"
-    )]
-    Scheme,
-    /// Nothing is left where the host should be.
-    #[error(
-        "the broker's URI names no host; write amqp://user:password@host:5672/vhost, and escape special characters of \
-         the password (/ is %2F, @ is %40)"
-    )]
-    Host,
-    /// What follows the host is not a port.
-    #[error(
-        "the port in the broker's URI is not a number from 1 to 65535; if the password has special characters, escape \
-         them (: is %3A, / is %2F, # is %23, ? is %3F)"
-    )]
-    Port,
-    /// A `#` would cut off the rest.
-    #[error("the broker's URI has a # in it; if it belongs to the password, write %23")]
-    Fragment,
-    /// An `@` behind the `/` or the `?` that should end the address.
-    #[error(
-        "there is an @ behind a / or ? in the broker's URI; escape special characters of the password (/ is %2F, ? is \
-         %3F), and an @ of the virtual host (%40)"
-    )]
-    Unescaped,
-    /// A `%` without two hexadecimal digits, or bytes that are not UTF-8.
-    #[error(
-        "a % in the broker's URI is not followed by two hexadecimal digits of UTF-8 text; a literal % is %25"
-    )]
-    Escape,
-    /// `heartbeat=` without a number, or with a large one.
-    #[error(
-        "heartbeat in the broker's URI is a number of seconds from 0 to 60, for example ?heartbeat=10"
-    )]
-    Heartbeat,
-}
-
 impl Endpoint {
-    /// Parses an `amqp://` or `amqps://` URI. No virtual host, an empty one and `%2f` all mean `/`: operators that
+    /// Parses an `amqp://` or `amqps://` URI; `pyamqp://` and `librabbitmq://` of Celery mean the first. No virtual host, an empty one and `%2f` all mean `/`: operators that
     /// generate Secrets write a trailing slash and mean the default. Without credentials it is RabbitMQ's `guest`.
     /// Of the query only `heartbeat` (seconds) is used.
     ///
     /// # Errors
     /// Says what to write instead, without repeating any of the URI.
     pub fn parse(uri: &str) -> Result<Self, EndpointError> {
-        let (scheme, rest) = uri.trim().split_once("://").ok_or(EndpointError::Scheme)?;
-        let tls = match scheme {
-            "amqp" => false,
-            "amqps" => true,
-            _ => return Err(EndpointError::Scheme),
-        };
-        if rest.contains('#') {
-            return Err(EndpointError::Fragment);
-        }
-        // Host, port and virtual host are shown to people, and here they may be pieces of the password.
-        if rest.trim_start_matches(|c| !"/?".contains(c)).contains('@') {
-            return Err(EndpointError::Unescaped);
-        }
-        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let (authority, vhost) = rest.split_once('/').unwrap_or((rest, ""));
-        let (userinfo, address) = authority
-            .rsplit_once('@')
-            .unwrap_or(("guest:guest", authority));
-        let (username, password) = userinfo.split_once(':').unwrap_or((userinfo, ""));
-        let (host, port) = split_address(address)?;
-        let port = match port {
-            Some(port) => port
-                .parse()
-                .ok()
-                .filter(|&port| port > 0)
-                .ok_or(EndpointError::Port)?,
-            None if tls => 5671,
-            None => 5672,
-        };
-        let heartbeat = query
-            .split('&')
-            .find_map(|pair| pair.strip_prefix("heartbeat="));
-        let heartbeat = heartbeat.map_or(Ok(HEARTBEAT), |value| {
-            let seconds = value
-                .parse()
-                .ok()
-                .filter(|seconds| *seconds <= BROKERS_HEARTBEAT);
-            seconds.ok_or(EndpointError::Heartbeat)
-        })?;
-        let parts = Parts::new(
-            &decode(host)?,
-            port,
-            &decode(vhost)?,
-            &decode(username)?,
-            &decode(password)?,
-            tls,
-        );
-        Ok(Self(Arc::new(Parts { heartbeat, ..parts })))
+        uri::parse(uri).map(|parts| Self(Arc::new(parts)))
     }
 
     /// From the parts as they are, nothing escaped. An empty virtual host means `/`.
@@ -252,45 +167,6 @@ impl Hash for Parts {
     }
 }
 
-/// Host and port; an IPv6 address stands in brackets, which do not belong to it.
-fn split_address(address: &str) -> Result<(&str, Option<&str>), EndpointError> {
-    let (host, port) = match address.strip_prefix('[') {
-        Some(rest) => {
-            let (host, port) = rest.split_once(']').ok_or(EndpointError::Host)?;
-            let port = match port {
-                "" => None,
-                port => Some(port.strip_prefix(':').ok_or(EndpointError::Port)?),
-            };
-            (host, port)
-        }
-        None => match address.split_once(':') {
-            Some((host, port)) => (host, Some(port)),
-            None => (address, None),
-        },
-    };
-    if host.is_empty() {
-        Err(EndpointError::Host)
-    } else {
-        Ok((host, port))
-    }
-}
-
-fn decode(text: &str) -> Result<String, EndpointError> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        bytes.push(match byte {
-            b'%' => {
-                let mut digit = || rest.next().and_then(|byte| char::from(byte).to_digit(16));
-                let (high, low) = digit().zip(digit()).ok_or(EndpointError::Escape)?;
-                u8::try_from(high * 16 + low).map_err(|_| EndpointError::Escape)?
-            }
-            byte => byte,
-        });
-    }
-    String::from_utf8(bytes).map_err(|_| EndpointError::Escape)
-}
-
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = if self.0.tls { "amqps" } else { "amqp" };
@@ -388,8 +264,8 @@ mod tests {
     fn special_characters_are_unescaped_once() {
         let (.., username, password, _) = parts("amqp://us%40er:p%3A%2F%23%25@h:1/");
         assert_eq!((username.as_str(), password.as_str()), ("us@er", "p:/#%"));
-        // Written without escaping; the last @ ends the credentials.
-        assert_eq!(parts("amqp://u:p@ss:word@h:1/").4, "p@ss:word");
+        // These may stand in credentials as they are.
+        assert_eq!(parts("amqp://u:p:ss;wo,rd@h:1/").4, "p:ss;wo,rd");
     }
 
     #[test]
@@ -422,6 +298,10 @@ mod tests {
             ("amqp://u:1234/s3cret@h:5672/", EndpointError::Unescaped),
             ("amqp://u:1234?s3cret@h:5672/", EndpointError::Unescaped),
             ("amqp://u:s3c@1/ret@h:5672/", EndpointError::Unescaped),
+            ("amqp://u:s3c@ret@h:5672/", EndpointError::Unescaped),
+            ("amqp://u:2024/s3cret%40h", EndpointError::Unescaped),
+            ("amqp://u:s3cret@h_\u{e9}/", EndpointError::Host),
+            ("amqp://u:s3cret@[s3c]/", EndpointError::Host),
             ("amqp://u:s3cret@h:0", EndpointError::Port),
             ("amqp://u:s3cret@h:65536", EndpointError::Port),
             ("amqp://u:s3#cret@h", EndpointError::Fragment),
@@ -440,6 +320,29 @@ mod tests {
     }
 
     #[test]
+    fn several_brokers_are_refused_as_such() {
+        for uri in [
+            "amqp://u:s3cret@a/v;amqp://u:s3cret@b/v",
+            "amqp://u:s3cret@a:5672//, amqp://u:s3cret@b:5672//",
+            "amqp://u:s3cret@a;PYAMQP://u:s3cret@b",
+            "amqp://u:s3cret@a:5672,b:5672/v",
+            "amqp://u:s3cret@a,b",
+            "amqp://a;b",
+        ] {
+            assert_eq!(Endpoint::parse(uri), Err(EndpointError::Several), "{uri}");
+        }
+    }
+
+    #[test]
+    fn schemes_are_understood_as_celery_writes_them() {
+        for scheme in ["amqp", "AMQP", "pyamqp", "librabbitmq"] {
+            let uri = format!("{scheme}://u:p@h/v");
+            assert_eq!(Endpoint::parse(&uri), Endpoint::parse("amqp://u:p@h/v"));
+        }
+        assert!(Endpoint::parse("AMQPS://u:p@h/v").unwrap().is_tls());
+    }
+
+    #[test]
     fn neither_debug_nor_display_shows_the_password() {
         let endpoint = Endpoint::from_parts("h", 5672, "", "user", "s3cret", true);
         assert_eq!(endpoint.to_string(), "amqps://user@h:5672/");
@@ -450,6 +353,26 @@ mod tests {
         #[test]
         fn any_text_is_parsed_or_refused(text in "(amqps?://)?.{0,60}") {
             let _ = Endpoint::parse(&text);
+        }
+
+        #[test]
+        fn no_piece_of_a_password_is_shown(
+            password in "[αβγδ0-9@:/?#;,%\\[\\]]{3,20}",
+            escapes in any::<bool>(),
+            after in prop::sample::select(vec!["@host", "@host/vhost", "@[::]/", "/@host", "?@host", "@", "%40host", "@host/;amqp://u:p@host"]),
+        ) {
+            let escaped = password.bytes().map(|byte| format!("%{byte:02X}")).collect::<String>();
+            let written = if escapes { &escaped } else { &password };
+            let shown = match Endpoint::parse(&format!("amqp://user:{written}{after}")) {
+                Ok(endpoint) => format!("{endpoint} {endpoint:?}"),
+                Err(error) => format!("{error} {error:?}"),
+            };
+            let characters: Vec<char> = password.chars().collect();
+            // Port numbers and the texts of messages have digits too.
+            for three in characters.windows(3).filter(|three| three.iter().any(|it| "αβγδ".contains(*it))) {
+                let three: String = three.iter().collect();
+                prop_assert!(!shown.contains(&three), "{}", shown);
+            }
         }
 
         #[test]
