@@ -7,18 +7,18 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::poll_fn;
-use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::broker_rules::{BrokerRules, RuleBroken};
+use super::broker_secret::{SecretProblem, endpoint};
 use super::secret_label::SecretLabel;
 use super::secrets::{Answer, SecretName, Secrets};
 use super::triggers::ReconcileTriggers;
 use crate::ops::api_error::ApiError;
-use amqp::{Endpoint, EndpointError};
+use amqp::Endpoint;
 use api::ConnectionSpec;
 use bucket::BucketId;
 use bucket::machine::Class;
@@ -94,25 +94,6 @@ pub(super) enum ResolveError {
         /// What the client said.
         source: Arc<ApiError>,
     },
-}
-
-/// What is wrong with a Secret. Never says what is in it.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum SecretProblem {
-    /// The keys that name a broker are missing.
-    #[error(
-        "has no key {0}: write host, username and password (port and vhost where needed), or uri with an AMQP URI"
-    )]
-    Missing(&'static str),
-    /// A value is not text.
-    #[error("the value of {0} is not UTF-8 text")]
-    NotText(&'static str),
-    /// The port is none.
-    #[error("the value of port is not a number from 1 to 65535")]
-    Port,
-    /// The URI is none.
-    #[error("the value of {0}: {1}")]
-    Uri(&'static str, #[source] EndpointError),
 }
 
 impl ResolveError {
@@ -290,137 +271,5 @@ impl Resolver {
             }),
             Err(RuleBroken::Tls) => Err(ResolveError::TlsRequired(name.to_owned())),
         }
-    }
-}
-
-/// The broker that a Secret names. Separate keys come first: the credentials in the `connection_string` of RabbitMQ's
-/// cluster operator are not escaped.
-fn endpoint(data: &BTreeMap<String, ByteString>) -> Result<Endpoint, SecretProblem> {
-    let text = |key: &'static str| match data.get(key).map(|value| str::from_utf8(&value.0)) {
-        None => Ok(None),
-        Some(Ok(text)) => {
-            Ok(Some(text.trim_end_matches(['\r', '\n'])).filter(|text| !text.is_empty()))
-        }
-        Some(Err(_)) => Err(SecretProblem::NotText(key)),
-    };
-    let Some(host) = text("host")? else {
-        for key in ["uri", "connection_string"] {
-            if let Some(uri) = text(key)? {
-                return Endpoint::parse(uri).map_err(|error| SecretProblem::Uri(key, error));
-            }
-        }
-        return Err(SecretProblem::Missing("host or uri"));
-    };
-    let port = match text("port")? {
-        Some(port) => port
-            .parse()
-            .ok()
-            .filter(|port| *port > 0)
-            .ok_or(SecretProblem::Port)?,
-        None => 5672,
-    };
-    let username = text("username")?.ok_or(SecretProblem::Missing("username"))?;
-    let password = text("password")?.ok_or(SecretProblem::Missing("password"))?;
-    // The cluster operator says by the port alone that it wants TLS.
-    Ok(Endpoint::from_parts(
-        host,
-        port,
-        text("vhost")?.unwrap_or_default(),
-        username,
-        password,
-        port == 5671,
-    ))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn of(pairs: &[(&str, &str)]) -> Result<Endpoint, SecretProblem> {
-        endpoint(
-            &pairs
-                .iter()
-                .map(|(key, value)| ((*key).into(), ByteString(value.as_bytes().into())))
-                .collect(),
-        )
-    }
-
-    #[test]
-    fn the_secret_of_the_cluster_operator_is_read_by_its_separate_keys() {
-        let endpoint = of(&[
-            ("connection_string", "amqp://u:p@ss/word@rabbit:5672/"),
-            ("host", "rabbit"),
-            ("port", "5672"),
-            ("username", "u"),
-            ("password", "p@ss/word"),
-            ("provider", "rabbitmq"),
-            ("type", "rabbitmq"),
-        ]);
-        assert_eq!(
-            endpoint,
-            Ok(Endpoint::from_parts(
-                "rabbit",
-                5672,
-                "/",
-                "u",
-                "p@ss/word",
-                false
-            ))
-        );
-    }
-
-    #[test]
-    fn the_port_of_amqps_means_tls() {
-        let endpoint = of(&[
-            ("host", "h"),
-            ("port", "5671"),
-            ("username", "u"),
-            ("password", "p"),
-            ("vhost", "v"),
-        ]);
-        assert_eq!(
-            endpoint,
-            Ok(Endpoint::from_parts("h", 5671, "v", "u", "p", true))
-        );
-    }
-
-    #[test]
-    fn a_uri_is_enough_and_may_end_with_a_newline() {
-        assert_eq!(
-            of(&[("uri", "amqp://u:p@h/v\n")]),
-            Ok(Endpoint::from_parts("h", 5672, "v", "u", "p", false))
-        );
-    }
-
-    #[test]
-    fn the_uri_of_the_management_interface_is_refused_without_repeating_it() {
-        let problem = of(&[
-            ("uri", "http://h:15672"),
-            ("username", "u"),
-            ("password", "hush"),
-        ])
-        .unwrap_err();
-        let text = problem.to_string();
-        assert!(
-            text.contains("amqp://") && !text.contains("hush") && !text.contains("15672"),
-            "{text}"
-        );
-    }
-
-    #[test]
-    fn what_is_missing_is_named() {
-        assert_eq!(of(&[]), Err(SecretProblem::Missing("host or uri")));
-        assert_eq!(
-            of(&[("host", "h"), ("password", "p")]),
-            Err(SecretProblem::Missing("username"))
-        );
-        assert_eq!(
-            of(&[("host", "h"), ("username", "u")]),
-            Err(SecretProblem::Missing("password"))
-        );
-        assert_eq!(
-            of(&[("host", "h"), ("port", "0")]),
-            Err(SecretProblem::Port)
-        );
     }
 }

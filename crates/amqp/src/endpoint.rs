@@ -95,7 +95,9 @@ impl Endpoint {
         self.0.tls
     }
 
-    pub(super) fn vhost(&self) -> &str {
+    /// Its virtual host.
+    #[must_use]
+    pub fn vhost(&self) -> &str {
         &self.0.vhost
     }
 
