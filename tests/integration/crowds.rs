@@ -163,7 +163,7 @@ async fn deletions_at_a_silent_broker_keep_no_other_bucket_from_its_turn() {
 }
 
 /// Resources of more than a megabyte each.
-const LARGE: usize = 60;
+const LARGE: usize = 40;
 /// In MiB; the chart gives twice as much.
 const MEMORY: u64 = 128;
 

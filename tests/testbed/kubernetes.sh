@@ -11,7 +11,7 @@ start_control_plane() {
     openssl genrsa -out "$data/sa.key" 2048 2>/dev/null
     openssl rsa -in "$data/sa.key" -pubout -out "$data/sa.pub" 2>/dev/null
 
-    start etcd "${tools[etcd]}" --data-dir "$data/etcd" --log-level warn --unsafe-no-fsync \
+    start etcd "${tools[etcd]}" --data-dir "$data/etcd" --log-level warn --unsafe-no-fsync --quota-backend-bytes 8589934592 \
         --listen-client-urls "$etcd_url" --advertise-client-urls "$etcd_url" \
         --listen-peer-urls "http://127.0.0.1:${ports[1]}"
 

@@ -8,6 +8,7 @@
 mod adjustment;
 mod batch;
 mod claim;
+mod committed;
 mod counter;
 mod due_queue;
 mod effect;
