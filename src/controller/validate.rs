@@ -25,9 +25,10 @@ pub(super) enum Invalid {
     /// The time zone does not exist.
     #[error("spec.timeZone: {0}")]
     TimeZone(#[from] ZoneError),
-    /// The annotation that asks for a refill is too long: its value is kept in the ledger and in the status.
+    /// The annotation that asks for a refill is too long, or not printable: its value is kept in the ledger and in the status.
     #[error(
-        "annotation {REFILL_REQUESTED_AT} has more than {LONGEST_REQUEST} bytes: write a shorter value, for example the time"
+        "annotation {REFILL_REQUESTED_AT} has more than {LONGEST_REQUEST} bytes, or control characters: write another value, \
+         for example the time"
     )]
     RefillRequest,
 }
@@ -75,7 +76,9 @@ pub(super) fn validate(resource: &TokenBucket, now: DateTime<Utc>) -> Result<Buc
         return Err(Invalid::NeverDue(schedule.clone()));
     }
     let refill_request = resource.annotations().get(REFILL_REQUESTED_AT);
-    if refill_request.is_some_and(|request| request.len() > LONGEST_REQUEST) {
+    let is_bad =
+        |request: &String| request.len() > LONGEST_REQUEST || request.chars().any(char::is_control);
+    if refill_request.is_some_and(is_bad) {
         return Err(Invalid::RefillRequest);
     }
     Ok(Bucket {
@@ -139,16 +142,19 @@ mod tests {
     }
 
     #[test]
-    fn a_long_request_for_a_refill_is_refused() {
+    fn a_request_for_a_refill_that_is_long_or_not_printable_is_refused() {
         let mut resource = resource("schedule: '@hourly'");
         let requested = |bytes: usize| [(REFILL_REQUESTED_AT.to_owned(), "x".repeat(bytes))];
         resource
             .annotations_mut()
             .extend(requested(LONGEST_REQUEST));
         assert!(validate(&resource, now()).is_ok());
-        resource.annotations_mut().extend(requested(250_000));
-        let refused = validate(&resource, now()).unwrap_err();
-        assert_eq!(refused.reason(), "InvalidRefillRequest");
+        let unprintable = [(REFILL_REQUESTED_AT.to_owned(), "now\u{1b}[2J".to_owned())];
+        for bad in [requested(250_000), unprintable] {
+            resource.annotations_mut().extend(bad);
+            let refused = validate(&resource, now()).unwrap_err();
+            assert_eq!(refused.reason(), "InvalidRefillRequest");
+        }
     }
 
     #[test]

@@ -30,6 +30,7 @@ mod release;
 mod secrets;
 mod strangers;
 mod support;
+mod tenant;
 mod tls;
 mod tools;
 mod versions;

@@ -45,7 +45,7 @@ await_control_plane() {
     await_api_server
     # Only what a test needs to see: namespaces and owned objects go, service accounts come. With a node all of them.
     local controllers=namespace-controller,garbage-collector-controller,serviceaccount-controller
-    controllers+=,serviceaccount-token-controller,root-ca-certificate-publisher-controller
+    controllers+=,serviceaccount-token-controller,root-ca-certificate-publisher-controller,clusterrole-aggregation-controller
     [[ -z ${TESTBED_NODE:-} ]] || controllers='*'
     start kube-controller-manager "${tools[kube-controller-manager]}" --kubeconfig "$kubeconfig" \
         --leader-elect=false --secure-port 0 --service-account-private-key-file "$data/sa.key" \
