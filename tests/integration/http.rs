@@ -18,8 +18,13 @@ fn allow_files(operator: &Operator, number: usize) {
 }
 
 async fn is_alive(operator: &Operator) {
-    eventually("an answer of /livez", SOON, async || {
-        operator.http("/livez").await.map(drop)
+    answers(operator, "/livez").await;
+}
+
+/// Waits until a probe is content.
+async fn answers(operator: &Operator, probe: &str) {
+    eventually(&format!("an answer of {probe}"), SOON, async || {
+        operator.http(probe).await.map(drop)
     })
     .await;
 }
@@ -28,7 +33,7 @@ async fn is_alive(operator: &Operator) {
 async fn a_flood_of_connections_is_bounded_and_does_not_keep_probes_from_answers() {
     let (testbed, namespace, vhost, _) = stage().await;
     let operator = Operator::start(testbed, &namespace, &vhost, &[]).await;
-    is_alive(&operator).await;
+    answers(&operator, "/readyz").await;
     let address = operator.address().expect("its address");
     let mut flood = Vec::new();
     for begun in 0..600 {
@@ -80,10 +85,7 @@ async fn metrics_are_for_those_whom_rbac_lets_get_them() {
     let mut check = pod.run_with(&[], &["--validate-only"]);
     assert!(check.end().await.success(), "{}", check.logs());
     let operator = pod.run(&[("POD_NAME", "one")]);
-    eventually("the operator to be ready", SOON, async || {
-        operator.http("/readyz").await.map(drop)
-    })
-    .await;
+    answers(&operator, "/readyz").await;
 
     let reader = testbed.account(name, "reader");
     let stranger = testbed.account(name, "stranger");
