@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::Output;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -21,7 +21,7 @@ const OPERATORS: &str = "ops";
 /// Who tries.
 struct Tenant<'t> {
     namespace: &'t Namespace<'t>,
-    program: &'t str,
+    testbed: &'t Testbed,
     kubeconfig: PathBuf,
     folder: TempDir,
 }
@@ -32,23 +32,17 @@ impl<'t> Tenant<'t> {
         let account = format!("--serviceaccount={}:tenant", namespace.name());
         let role = ["create", "rolebinding", "tenant", "--clusterrole=edit"];
         testbed.kubectl_ok(&[&role[..], &[&account, "-n", namespace.name()]].concat());
-        let mut kubeconfig = testbed.kubeconfig_as_json();
-        kubeconfig["users"][0]["user"] = json!({"token": token});
         let folder = tempfile::tempdir().expect("a folder");
-        let file = folder.path().join("kubeconfig");
-        fs::write(&file, kubeconfig.to_string()).expect("a file");
         Self {
             namespace,
-            program: testbed.setting("KUBECTL"),
-            kubeconfig: file,
+            testbed,
+            kubeconfig: testbed.kubeconfig_of(&token, namespace.name(), folder.path()),
             folder,
         }
     }
 
     fn kubectl(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(self.program);
-        command.arg("--kubeconfig").arg(&self.kubeconfig);
-        command.args(arguments).output().expect("kubectl runs")
+        self.testbed.kubectl_as(&self.kubeconfig, arguments)
     }
 
     fn may_not(&self, arguments: &[&str]) {

@@ -1,4 +1,3 @@
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -93,16 +92,10 @@ impl Pod {
             .expect("a namespace");
         let account = spec["serviceAccountName"].as_str().expect("a name");
         let token = testbed.kubectl_ok(&["create", "token", account, "-n", namespace]);
-        let mut kubeconfig = testbed.kubeconfig_as_json();
-        kubeconfig["users"][0]["user"] = json!({"token": token.trim()});
-        kubeconfig["contexts"][0]["context"]["namespace"] = namespace.into();
         let folder = tempfile::tempdir().expect("a folder");
-        let file = folder.path().join("kubeconfig");
-        // JSON is YAML.
-        fs::write(&file, kubeconfig.to_string()).expect("a file");
         Self {
             spec: spec.clone(),
-            kubeconfig: file,
+            kubeconfig: testbed.kubeconfig_of(&token, namespace, folder.path()),
             _folder: folder,
         }
     }

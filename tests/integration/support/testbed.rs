@@ -249,12 +249,25 @@ impl Testbed {
 
     /// Runs kubectl with all rights and waits for it.
     pub fn kubectl(&self, arguments: &[&str]) -> Output {
+        self.kubectl_as(self.kubeconfig(), arguments)
+    }
+
+    /// The same with the rights of another kubeconfig.
+    pub fn kubectl_as(&self, kubeconfig: &Path, arguments: &[&str]) -> Output {
         let mut command = Command::new(self.setting("KUBECTL"));
-        command
-            .arg("--kubeconfig")
-            .arg(self.kubeconfig())
-            .args(arguments);
+        command.arg("--kubeconfig").arg(kubeconfig).args(arguments);
         command.output().expect("kubectl runs")
+    }
+
+    /// Writes a kubeconfig of whoever has this token into a folder.
+    pub fn kubeconfig_of(&self, token: &str, namespace: &str, folder: &Path) -> PathBuf {
+        let mut kubeconfig = self.kubeconfig_as_json();
+        kubeconfig["users"][0]["user"] = json!({"token": token.trim()});
+        kubeconfig["contexts"][0]["context"]["namespace"] = namespace.into();
+        let file = folder.join("kubeconfig");
+        // JSON is YAML.
+        fs::write(&file, kubeconfig.to_string()).expect("a file");
+        file
     }
 
     /// The same with success, and what it printed.
