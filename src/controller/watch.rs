@@ -33,13 +33,13 @@ pub(super) fn watch(
     let (store, writer) = reflector::store();
     let api: Api<Guarded> = api_of(&context.client, namespace.as_deref());
     let metadata = api_of(&context.client, namespace.as_deref());
-    let configs = [false, true].map(|streams| scope.config(streams));
+    let scope = scope.clone();
     let known = context.clone();
     let stream = async move { streams_lists(&metadata).await }
         .into_stream()
         .flat_map(move |streams| {
             debug!(streams, "watching TokenBuckets");
-            watcher(api.clone(), configs[usize::from(streams)].clone())
+            watcher(api.clone(), scope.config(streams))
         })
         .default_backoff()
         .inspect_ok(move |event| {

@@ -86,7 +86,8 @@ pub enum BrokerError {
     },
     /// The queue of parked requests has room for no more.
     #[error(
-        "queue {queue}, where requests are kept that cannot be carried out, is full: no more requests are taken, so that none          is lost. Look at what is in it, and purge it"
+        "queue {queue}, where requests are kept that cannot be carried out, is full: no more requests are taken, so that none \
+         is lost. Look at what is in it, and purge it"
     )]
     ParkedQueueFull {
         /// The queue of parked requests.

@@ -39,7 +39,9 @@ pub(super) struct Item {
     /// Its ledger is known to tell of such a rival; None: its queue was inspected just now.
     pub(super) known_rival: Option<Option<Arc<str>>>,
     /// What was done for it, as far as it is known without its ledger.
-    pub(super) known: Option<Known>,
+    pub(super) known: Option<Arc<Known>>,
+    /// It has left since.
+    pub(super) left: bool,
     pub(super) task: Task,
     pub(super) requests: Vec<Request>,
 }
@@ -58,8 +60,6 @@ pub(super) enum Task {
     Carry,
     /// Declare its empty queue anew.
     Replace,
-    /// Nothing: it has left since.
-    Leave,
 }
 
 /// A ledger that is held, as it was and as it shall be.
@@ -119,7 +119,7 @@ impl Item {
             name: self.bucket.name.clone(),
             queue_type: self.bucket.queue_type,
             tokens: match self.task {
-                Task::Refill { .. } | Task::Replace | Task::Leave => 0,
+                Task::Refill { .. } | Task::Replace => 0,
                 Task::Trim(excess) => excess.min(most_tokens),
                 Task::Carry => most_tokens,
             },
@@ -131,7 +131,7 @@ impl Item {
         let Baton::Held { tag, ledger } = taken.baton else {
             return Err(Box::new((None, Decided::Absent)));
         };
-        if self.task == Task::Leave {
+        if self.left {
             let ledger = ledger.ok();
             let left = Left { tag, ledger };
             return Err(Box::new((Some(left), Decided::Absent)));
@@ -304,14 +304,10 @@ pub(super) fn decide(
             Task::Carry => {
                 held.ledger.carry(held.out.len() as u64);
                 transaction.acks.append(&mut held.out);
-                let outcome = written_back(item, held, &mut transaction);
-                decided.push(Decided::Commits(outcome));
+                decided.push(commits(item, held, &mut transaction));
             }
             Task::Replace if held.tokens == 0 && items.len() == 1 => return Err(Box::new(held)),
-            Task::Replace | Task::Leave => {
-                let outcome = written_back(item, held, &mut transaction);
-                decided.push(Decided::Commits(outcome));
-            }
+            Task::Replace => decided.push(commits(item, held, &mut transaction)),
         }
     }
     let mut accounts = accounts(items, &refills, &decided);
@@ -379,6 +375,10 @@ fn trim(item: &Item, mut held: Held, transaction: &mut Transaction) -> Decided {
     }))
 }
 
+fn commits(item: &Item, held: Held, transaction: &mut Transaction) -> Decided {
+    Decided::Commits(written_back(item, held, transaction))
+}
+
 /// The ledger is brought up to date, and no more.
 fn written_back(item: &Item, held: Held, transaction: &mut Transaction) -> Box<Outcome> {
     held.give_back(item, transaction);
@@ -395,6 +395,6 @@ pub(super) fn replaced(item: &Item, mut held: Held, went: u64) -> (Transaction, 
     let mut transaction = Transaction::default();
     held.ledger.carry(went);
     held.tokens = 0;
-    let outcome = written_back(item, held, &mut transaction);
-    (transaction, vec![Decided::Commits(outcome)])
+    let decided = commits(item, held, &mut transaction);
+    (transaction, vec![decided])
 }

@@ -34,7 +34,7 @@ impl Machine {
         let Some(entry) = self.buckets.get_mut(&id) else {
             return;
         };
-        entry.known = Some(Known::from(&held.ledger));
+        entry.known = Some(Known::from(&held.ledger).into());
         let is_new = !entry.owned || entry.yielded;
         entry.owned = true;
         entry.yielded = false;

@@ -43,7 +43,7 @@ pub(super) struct Entry {
     /// more of them are carried out meanwhile, so the ledger knows all that may come again.
     pub(super) unsettled: BTreeSet<ConsumerId>,
     /// What was done for it, as far as it is known without its ledger; None: it never had one.
-    pub(super) known: Option<Known>,
+    pub(super) known: Option<Arc<Known>>,
     /// There has been a queue for its ledger: when that is gone, somebody may still hold the ledger.
     pub(super) had_ledger: bool,
     /// Its ledger has been written for its resource by this process.
@@ -133,7 +133,7 @@ impl Entry {
             alone: false,
             pending: VecDeque::new(),
             unsettled: BTreeSet::new(),
-            known,
+            known: known.map(Arc::new),
             had_ledger: false,
             owned: false,
             has_queues: false,
@@ -175,7 +175,7 @@ impl Entry {
     /// The ledger that it gets when nobody knows which ticks up to now were carried out.
     pub(super) fn ledger_after_loss(&self, operator: &str, missing: DateTime<Utc>) -> Ledger {
         let owner = Owner::of(&self.bucket, operator);
-        let known = self.known.clone().unwrap_or_default();
+        let known = self.known.as_deref().cloned().unwrap_or_default();
         Ledger::after_loss(owner, &self.bucket.timetable.fingerprint(), &known, missing)
     }
 

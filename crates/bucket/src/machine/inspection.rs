@@ -273,7 +273,7 @@ impl Machine {
                 entry.owned |= written;
                 entry.has_queues = true;
                 if written {
-                    entry.known = Some(Known::from(&ledger));
+                    entry.known = Some(Known::from(&ledger).into());
                 }
                 if written && lost {
                     self.tell(Outcome::LedgerLost(id.clone()));

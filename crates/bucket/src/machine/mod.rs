@@ -256,7 +256,7 @@ impl Machine {
         match self.buckets.get_mut(&id) {
             Some(entry) => {
                 let same = entry.bucket.uid == bucket.uid;
-                entry.known = entry.known.take().filter(|_| same).or(known);
+                entry.known = entry.known.take().filter(|_| same).or(known.map(Arc::new));
                 if entry.bucket == bucket && entry.revision == revision {
                     return;
                 }

@@ -94,6 +94,7 @@ impl Machine {
                 gone: entry.gone.clone(),
                 known_rival: entry.is_ready().then(|| entry.rival.clone()),
                 known: entry.known.clone(),
+                left: false,
                 task,
                 requests,
             });
@@ -114,12 +115,9 @@ impl Machine {
         };
         for item in &mut batch.items {
             let (bucket, uid) = (&item.id, &item.bucket.uid);
-            if self
+            item.left = self
                 .member(bucket, id)
-                .is_none_or(|it| it.bucket.uid != *uid)
-            {
-                item.task = Task::Leave;
-            }
+                .is_none_or(|it| it.bucket.uid != *uid);
         }
         let most = self.settings.most_tokens;
         match batch::decide(&batch.items, taken, most, now.utc) {

@@ -9,7 +9,7 @@ use bucket::{Parting, ledger_queue_name, queue_name};
 use super::ledgers::Awaited;
 use super::work::{Progress, Removing, Work};
 use super::{Body, Shell};
-use crate::broker::{Broker, ChannelId, Got, Refused};
+use crate::broker::{Broker, ChannelId, Refused};
 
 /// Before another look at a ledger that is held.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -17,30 +17,34 @@ const PAUSE: Duration = Duration::from_millis(500);
 const LAST: usize = 3;
 
 impl Work {
-    /// The ledger, which is held through an alarm; else how long to wait for it.
+    /// The ledger, which is held through an alarm.
     fn holds(
         &mut self,
         broker: &mut Broker<Body>,
         channel: ChannelId,
         removing: &Removing,
-    ) -> Result<Result<Option<Got<Body>>, Duration>, Refused> {
-        let queue = ledger_queue_name(&removing.name);
-        if self.got.is_none() && self.ledger_exists {
-            if removing.established {
-                match self.await_ledger(removing.hold_limit, channel, &queue, broker)? {
-                    Awaited::Not(pause) => return Ok(Err(pause)),
-                    Awaited::Found(got) => self.got = Some(got),
-                    Awaited::Lost => {}
-                }
-            } else {
-                self.got = broker.deliver(channel, &queue)?;
-                if self.got.is_none() && self.waits == 0 {
-                    self.waits += 1;
-                    return Ok(Err(PAUSE));
-                }
-            }
+    ) -> Result<Awaited, Refused> {
+        if let Some(got) = &self.got {
+            return Ok(Awaited::Found(got.clone()));
         }
-        Ok(Ok(self.got.clone()))
+        if !self.ledger_exists {
+            return Ok(Awaited::Lost);
+        }
+        let queue = ledger_queue_name(&removing.name);
+        let awaited = if removing.established {
+            self.await_ledger(removing.hold_limit, channel, &queue, broker)?
+        } else if let Some(got) = broker.deliver(channel, &queue)? {
+            Awaited::Found(got)
+        } else if self.waits == 0 {
+            self.waits += 1;
+            Awaited::Not(PAUSE)
+        } else {
+            Awaited::Lost
+        };
+        if let Awaited::Found(got) = &awaited {
+            self.got = Some(got.clone());
+        }
+        Ok(awaited)
     }
 
     /// The ledger says whose the bucket is, and while it is held nobody changes that.
@@ -62,8 +66,9 @@ impl Work {
             },
             // Who holds it gives it back; if nobody does, it is lost.
             1 => match self.holds(broker, channel, removing)? {
-                Err(pause) => return Ok(Progress::Wait(pause)),
-                Ok(got) => {
+                Awaited::Not(pause) => return Ok(Progress::Wait(pause)),
+                Awaited::Found(_) | Awaited::Lost => {
+                    let got = self.got.clone();
                     let ledger = match got.as_ref().map(|got| &got.body) {
                         Some(Body::Ledger(ledger)) => Some(&**ledger),
                         // It tells of no other owner.
