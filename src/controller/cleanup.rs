@@ -32,7 +32,15 @@ pub(super) async fn cleanup(resource: &TokenBucket, context: &Context) -> Result
         name: resource.bucket_name().into(),
         refill_queue: resource.spec.refill_queue.as_str().into(),
         policy: resource.spec.deletion_policy,
+        moves: false,
         established: context.index().is_established(&id),
+    };
+    let has_moved = context.moves.stop(&id).ok_or(Error::Removing)?;
+    // A bucket in force is removed where it is, whatever became of its Secret.
+    let home = context.index().home(&id).filter(|_| !has_moved);
+    let broker = match home {
+        Some(home) => Some(home.endpoint.clone()),
+        None => context.engines.broker_of(&id),
     };
     let owner = context.index().awaited_by(&id);
     if let Some(owner) = owner {
@@ -46,7 +54,7 @@ pub(super) async fn cleanup(resource: &TokenBucket, context: &Context) -> Result
         return Ok(Action::await_change());
     }
     if resource.spec.deletion_policy == DeletionPolicy::Retain {
-        if let Some(broker) = context.engines.broker_of(&id) {
+        if let Some(broker) = broker {
             // Whoever wants the bucket next need not ask whether its owner is still there. If this fails, it takes over.
             let engine = context.engines.assign(&id, &broker);
             let removed = context.removals.result(removal, engine);
@@ -64,8 +72,7 @@ pub(super) async fn cleanup(resource: &TokenBucket, context: &Context) -> Result
         );
         return Ok(Action::await_change());
     }
-    // A bucket in force is removed where it is, whatever became of its Secret.
-    let endpoint = match context.engines.broker_of(&id) {
+    let endpoint = match broker {
         Some(broker) => broker,
         None => match context
             .resolver

@@ -14,6 +14,7 @@ use super::errors::Error;
 use super::events::{Events, Notice};
 use super::index::Index;
 use super::interner::Interner;
+use super::moves::{Home, Moves};
 use super::removals::Removals;
 use super::resolve::Resolver;
 use super::resource::id_of;
@@ -38,6 +39,7 @@ pub(super) struct Context {
     pub(super) engines: EngineRegistry,
     pub(super) resolver: Resolver,
     pub(super) removals: Removals,
+    pub(super) moves: Moves,
     pub(super) triggers: ReconcileTriggers,
     pub(super) metrics: Arc<Metrics>,
     pub(super) events: Events,
@@ -104,10 +106,14 @@ impl Context {
                     bucket,
                     owner,
                 } => {
+                    let home = Home {
+                        place: self.engines.place(&endpoint),
+                        endpoint: endpoint.clone(),
+                    };
                     let mut index = self.index();
                     let owns = index.uid(&bucket).is_some_and(|uid| *uid == *owner);
                     self.engines.owns(&bucket, &endpoint, owns);
-                    index.owned(&bucket, &endpoint, &owner)
+                    index.owned(&bucket, home, &owner)
                 }
             };
             self.triggers.send(&concerned);
@@ -145,6 +151,7 @@ impl Context {
     pub(super) fn forget(&self, id: &BucketId) {
         self.engines.forget(id);
         self.removals.forget(id);
+        self.moves.forget(id);
         self.report(Report::Gone(id.clone()));
         self.succeeded(id);
     }

@@ -36,6 +36,8 @@ struct Inner {
     named: HashMap<Box<str>, HashMap<Endpoint, HashSet<BucketId>>>,
     /// Buckets of each namespace that were not admitted.
     refused: HashMap<Box<str>, BTreeSet<BucketId>>,
+    /// Buckets of each namespace that are about to leave a broker.
+    visits: HashMap<Box<str>, usize>,
 }
 
 /// Where a bucket is.
@@ -67,8 +69,25 @@ struct Running {
     engine: Engine,
     stop: CancellationToken,
     buckets: HashSet<BucketId>,
+    /// Buckets that are about to leave it, and are not among these.
+    visits: usize,
     /// Whether buckets are at the broker still.
     used: Arc<Mutex<bool>>,
+}
+
+/// An engine that goes on while a bucket leaves.
+pub(super) struct Visit<'r> {
+    registry: &'r EngineRegistry,
+    namespace: Box<str>,
+    endpoint: Endpoint,
+    /// The engine.
+    pub engine: Engine,
+}
+
+impl Drop for Visit<'_> {
+    fn drop(&mut self) {
+        self.registry.end_visit(&self.namespace, &self.endpoint);
+    }
 }
 
 impl EngineRegistry {
@@ -147,6 +166,42 @@ impl EngineRegistry {
         engine
     }
 
+    /// The engine of a broker that `id` is not at any more, for as long as the answer is kept. None: of its namespace as many
+    /// buckets leave as there may be brokers.
+    pub(super) fn visit<'r>(&'r self, id: &BucketId, endpoint: &Endpoint) -> Option<Visit<'r>> {
+        let mut inner = self.inner();
+        let of_namespace = inner.visits.entry(id.namespace().into()).or_default();
+        if *of_namespace >= self.most_brokers {
+            return None;
+        }
+        *of_namespace += 1;
+        let running = inner
+            .engines
+            .entry(endpoint.clone())
+            .or_insert_with(|| self.start(endpoint));
+        running.visits += 1;
+        Some(Visit {
+            registry: self,
+            namespace: id.namespace().into(),
+            endpoint: endpoint.clone(),
+            engine: running.engine.clone(),
+        })
+    }
+
+    fn end_visit(&self, namespace: &str, endpoint: &Endpoint) {
+        let mut inner = self.inner();
+        if let Some(visits) = inner.visits.get_mut(namespace) {
+            *visits -= 1;
+            if *visits == 0 {
+                inner.visits.remove(namespace);
+            }
+        }
+        if let Some(running) = inner.engines.get_mut(endpoint) {
+            running.visits = running.visits.saturating_sub(1);
+        }
+        self.stop_unused(&mut inner, endpoint);
+    }
+
     /// Whether the ledger of `id` at `endpoint` names its resource.
     pub(super) fn owns(&self, id: &BucketId, endpoint: &Endpoint, owns: bool) {
         if let Some(assignment) = self.inner().assignments.get_mut(id)
@@ -190,6 +245,14 @@ impl EngineRegistry {
         };
         let at = inner.assignments.get(id);
         at.is_some_and(|at| !place(&at.endpoint).may_be(&place(endpoint)))
+    }
+
+    /// Which broker `endpoint` is, as far as that is known.
+    #[must_use]
+    pub(super) fn place(&self, endpoint: &Endpoint) -> Place {
+        let inner = self.inner();
+        let running = inner.engines.get(endpoint);
+        running.map_or_else(|| Place::unknown(endpoint), |it| it.engine.place())
     }
 
     /// The buckets at `endpoint`.
@@ -236,20 +299,25 @@ impl EngineRegistry {
                 self.triggers.send(&[next]);
             }
         }
-        let Some(running) = inner.engines.get_mut(&endpoint) else {
+        if let Some(running) = inner.engines.get_mut(&endpoint) {
+            running.engine.release(id);
+            running.buckets.remove(id);
+        }
+        self.stop_unused(inner, &endpoint);
+    }
+
+    fn stop_unused(&self, inner: &mut Inner, endpoint: &Endpoint) {
+        let is_unused = |running: &&Running| running.buckets.is_empty() && running.visits == 0;
+        let Some(running) = inner.engines.get(endpoint).filter(is_unused) else {
             return;
         };
-        running.engine.release(id);
-        running.buckets.remove(id);
-        if running.buckets.is_empty() {
-            info!(broker = %endpoint, "no bucket is at this broker any more: disconnecting");
-            running.stop.cancel();
-            // What it says of its connection after this would be remembered for ever.
-            *lock(&running.used) = false;
-            inner.engines.remove(&endpoint);
-            // Told here, before another engine for the same broker can tell that it is connected.
-            let _ = self.reports.send(Report::Left(endpoint));
-        }
+        info!(broker = %endpoint, "no bucket is at this broker any more: disconnecting");
+        running.stop.cancel();
+        // What it says of its connection after this would be remembered for ever.
+        *lock(&running.used) = false;
+        inner.engines.remove(endpoint);
+        // Told here, before another engine for the same broker can tell that it is connected.
+        let _ = self.reports.send(Report::Left(endpoint.clone()));
     }
 
     fn start(&self, endpoint: &Endpoint) -> Running {
@@ -296,6 +364,7 @@ impl EngineRegistry {
             engine,
             stop,
             buckets: HashSet::new(),
+            visits: 0,
             used,
         }
     }

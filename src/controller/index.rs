@@ -11,6 +11,8 @@ use kube::{Resource, ResourceExt};
 
 use super::conflict::{Conflict, Verdict};
 use super::engine_registry::Assignment;
+use super::interner::Interner;
+use super::moves::Home;
 use super::resource::{Guarded, id_of};
 use amqp::Endpoint;
 use api::{TokenBucket, TokenBucketStatus, from_time};
@@ -46,6 +48,8 @@ struct IndexedResource {
     queue: Option<Arc<str>>,
     /// It is known that its bucket was in force.
     established: bool,
+    /// Where its ledger has named it last.
+    home: Option<Arc<Home>>,
     /// The status that it came with, until its first reconciliation takes it.
     published: Option<Box<TokenBucketStatus>>,
     /// What that status says of its ledger, until the bucket is put in force.
@@ -59,6 +63,7 @@ struct IndexedResource {
 pub(super) struct Index {
     /// Boxed: a large value in each empty place of the map would be half of its memory.
     resources: HashMap<BucketId, Box<IndexedResource>>,
+    homes: Interner<Home>,
     /// By queue, the best claim first.
     claims: HashMap<Arc<str>, Vec<Claim>>,
     /// By queue, where several resources name it.
@@ -196,17 +201,14 @@ impl Index {
         conflict.map_or_else(Vec::new, |conflict| conflict.leave(&claim, false))
     }
 
-    /// The ledger of `id` at `endpoint` names the resource with the UID `owner`. Answers who is to be reconciled.
-    pub(super) fn owned(
-        &mut self,
-        id: &BucketId,
-        endpoint: &Endpoint,
-        owner: &str,
-    ) -> Vec<BucketId> {
+    /// The ledger of `id` at `home` names the resource with the UID `owner`. Answers who is to be reconciled.
+    pub(super) fn owned(&mut self, id: &BucketId, home: Home, owner: &str) -> Vec<BucketId> {
+        let endpoint = home.endpoint.clone();
         if let Some(indexed) = self.resources.get_mut(id)
             && *indexed.claim.uid == *owner
         {
             indexed.established = true;
+            indexed.home = Some(self.homes.intern(Arc::new(home)));
         }
         let Some((_, queue)) = self.claim_of(id) else {
             return Vec::new();
@@ -216,7 +218,7 @@ impl Index {
         let conflict = self.conflicts.get_mut(&queue);
         let known = owner.zip(conflict);
         known.map_or_else(Vec::new, |(owner, conflict)| {
-            conflict.owned(endpoint, owner)
+            conflict.owned(&endpoint, owner)
         })
     }
 
@@ -240,6 +242,12 @@ impl Index {
     #[must_use]
     pub(super) fn is_established(&self, id: &BucketId) -> bool {
         self.resources.get(id).is_some_and(|it| it.established)
+    }
+
+    /// Where the bucket has its queues, as far as this process has seen it.
+    #[must_use]
+    pub(super) fn home(&self, id: &BucketId) -> Option<Arc<Home>> {
+        self.resources.get(id)?.home.clone()
     }
 
     /// UIDs of the other resources that name the queue of `id`, but for those that are known to be elsewhere.
@@ -270,6 +278,7 @@ impl Index {
             claim,
             queue: bucket.map(|bucket| bucket.queue_name().into()),
             established: false,
+            home: None,
             published: None,
             known: None,
             fingerprint: None,

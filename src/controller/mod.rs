@@ -14,6 +14,7 @@ mod errors;
 mod events;
 mod index;
 mod interner;
+mod moves;
 mod public;
 mod reconcile;
 mod removals;
@@ -54,6 +55,7 @@ use deselected::Deselected;
 use engine::Clock;
 use engine_registry::EngineRegistry;
 use events::Events;
+use moves::Moves;
 use removals::Removals;
 use resolve::Resolver;
 use resource::Guarded;
@@ -180,6 +182,7 @@ pub async fn run(settings: Settings, term: Term) -> Result<(), Ended> {
         resolver,
         client,
         removals: Removals::new(triggers.clone()),
+        moves: Moves::default(),
         triggers,
         metrics,
         events,

@@ -15,6 +15,7 @@ use super::cleanup::{abandon, cleanup};
 use super::conflict::Verdict;
 use super::context::Context;
 use super::errors::Error;
+use super::moves::{Moves, Progress};
 use super::removals::ATTEMPT_TIMEOUT;
 use super::resolve::ResolveError;
 use super::resource::{Guarded, id_of};
@@ -24,7 +25,7 @@ use amqp::Endpoint;
 use api::{ALERT_WHEN_EMPTY, FINALIZER, TokenBucket};
 use bucket::Bucket;
 use bucket::machine::Failure;
-use engine::Phase;
+use engine::{Phase, Removal};
 
 /// A Secret is read again so often: credentials change.
 const RESOLVE_AGAIN_AFTER: Duration = Duration::from_secs(300);
@@ -75,7 +76,7 @@ pub(super) fn after_error(object: Arc<Guarded>, error: &Error, context: Arc<Cont
     Action::requeue(pause)
 }
 
-async fn well_formed(resource: &TokenBucket, context: &Context) -> Result<Action, Error> {
+async fn well_formed(resource: &TokenBucket, context: &Arc<Context>) -> Result<Action, Error> {
     let namespace = resource.namespace().unwrap_or_default();
     let api: Api<TokenBucket> = Api::namespaced(context.client.clone(), &namespace);
     let step = |event| async {
@@ -117,7 +118,7 @@ async fn malformed(object: &Guarded, context: &Context) -> Result<Action, Error>
         .map_err(Error::from)
 }
 
-async fn apply(resource: &TokenBucket, context: &Context) -> Result<Action, Error> {
+async fn apply(resource: &TokenBucket, context: &Arc<Context>) -> Result<Action, Error> {
     let bucket = match validate(resource, Utc::now()) {
         Ok(bucket) => context.sharing(bucket, resource),
         Err(invalid) => {
@@ -200,32 +201,68 @@ async fn apply(resource: &TokenBucket, context: &Context) -> Result<Action, Erro
     })
 }
 
-fn put_in_force(resource: &TokenBucket, bucket: Bucket, endpoint: &Endpoint, context: &Context) {
+fn put_in_force(
+    resource: &TokenBucket,
+    bucket: Bucket,
+    endpoint: &Endpoint,
+    context: &Arc<Context>,
+) {
     let id = bucket.id.clone();
     let before = context
         .engines
         .broker_of(&id)
         .filter(|before| before != endpoint);
+    let engine = context.engines.assign(&id, endpoint);
+    let progress = {
+        let home = context.index().home(&id);
+        Moves::progress(
+            context,
+            moving(resource, &bucket),
+            home,
+            endpoint,
+            engine.clone(),
+        )
+    };
     let connection = resource.spec.connection.as_ref();
     let decision = Decision::InForce {
         broker: endpoint.clone(),
         secret: connection.map(|it| it.secret_ref.name.as_str().into()),
         suspend: resource.spec.suspend,
+        moving: matches!(progress, Progress::Moving),
     };
     report(resource, Some(resource), decision, context);
+    if let Some(before) = before {
+        // Other buckets that name the same Secret move along.
+        context.triggers.send(&context.engines.buckets_at(&before));
+    }
+    let Progress::Arrived(moved) = progress else {
+        return;
+    };
     let revision =
         u64::try_from(resource.meta().generation.unwrap_or_default()).unwrap_or_default();
-    let engine = context.engines.assign(&id, endpoint);
     let (known, rivals) = {
         let mut index = context.index();
         let elsewhere = |other: &_| context.engines.is_elsewhere(other, endpoint);
         (index.take_known(&id), index.rivals(&id, elsewhere))
     };
-    let bucket = Bucket { rivals, ..bucket };
+    let bucket = Bucket {
+        rivals,
+        moved,
+        ..bucket
+    };
     engine.apply_known(bucket, revision, known);
-    if let Some(before) = before {
-        // Other buckets that name the same Secret move along.
-        context.triggers.send(&context.engines.buckets_at(&before));
+}
+
+/// What is done about the queues of a bucket where it was, when it moves to another broker.
+fn moving(resource: &TokenBucket, bucket: &Bucket) -> Removal {
+    Removal {
+        id: bucket.id.clone(),
+        uid: bucket.uid.clone(),
+        name: bucket.name.clone(),
+        refill_queue: bucket.refill_queue.as_str().into(),
+        policy: resource.spec.deletion_policy,
+        moves: true,
+        established: true,
     }
 }
 

@@ -60,8 +60,10 @@ impl Removals {
         let this = self.clone();
         tokio::spawn(async move {
             let removed = timeout(ATTEMPT_TIMEOUT, engine.remove(removal)).await;
-            let removed =
-                removed.map_or(Err(Error::Timeout), |removed| removed.map_err(Error::from));
+            let removed = match removed {
+                Ok(removed) => removed.map(drop).map_err(Error::from),
+                Err(_) => Err(Error::Timeout),
+            };
             this.ended(&id, &uid, removed);
         });
         None

@@ -89,7 +89,8 @@ pub(super) fn validate(resource: &TokenBucket, now: DateTime<Utc>) -> Result<Buc
         timetable,
         amount: (*amount).into(),
         maximum: (*maximum).into(),
-        initial_tokens: (*initial_tokens).into(),
+        // The maximum may have been lowered since they counted.
+        initial_tokens: (*initial_tokens.min(maximum)).into(),
         refill_queue: refill_queue.clone(),
         suspend: *suspend,
         missed_refills: *missed_refills,
@@ -98,6 +99,7 @@ pub(super) fn validate(resource: &TokenBucket, now: DateTime<Utc>) -> Result<Buc
         queue_type: *queue_type,
         refill_request: refill_request.map(|value| value.as_str().into()),
         rivals: Box::default(),
+        moved: None,
     })
 }
 

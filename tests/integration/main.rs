@@ -21,6 +21,7 @@ mod ledgers;
 mod limits;
 mod missed;
 mod monitoring;
+mod moves;
 mod ownership;
 mod page;
 mod permissions;

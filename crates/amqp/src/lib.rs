@@ -33,5 +33,6 @@ pub use error::BrokerError;
 pub use place::Place;
 pub use publisher::RequestPublisher;
 pub use queues::{Declared, DeleteIf, Deleted};
+pub use remove::Leaving;
 pub use transactions::TransactionChannel;
 pub use version::Version;

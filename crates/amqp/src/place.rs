@@ -3,14 +3,14 @@
 use super::endpoint::Endpoint;
 
 /// A virtual host of a broker, as far as it is known which broker that is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Place {
     /// None: nobody has been connected yet.
     broker: Option<Identity>,
     vhost: Box<str>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Identity {
     Cluster(Box<str>),
     Address(Box<str>, u16),
@@ -38,6 +38,12 @@ impl Place {
             broker: Some(broker),
             ..Self::unknown(endpoint)
         }
+    }
+
+    /// Whether somebody was connected.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        self.broker.is_some()
     }
 
     /// Whether both are one place, for all that is known.

@@ -3,7 +3,7 @@
 use futures::future::join;
 use lapin::Channel;
 use lapin::message::Delivery;
-use lapin::options::{BasicGetOptions, QueueDeleteOptions};
+use lapin::options::{BasicGetOptions, QueueDeleteOptions, QueuePurgeOptions};
 use tokio::time::{Duration, sleep};
 
 use super::connection::{Broker, During};
@@ -11,14 +11,31 @@ use super::error::{Action, BrokerError};
 use super::queues::DeleteIf;
 use super::transport::Batch;
 use super::{ledger, wire};
-use bucket::{DeletionPolicy, Ledger, Parting, ledger_queue_name, queue_name};
+use bucket::{Contents, DeletionPolicy, Ledger, Parting, ledger_queue_name, queue_name};
 
 /// Who refills holds the ledger for some milliseconds: an empty queue is asked again, so often and after so long.
 const GETS: usize = 5;
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// A bucket that leaves a broker.
+#[derive(Clone, Copy, Debug)]
+pub struct Leaving<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// UID of its resource.
+    pub uid: &'a str,
+    /// Whether its queues go or stay.
+    pub policy: DeletionPolicy,
+    /// It takes its tokens along, also from queues that stay.
+    pub moves: bool,
+    /// The queues are known to be those of the resource. Otherwise only the ledger can say so.
+    pub established: bool,
+}
+
 impl Broker {
-    /// Carries out what is decided about the queues of the bucket `name`, whose resource `uid` is deleted, and answers it.
+    /// Carries out what is decided about the queues of a bucket that leaves, and answers it, with what the bucket had where
+    /// the queues were its own. A connection that ends between the count of the tokens and the answer costs these tokens:
+    /// they are never at two brokers.
     ///
     /// Who holds the ledger could come with it when there is another bucket of that name. So one that is absent is waited
     /// for: for a moment; then, unless nothing says that the queues are those of `uid`, for `hold_limit`, and a resource
@@ -28,12 +45,16 @@ impl Broker {
     /// When the broker or the connection does not let it: do it again.
     pub async fn remove_bucket(
         &self,
-        name: &str,
-        uid: &str,
-        policy: DeletionPolicy,
-        established: bool,
+        leaving: Leaving<'_>,
         hold_limit: Option<Duration>,
-    ) -> Result<Option<Parting>, BrokerError> {
+    ) -> Result<Option<(Parting, Contents)>, BrokerError> {
+        let Leaving {
+            name,
+            uid,
+            policy,
+            moves,
+            established,
+        } = leaving;
         let queue = ledger_queue_name(name);
         let action = Action {
             verb: "remove a bucket",
@@ -54,9 +75,16 @@ impl Broker {
             .as_ref()
             .and_then(|message| Ledger::from_json(&message.data).ok());
         let parting = Parting::of(read.as_ref(), uid, policy, established);
+        let mut had = Contents {
+            tokens: 0,
+            ledger: read.map(Box::new),
+        };
+        if moves && matches!(parting, Parting::Delete | Parting::Keep(_)) {
+            had.tokens = self.purge(name).await?;
+        }
         if parting == Parting::Delete {
             self.delete_both(&channel, name, action).await?;
-            return Ok(Some(parting));
+            return Ok(Some((parting, had)));
         }
         if let Some(message) = found {
             let mut batch = Batch::new(&channel);
@@ -71,7 +99,28 @@ impl Broker {
                 .await?;
         }
         self.farewell(&channel).await;
-        Ok(Some(parting))
+        Ok(Some((parting, had)))
+    }
+
+    /// Takes the tokens out of the bucket's queue and counts them, while the ledger is held. What a deletion counts, workers
+    /// may have taken in the same moment.
+    async fn purge(&self, name: &str) -> Result<u64, BrokerError> {
+        let queue = queue_name(name);
+        let action = Action {
+            verb: "purge a queue",
+            needs: "read",
+            queue: &queue,
+        };
+        let name = wire::name(&queue)?;
+        let channel = self.lease(action).await?;
+        let purged = channel.queue_purge(name, QueuePurgeOptions::default());
+        let purged = self.answer(action, During::AlarmFail, purged).await;
+        channel.put_back();
+        match purged {
+            Ok(tokens) => Ok(tokens.into()),
+            Err(BrokerError::NoQueue { .. }) => Ok(0),
+            Err(error) => Err(error),
+        }
     }
 
     /// The ledger, if it is there now or in a moment.

@@ -31,13 +31,15 @@ pub(crate) fn default_name_is_short() -> Rule {
         .field_path(".spec.name")
 }
 
-/// `spec.initialTokens`. A maximum that is out of bounds is reported as such.
+/// `spec.initialTokens` counts at the creation only: after that the maximum may be lower. A maximum that is out of bounds is
+/// reported as such.
 pub(crate) fn initial_tokens_fit() -> Rule {
-    Rule::new("self.initialTokens <= self.maximum || self.maximum < 1")
-        .message(
-            "initialTokens must not be more than maximum: lower initialTokens or raise maximum",
-        )
-        .field_path(".initialTokens")
+    Rule::new(
+        "self.spec.initialTokens <= self.spec.maximum || self.spec.maximum < 1 || \
+         (has(self.status) && has(self.status.tokensIssued))",
+    )
+    .message("initialTokens must not be more than maximum: lower initialTokens or raise maximum")
+    .field_path(".spec.initialTokens")
 }
 
 /// `spec.queueType`

@@ -24,6 +24,7 @@ use bucket::{DeletionPolicy, MissedRefills, QueueType};
            token before it uses what is limited, so all workers together stay under one rate limit.",
     validation = rules::default_name_is_short(),
     validation = rules::name_is_immutable(),
+    validation = rules::initial_tokens_fit(),
     printcolumn(
         name = "Available",
         type_ = "integer",
@@ -78,7 +79,6 @@ use bucket::{DeletionPolicy, MissedRefills, QueueType};
     ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
-#[x_kube(validation = rules::initial_tokens_fit())]
 pub struct TokenBucketSpec {
     /// Name of the bucket. Its queue at the broker is called token_bucket_my_api_client when the name is my_api_client.
     /// Letters, digits and _, at most 200 of them. Cannot be changed. Default: metadata.name with every - and . as _
@@ -120,7 +120,7 @@ pub struct TokenBucketSpec {
     #[x_kube(validation = rules::REFILL_QUEUE_SHAPE, validation = rules::REFILL_QUEUE_RESERVED)]
     pub refill_queue: String,
 
-    /// Tokens put into the bucket when its queue is created, from 0 to maximum. Default: 0
+    /// Tokens put into the bucket when it is created, from 0 to maximum. Without effect after that. Default: 0
     #[serde(default)]
     #[schemars(with = "i64", range(min = 0, max = 10_000_000))]
     pub initial_tokens: u32,

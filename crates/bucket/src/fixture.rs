@@ -37,6 +37,7 @@ pub fn bucket() -> Bucket {
         queue_type: QueueType::Classic,
         refill_request: None,
         rivals: Box::default(),
+        moved: None,
     }
 }
 

@@ -369,8 +369,7 @@ impl Ledger {
     /// Whether a request with this id was accepted lately.
     #[must_use]
     pub(crate) fn knows_request(&self, id: &str) -> bool {
-        let id = fingerprint(id);
-        self.requests.iter().any(|known| known.starts_with(&id))
+        knows(&self.requests, id)
     }
 
     /// A request with this id, which came through this refill queue, is accepted.
@@ -415,6 +414,12 @@ impl Version1 {
 
 /// FNV-1a of 64 bits (<https://datatracker.ietf.org/doc/html/draft-eastlake-fnv>): ids are as long as somebody made
 /// them, and a ledger is written with each refill.
+/// Whether the request with this id is one of these, of a ledger.
+pub(crate) fn knows(requests: &[Box<str>], id: &str) -> bool {
+    let id = fingerprint(id);
+    requests.iter().any(|known| known.starts_with(&id))
+}
+
 fn fingerprint(text: &str) -> String {
     let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)

@@ -9,6 +9,7 @@ mod catch_up;
 pub mod fixture;
 mod ledger;
 pub mod machine;
+mod moved;
 mod names;
 mod parting;
 mod policy;
@@ -25,6 +26,7 @@ use schedule::Timetable;
 
 pub use backoff::backoff;
 pub use ledger::{Known, Ledger, Owner, Refill};
+pub use moved::{Contents, Moved};
 pub use names::{BUCKET_QUEUE_PREFIX, PROGRAM, ledger_queue_name, parked_queue_name, queue_name};
 pub use parting::Parting;
 pub use policy::{DeletionPolicy, MissedRefills, QueueType, Trigger};
@@ -102,6 +104,8 @@ pub struct Bucket {
     /// UIDs of other resources that exist and name the same queue, for all that is known at the same broker. A ledger of one
     /// of them is not taken over.
     pub rivals: Box<[Arc<str>]>,
+    /// What it brings along from the broker where it was before.
+    pub moved: Option<Arc<Moved>>,
 }
 
 impl Bucket {

@@ -6,13 +6,13 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bucket::machine::Removal;
-use bucket::{Bucket, BucketId, Known};
+use bucket::{Bucket, BucketId, Contents, Known};
 use tokio::sync::{Notify, oneshot};
 
 use crate::remove_error::RemoveError;
 
 /// Tells whoever wants a removal what became of it.
-pub(crate) type Answer = oneshot::Sender<Result<(), RemoveError>>;
+pub(crate) type Answer = oneshot::Sender<Result<Option<Contents>, RemoveError>>;
 
 /// Something for the engine to take up.
 #[derive(Debug)]
@@ -70,7 +70,10 @@ impl Desired {
     }
 
     /// The answer is an error of the channel when the engine has ended.
-    pub(crate) fn remove(&self, removal: Removal) -> oneshot::Receiver<Result<(), RemoveError>> {
+    pub(crate) fn remove(
+        &self,
+        removal: Removal,
+    ) -> oneshot::Receiver<Result<Option<Contents>, RemoveError>> {
         let (answer, wait) = oneshot::channel();
         let id = removal.id.clone();
         self.change(&id, |desired| {

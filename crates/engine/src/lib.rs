@@ -16,11 +16,11 @@ mod run;
 mod session;
 mod shell;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use amqp::{Endpoint, Place};
-use bucket::{Bucket, BucketId, Known};
-use tokio::sync::mpsc;
+use bucket::{Bucket, BucketId, Contents, Known};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use desired::Desired;
@@ -35,7 +35,7 @@ pub use remove_error::RemoveError;
 #[derive(Clone, Debug)]
 pub struct Engine {
     desired: Arc<Desired>,
-    place: Arc<Mutex<Place>>,
+    place: watch::Receiver<Place>,
 }
 
 impl Engine {
@@ -48,23 +48,22 @@ impl Engine {
         stop: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let desired = Arc::new(Desired::default());
-        let place = Arc::new(Mutex::new(Place::unknown(&endpoint)));
-        let running = run::run(
-            endpoint,
-            options,
-            outcomes,
-            desired.clone(),
-            place.clone(),
-            stop,
-        );
+        let (located, place) = watch::channel(Place::unknown(&endpoint));
+        let running = run::run(endpoint, options, outcomes, desired.clone(), located, stop);
         (Self { desired, place }, running)
     }
 
     /// Where its queues are, as the broker itself said at the last connection. It is known when that is told to be up.
     #[must_use]
     pub fn place(&self) -> Place {
-        let place = self.place.lock();
-        place.unwrap_or_else(PoisonError::into_inner).clone()
+        self.place.borrow().clone()
+    }
+
+    /// Waits until that is known. None: the engine has ended before.
+    pub async fn located(&self) -> Option<Place> {
+        let mut place = self.place.clone();
+        let known = place.wait_for(Place::is_known).await;
+        known.ok().map(|place| place.clone())
     }
 
     /// The bucket shall be so. Applying an equal bucket again changes nothing. `revision` comes back in
@@ -84,11 +83,12 @@ impl Engine {
     }
 
     /// Stops working on a bucket and, by policy, deletes its queues. Works for buckets that were never applied. Queues
-    /// that are gone already are success, and so are queues that belong to another resource: they stay.
+    /// that are gone already are success, and so are queues that belong to another resource: they stay. Answers what the
+    /// bucket had, if it moves and they were its own.
     ///
     /// # Errors
     /// When the broker is away or refuses; nothing is lost by calling again.
-    pub async fn remove(&self, removal: Removal) -> Result<(), RemoveError> {
+    pub async fn remove(&self, removal: Removal) -> Result<Option<Contents>, RemoveError> {
         let answer = self.desired.remove(removal).await;
         answer.unwrap_or(Err(RemoveError::NotConnected))
     }

@@ -1,11 +1,11 @@
 //! The life of an engine: it connects, runs a session, and connects again. The machine lives through all of that.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use amqp::{Broker, BrokerError, Endpoint, Place};
 use bucket::machine::{Event, Outcome};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -24,7 +24,7 @@ pub(crate) async fn run(
     options: Options,
     outcomes: mpsc::UnboundedSender<Outcome>,
     desired: Arc<Desired>,
-    place: Arc<Mutex<Place>>,
+    located: watch::Sender<Place>,
     stop: CancellationToken,
 ) {
     let _closing = desired.close_on_drop();
@@ -39,8 +39,7 @@ pub(crate) async fn run(
             Ok(broker) => {
                 let since = Instant::now();
                 greet(&endpoint, &broker);
-                *place.lock().unwrap_or_else(PoisonError::into_inner) =
-                    Place::of(&endpoint, broker.cluster());
+                located.send_replace(Place::of(&endpoint, broker.cluster()));
                 let session = Session::new(broker, options.refill_queue_type);
                 let end = session.run(&mut shell, &desired, &stop).await;
                 let was_good = since.elapsed() > GOOD_CONNECTION;

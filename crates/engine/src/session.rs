@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use amqp::{Broker, BrokerError, RequestPublisher, TransactionChannel};
+use amqp::{Broker, BrokerError, Leaving, RequestPublisher, TransactionChannel};
 use bucket::machine::{Absence, BatchId, ConsumerId, Effect, Event, Take, Transaction};
-use bucket::{BucketId, QueueType, RefillRequest, queue_name};
+use bucket::{BucketId, Parting, QueueType, RefillRequest, queue_name};
 use futures::StreamExt;
 use tokio::sync::{OnceCell, Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -262,6 +262,7 @@ impl Session {
                 name,
                 uid,
                 policy,
+                moves,
                 established,
                 hold_limit,
                 refill_queue,
@@ -270,9 +271,14 @@ impl Session {
                 self.work.spawn(async move {
                     let remove = async |permits: Arc<Semaphore>, hold_limit| {
                         let _permit = permits.acquire_owned().await.ok();
-                        broker
-                            .remove_bucket(&name, &uid, policy, established, hold_limit)
-                            .await
+                        let leaving = Leaving {
+                            name: &name,
+                            uid: &uid,
+                            policy,
+                            moves,
+                            established,
+                        };
+                        broker.remove_bucket(leaving, hold_limit).await
                     };
                     let removed = async {
                         // Those that can be removed do not wait for those whose ledgers are absent.
@@ -280,15 +286,22 @@ impl Session {
                             None => remove(waits, Some(hold_limit)).await?,
                             removed => removed,
                         };
-                        if let Some(parting) = removed {
+                        let mut contents = None;
+                        if let Some((parting, had)) = removed {
                             log_removed(&name, &parting);
+                            let ours = matches!(parting, Parting::Delete | Parting::Keep(_));
+                            contents = Some(had).filter(|_| moves && ours);
                         }
-                        match refill_queue {
-                            Some(queue) => consumer::delete(&broker, &queue).await.map(drop),
-                            None => Ok(()),
+                        if let Some(queue) = refill_queue {
+                            let deleted = consumer::delete(&broker, &queue).await;
+                            // What was taken away matters more than a queue that is left.
+                            if contents.is_none() {
+                                deleted?;
+                            }
                         }
+                        Ok(contents)
                     };
-                    let result = removed.await.map_err(|error| error.failure());
+                    let result = removed.await.map_err(|error: BrokerError| error.failure());
                     Event::Removed { job, result }.into()
                 });
             }

@@ -90,5 +90,6 @@ pub fn bucket(
         },
         refill_request: spec.annotation.map(|value| value.to_string().into()),
         rivals: Box::default(),
+        moved: None,
     }
 }

@@ -19,6 +19,13 @@ fn at(host: &str) -> Endpoint {
     Endpoint::parse(&format!("amqp://{host}")).unwrap()
 }
 
+fn home(host: &str) -> Home {
+    Home {
+        endpoint: at(host),
+        place: amqp::Place::of(&at(host), Some(host)),
+    }
+}
+
 fn asked(index: &mut Index, name: &str) -> Verdict {
     index.ask(&id(name), &at("a"), |_| None).0
 }
@@ -88,9 +95,11 @@ fn whoever_was_alone_and_has_the_ledger_keeps_the_queue() {
 #[test]
 fn a_bucket_is_established_once_its_ledger_or_its_status_says_so() {
     let mut index = index(&[object("a", "u1", EARLY, "one")]);
-    index.owned(&id("a"), &at("a"), "u2");
+    index.owned(&id("a"), home("a"), "u2");
+    assert_eq!(index.home(&id("a")), None);
     assert!(!index.is_established(&id("a")));
-    index.owned(&id("a"), &at("a"), "u1");
+    index.owned(&id("a"), home("a"), "u1");
+    assert_eq!(index.home(&id("a")).as_deref(), Some(&home("a")));
     assert!(index.is_established(&id("a")));
 }
 

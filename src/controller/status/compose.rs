@@ -104,6 +104,12 @@ fn phase(
         }
         Some(ConnectionState::Up) => {}
     }
+    if let Decision::InForce { moving: true, .. } = result.decision {
+        return Phase::progressing(
+            "Moving",
+            "taking the tokens out of the broker where the bucket was before",
+        );
+    }
     // A state of an earlier generation says nothing about the spec as it is now.
     match state.filter(|state| i64::try_from(state.revision) == Ok(result.generation)) {
         Some(state) => public::phase(&state.phase, result.decision.whose()),

@@ -40,6 +40,7 @@ pub(super) fn in_force(generation: i64) -> ReconcileResult {
             broker: broker(),
             secret: None,
             suspend: false,
+            moving: false,
         },
     )
 }

@@ -50,6 +50,8 @@ pub(crate) enum Decision {
         secret: Option<Box<str>>,
         /// Whether scheduled refills are suspended.
         suspend: bool,
+        /// The engine gets it when it has left the broker where it was.
+        moving: bool,
     },
     /// It did not come to that.
     Refused(Box<Phase>),

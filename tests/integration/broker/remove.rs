@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use lapin::BasicProperties;
+use token_bucket_operator::amqp::{Broker, BrokerError, Leaving};
 use token_bucket_operator::api::{DeletionPolicy, QueueType};
 use token_bucket_operator::bucket::machine::{Baton, Transaction};
 use token_bucket_operator::bucket::{Ledger, Owner, Parting};
@@ -12,16 +13,30 @@ use crate::support::{SOON, testbed};
 const LOST: Option<Duration> = Some(Duration::from_millis(500));
 const POLICIES: [DeletionPolicy; 2] = [DeletionPolicy::Delete, DeletionPolicy::Retain];
 
+async fn leave(
+    broker: &Broker,
+    uid: &str,
+    policy: DeletionPolicy,
+    established: bool,
+    hold_limit: Option<Duration>,
+) -> Result<Option<Parting>, BrokerError> {
+    let leaving = Leaving {
+        name: "b",
+        uid,
+        policy,
+        moves: false,
+        established,
+    };
+    let removed = broker.remove_bucket(leaving, hold_limit).await;
+    removed.map(|removed| removed.map(|(parting, _)| parting))
+}
+
 #[tokio::test]
 async fn a_bucket_is_deleted_with_its_ledger() {
     for kind in KINDS {
         let vhost = testbed().await.vhost().await;
         let broker = connect(&vhost).await;
-        let remove = async || {
-            broker
-                .remove_bucket("b", "uid", DeletionPolicy::Delete, true, LOST)
-                .await
-        };
+        let remove = async || leave(&broker, "uid", DeletionPolicy::Delete, true, LOST).await;
         assert_eq!(remove().await, Ok(Some(Parting::Delete)), "not there");
         bucket(&broker, kind, 9).await;
         vhost.publish(BUCKET, b"", BasicProperties::default()).await;
@@ -47,7 +62,7 @@ async fn a_bucket_that_stays_belongs_to_nobody() {
         let vhost = testbed().await.vhost().await;
         let broker = connect(&vhost).await;
         let retain = DeletionPolicy::Retain;
-        let remove = async |uid| broker.remove_bucket("b", uid, retain, true, LOST).await;
+        let remove = async |uid| leave(&broker, uid, retain, true, LOST).await;
         assert_eq!(
             remove("uid").await,
             Ok(Some(Parting::Keep(None))),
@@ -73,9 +88,7 @@ async fn a_bucket_that_stays_belongs_to_nobody() {
         }
         // Whoever comes next may have it, and delete it.
         let policy = DeletionPolicy::Delete;
-        let removed = broker
-            .remove_bucket("b", "another", policy, true, LOST)
-            .await;
+        let removed = leave(&broker, "another", policy, true, LOST).await;
         assert_eq!(removed, Ok(Some(Parting::Delete)));
         // One that cannot be read stays as it is.
         declare(&broker, "b", kind, 9).await;
@@ -95,9 +108,7 @@ async fn what_belongs_to_another_resource_stays_as_it_is() {
         bucket(&broker, kind, 9).await;
         vhost.publish(BUCKET, b"", BasicProperties::default()).await;
         for policy in POLICIES {
-            let removed = broker
-                .remove_bucket("b", "another", policy, true, LOST)
-                .await;
+            let removed = leave(&broker, "another", policy, true, LOST).await;
             assert_eq!(removed, Ok(Some(Parting::NotOurs)));
             assert_eq!(vhost.depth(BUCKET).await, Some(1));
             assert_eq!(owed(&broker, kind).await, 0);
@@ -118,7 +129,7 @@ async fn what_another_resource_refills_at_that_moment_stays_as_well() {
             tokio::time::sleep(Duration::from_millis(150)).await;
             channel.commit(refill(1, 0, tag)).await
         };
-        let removing = broker.remove_bucket("b", "another", policy, true, LOST);
+        let removing = leave(&broker, "another", policy, true, LOST);
         let (refilled, removed) = tokio::join!(refilling, removing);
         assert_eq!(refilled, Ok(vec![]));
         assert_eq!(removed, Ok(Some(Parting::NotOurs)));
@@ -135,9 +146,9 @@ async fn what_somebody_holds_the_ledger_of_is_not_removed_before_it_comes_back_o
     let mut channel = holder.transactions().await.unwrap();
     held(&take(&mut channel, kind, 0).await).unwrap();
     let policy = DeletionPolicy::Delete;
-    let first_look = broker.remove_bucket("b", "uid", policy, true, None).await;
+    let first_look = leave(&broker, "uid", policy, true, None).await;
     assert_eq!(first_look, Ok(None));
-    let removing = broker.remove_bucket("b", "uid", policy, true, Some(SOON));
+    let removing = leave(&broker, "uid", policy, true, Some(SOON));
     tokio::pin!(removing);
     let moment = Duration::from_secs(1);
     let waits = tokio::time::timeout(moment, &mut removing).await;
@@ -154,7 +165,7 @@ async fn what_nothing_says_to_be_its_own_stays_as_well() {
         let broker = connect(&vhost).await;
         let remove = async || {
             let policy = DeletionPolicy::Delete;
-            broker.remove_bucket("b", "uid", policy, false, LOST).await
+            leave(&broker, "uid", policy, false, LOST).await
         };
         // Somebody's queue, as the Python library declares it.
         broker.declare_bucket(BUCKET, kind, 9).await.unwrap();
@@ -201,7 +212,7 @@ async fn what_was_taken_over_from_an_older_resource_is_handed_back() {
         };
         rewrite(&older).await;
         let policy = DeletionPolicy::Delete;
-        let removed = broker.remove_bucket("b", "uid", policy, true, LOST).await;
+        let removed = leave(&broker, "uid", policy, true, LOST).await;
         assert!(
             matches!(removed, Ok(Some(Parting::HandBack(_)))),
             "{removed:?}"
@@ -211,7 +222,7 @@ async fn what_was_taken_over_from_an_older_resource_is_handed_back() {
         let uid = |owner: Option<Box<Owner>>| owner.map(|owner| owner.uid);
         let uids = (uid(left.owner), uid(left.rival));
         assert_eq!(uids, (Some("older".into()), Some("uid".into())));
-        let removed = broker.remove_bucket("b", "older", policy, true, LOST).await;
+        let removed = leave(&broker, "older", policy, true, LOST).await;
         assert_eq!(removed, Ok(Some(Parting::Delete)));
     }
 }

@@ -139,6 +139,7 @@ pub fn bucket(name: &str, schedule: &str, amount: u64, maximum: u64) -> Bucket {
         queue_type: QueueType::Classic,
         refill_request: None,
         rivals: Box::default(),
+        moved: None,
     }
 }
 
@@ -165,6 +166,7 @@ pub fn removal(bucket: &Bucket) -> Removal {
         name,
         refill_queue: refill_queue.into(),
         policy: DeletionPolicy::Delete,
+        moves: false,
         established: true,
     }
 }

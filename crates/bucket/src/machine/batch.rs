@@ -176,6 +176,11 @@ impl Item {
         {
             ledger = ledger.with(known);
         }
+        if let Some(moved) = self.bucket.moved.as_ref()
+            && !moved.has_arrived(&ledger)
+        {
+            ledger = moved.arrive(ledger);
+        }
         Ok(Held {
             tag,
             before,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::event::{BatchId, ConsumerId, JobId};
 use super::outcome::Outcome;
 use crate::request::RefillRequest;
-use crate::{Bucket, BucketId, DeletionPolicy, Ledger, QueueType};
+use crate::{Bucket, BucketId, Contents, DeletionPolicy, Ledger, QueueType};
 
 /// Something to do at the broker, or to tell.
 #[derive(Clone, Debug, PartialEq)]
@@ -106,6 +106,8 @@ pub enum Effect {
         uid: Arc<str>,
         /// Whether its queues go or stay.
         policy: DeletionPolicy,
+        /// Its tokens are counted and taken away in any case, for another broker.
+        moves: bool,
         /// The bucket was in force for that resource. Otherwise only its ledger can say so.
         established: bool,
         /// How long somebody can hold the ledger: one that is absent for longer is lost.
@@ -117,8 +119,8 @@ pub enum Effect {
     Answer {
         /// The request's number.
         ticket: u64,
-        /// Success, or why not.
-        result: Result<(), RemoveFailure>,
+        /// Success, with what the bucket takes along, or why not.
+        result: Result<Option<Contents>, RemoveFailure>,
     },
     /// Tell something. No answer.
     Tell(Outcome),

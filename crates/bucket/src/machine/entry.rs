@@ -11,7 +11,7 @@ use super::event::{BatchId, ConsumerId, JobId, Now, QueueState};
 use super::outcome::BucketState;
 use super::refill_queue::Ticket;
 use crate::ledger::MOST_REQUEST_IDS;
-use crate::{Bucket, Cause, Known, Ledger, Owner, backoff};
+use crate::{Bucket, Cause, Known, Ledger, Moved, Owner, backoff};
 
 /// Delays between two tries: they double from the first to the last one.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
@@ -172,9 +172,23 @@ impl Entry {
         self.known.is_some() || self.had_ledger
     }
 
-    /// The ledger that it gets when nobody knows which ticks up to now were carried out.
-    pub(super) fn ledger_after_loss(&self, operator: &str, missing: DateTime<Utc>) -> Ledger {
+    /// What it brings along from another broker and has not had here yet.
+    pub(super) fn arriving(&self) -> Option<&Moved> {
+        let has_arrived = |moved: &&Arc<Moved>| {
+            self.known
+                .as_ref()
+                .is_some_and(|it| moved.is_among(&it.requests))
+        };
+        let moved = self.bucket.moved.as_ref();
+        moved.filter(|it| !has_arrived(it)).map(|it| &**it)
+    }
+
+    /// The ledger that it gets when nobody here knows which ticks up to now were carried out.
+    pub(super) fn ledger_without(&self, operator: &str, missing: DateTime<Utc>) -> Ledger {
         let owner = Owner::of(&self.bucket, operator);
+        if let Some(ledger) = self.arriving().and_then(|it| it.first_ledger(&owner)) {
+            return ledger;
+        }
         let known = self.known.as_deref().cloned().unwrap_or_default();
         Ledger::after_loss(owner, &self.bucket.timetable.fingerprint(), &known, missing)
     }

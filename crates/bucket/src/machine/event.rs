@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 
 use super::failure::Failure;
 use crate::request::{RefillRequest, Rejection, Window};
-use crate::{Bucket, BucketId, DeletionPolicy, Known, Ledger};
+use crate::{Bucket, BucketId, Contents, DeletionPolicy, Known, Ledger};
 
 /// An instant on both clocks.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -145,8 +145,8 @@ pub enum Event {
     Removed {
         /// Of the effect.
         job: JobId,
-        /// Whether it was done.
-        result: Result<(), Failure>,
+        /// Whether it was done, and what the bucket had, if it is to take that along.
+        result: Result<Option<Contents>, Failure>,
     },
     /// Nothing new is to be begun; what is under way ends.
     Stop,
@@ -167,6 +167,8 @@ pub struct Removal {
     pub refill_queue: Arc<str>,
     /// Whether queues are deleted at all.
     pub policy: DeletionPolicy,
+    /// It moves to another broker and takes its tokens along, whatever the policy says.
+    pub moves: bool,
     /// The bucket is known to have been in force for the resource. Otherwise only its ledger can say so.
     pub established: bool,
 }

@@ -171,7 +171,8 @@ impl Machine {
 
     /// There is no queue for the ledger. A bucket that never had one gets it, with its initial tokens, unless its own
     /// queue is there already: then that is somebody's, with the tokens that it holds, and with the ticks until now. Any
-    /// other bucket has lost its ledger; when its own queue is gone too, nobody can be about to refill it.
+    /// other bucket has lost its ledger; when its own queue is gone too, nobody can be about to refill it. A bucket that has
+    /// come from another broker is no new one.
     fn no_ledger(&mut self, id: &BucketId, bucket_exists: bool, now: Now) {
         if bucket_exists {
             return self.absent(id, now);
@@ -180,8 +181,8 @@ impl Machine {
             return;
         };
         let lost = entry.has_had_ledger() && !entry.yielded;
-        let after_loss = entry.ledger_after_loss(&self.settings.operator, now.utc);
-        let ledger = if lost {
+        let after_loss = entry.ledger_without(&self.settings.operator, now.utc);
+        let ledger = if lost || entry.arriving().is_some() {
             after_loss
         } else {
             let owner = Owner::of(&entry.bucket, &self.settings.operator);
@@ -213,7 +214,7 @@ impl Machine {
             entry.bucket.ledger_queue(),
             limit.as_secs()
         );
-        let ledger = entry.ledger_after_loss(&self.settings.operator, now.utc);
+        let ledger = entry.ledger_without(&self.settings.operator, now.utc);
         let lost = entry.has_had_ledger();
         if lost {
             self.show(id, Phase::progressing("LedgerHeld", message));

@@ -287,7 +287,7 @@ impl Machine {
         self.names.insert(bucket.name.clone(), id.clone());
         let queue = self.queues.entry(&bucket.refill_queue, now);
         for ticket in queue.join(id.clone()) {
-            self.answer(ticket, Ok(()));
+            self.answer(ticket, Ok(None));
         }
         self.route_unrouted(&bucket.name, now);
         self.inspect(&id);

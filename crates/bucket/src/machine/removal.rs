@@ -7,7 +7,7 @@ use super::Machine;
 use super::effect::{Effect, RemoveFailure};
 use super::event::{BatchId, JobId, Now, Removal};
 use super::failure::Failure;
-use crate::{BucketId, DeletionPolicy};
+use crate::{BucketId, Contents, DeletionPolicy};
 
 /// Who is made anew is so soon.
 const MOST_REMEMBERED: usize = 1_000;
@@ -111,6 +111,7 @@ impl Machine {
                     uid,
                     name,
                     policy,
+                    moves,
                     established,
                     ..
                 } = removing.removal.clone();
@@ -123,6 +124,7 @@ impl Machine {
                     name,
                     uid,
                     policy,
+                    moves,
                     established,
                     hold_limit: self.settings.hold_limit,
                     refill_queue: unused.then(|| refill_queue.clone()),
@@ -132,7 +134,7 @@ impl Machine {
         }
     }
 
-    pub(super) fn removed(&mut self, job: JobId, result: Result<(), Failure>) {
+    pub(super) fn removed(&mut self, job: JobId, result: Result<Option<Contents>, Failure>) {
         let Some(Removing {
             removal, ticket, ..
         }) = self.removals.jobs.remove(&job)
@@ -140,7 +142,8 @@ impl Machine {
             return;
         };
         let queue = self.queues.touch(&removal.refill_queue);
-        let later = result.is_ok() && queue.is_some_and(|queue| queue.answer_later(ticket));
+        // Who waits for what a bucket takes along has no business with its refill queue.
+        let later = matches!(result, Ok(None)) && queue.is_some_and(|it| it.answer_later(ticket));
         if !later {
             self.answer(ticket, result.map_err(RemoveFailure::Broker));
         }
@@ -150,7 +153,7 @@ impl Machine {
         }
     }
 
-    pub(super) fn answer(&mut self, ticket: u64, result: Result<(), RemoveFailure>) {
+    pub(super) fn answer(&mut self, ticket: u64, result: Result<Option<Contents>, RemoveFailure>) {
         self.effects.push(Effect::Answer { ticket, result });
     }
 }

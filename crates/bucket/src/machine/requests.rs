@@ -53,7 +53,7 @@ impl Machine {
             self.queues.by_name.remove(&name);
         }
         for ticket in answers {
-            self.answer(ticket, Ok(()));
+            self.answer(ticket, Ok(None));
         }
         // Requests come through any refill queue, not only through that of their bucket.
         for entry in self.buckets.values_mut() {

@@ -17,6 +17,7 @@ fn removal(name: &str) -> Removal {
         name: bucket.name.clone(),
         refill_queue: bucket.refill_queue.as_str().into(),
         policy: DeletionPolicy::Delete,
+        moves: false,
         established: false,
     }
 }

@@ -106,7 +106,7 @@ impl Work {
                 }
                 return Ok(Progress::Done(Event::Removed {
                     job,
-                    result: Ok(()),
+                    result: Ok(None),
                 }));
             }
         }

@@ -112,6 +112,8 @@ impl Work {
                 name,
                 uid,
                 policy,
+                // The world of a schedule is one broker.
+                moves: _,
                 established,
                 hold_limit,
                 refill_queue,

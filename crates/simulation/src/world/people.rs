@@ -296,6 +296,7 @@ impl World {
             name: bucket_name(resource.bucket).into(),
             refill_queue: self.refill_queue(number).into(),
             policy,
+            moves: false,
             established: true,
         };
         let mut asked = false;

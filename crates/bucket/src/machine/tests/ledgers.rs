@@ -243,6 +243,7 @@ fn a_removal_is_answered_although_its_refill_queue_is_wanted_again() {
         name: bucket().name,
         refill_queue: bucket().refill_queue.as_str().into(),
         policy: crate::DeletionPolicy::Delete,
+        moves: false,
         established: false,
     };
     let effects = script.send(Event::Remove { removal, ticket: 3 });
@@ -252,7 +253,7 @@ fn a_removal_is_answered_although_its_refill_queue_is_wanted_again() {
     });
     let job = job.expect("its queues are removed");
     // Its refill queue goes first, unless somebody comes who uses it.
-    let result = Ok(());
+    let result = Ok(None);
     assert_eq!(script.send(Event::Removed { job, result }), []);
     let other = Bucket {
         id: BucketId::new("shop", "other"),
@@ -265,6 +266,6 @@ fn a_removal_is_answered_although_its_refill_queue_is_wanted_again() {
         revision: 1,
         known: None,
     });
-    let result = Ok(());
+    let result = Ok(None);
     assert!(effects.contains(&Effect::Answer { ticket: 3, result }));
 }
