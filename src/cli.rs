@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -9,10 +10,17 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use token_bucket_operator::api::QueueType;
 use token_bucket_operator::controller::{AllowedHost, Pattern};
 use token_bucket_operator::ops::telemetry::LogFormat;
+use token_bucket_operator::schedule;
+
+/// Clock changes are decided by governments, so the release of their data belongs to the version.
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let (version, zones) = (env!("CARGO_PKG_VERSION"), schedule::zones_version());
+    format!("{version} (time zones: IANA {zones})")
+});
 
 /// Shares rate limits between workers with token buckets in AMQP queues, refilled on schedule.
 #[derive(Debug, Parser)]
-#[command(name = "token-bucket-operator", version, propagate_version = true)]
+#[command(name = "token-bucket-operator", version = VERSION.as_str(), propagate_version = true)]
 pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]

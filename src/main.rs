@@ -199,7 +199,11 @@ fn secret_label(text: Option<&str>) -> anyhow::Result<Option<SecretLabel>> {
 }
 
 async fn operate(args: RunArgs, stop: CancellationToken) -> anyhow::Result<()> {
-    info!(version = env!("CARGO_PKG_VERSION"), "token-bucket-operator");
+    let time_zones = schedule::zones_version();
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        time_zones, "token-bucket-operator"
+    );
     let required_secret_label = secret_label(args.require_secret_label.as_deref())?;
     let default_broker = default_broker(&args)?;
     let readings = Readings::new(args.ui);

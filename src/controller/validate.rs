@@ -18,7 +18,7 @@ pub(super) enum Invalid {
     Schedule(#[from] ParseError),
     /// The schedule is never due.
     #[error(
-        "spec.schedule: {0:?} is not due again before the year 2100: choose dates that come, and times that clock changes \
+        "spec.schedule: {0:?} is not due again before the year 2200: choose dates that come, and times that clock changes \
          do not skip"
     )]
     NeverDue(String),

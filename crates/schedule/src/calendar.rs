@@ -4,11 +4,16 @@
 
 use super::set::Set;
 use chrono::{DateTime, Datelike, Days, NaiveDate, NaiveTime, Utc};
+use std::ops::Range;
 use std::str::FromStr;
 
 pub(super) const DAY: i64 = 86_400;
-/// The end of all schedules, 2100-01-01: the last year for which clock changes are known is 2099.
-pub(super) const END: i64 = 4_102_444_800;
+/// The end of all schedules, 2200-01-01.
+pub(super) const END: i64 = 7_258_118_400;
+/// The last year of which the enumerator of dates knows all.
+const LAST_KNOWN: i32 = 2099;
+/// Among these are the fourteen kinds of years: of both lengths, beginning on each day of the week.
+const ALL_KINDS: Range<i32> = 2000..2028;
 
 /// The times of day that are selected. No field is empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,15 +100,14 @@ impl Dates {
         Ok(Self::Some(rules))
     }
 
-    /// Whether two dates that follow each other are both selected. Which dates are leap days and which weekdays they are
-    /// repeats every 28 years, up to 2099.
+    /// Whether two dates that follow each other are both selected, in any kind of year.
     pub(crate) fn are_adjacent(&self) -> bool {
         let Self::Some(_) = self else {
             return true;
         };
-        let begin = NaiveDate::from_ymd_opt(2000, 1, 1);
+        let begin = NaiveDate::from_yo_opt(ALL_KINDS.start, 1);
         let mut date = begin.and_then(|begin| self.first_from(begin));
-        while let Some(found) = date.filter(|date| date.year() < 2028) {
+        while let Some(found) = date.filter(|date| ALL_KINDS.contains(&date.year())) {
             let next = found.succ_opt();
             date = next.and_then(|next| self.first_from(next));
             if date == next {
@@ -120,12 +124,20 @@ impl Dates {
         let Self::Some(rules) = self else {
             return Some(date);
         };
-        let before = noon(date.checked_sub_days(Days::new(1))?);
-        rules
-            .iter()
-            .filter_map(|rule| rule.after(&before).next())
-            .min()
-            .map(|found| found.date_naive())
+        let first = |from: NaiveDate| {
+            let before = noon(from.checked_sub_days(Days::new(1))?);
+            let found = rules.iter().filter_map(|rule| rule.after(&before).next());
+            found.min().map(|found| found.date_naive())
+        };
+        let known = first(date).filter(|found| found.year() <= LAST_KNOWN);
+        let years = date.year().max(LAST_KNOWN + 1)..=year_of(END);
+        known.or_else(|| {
+            years.into_iter().find_map(|year| {
+                let from = NaiveDate::from_yo_opt(year, 1)?.max(date);
+                let found = first(from.with_year(alike(year)?)?)?;
+                (found.year() == alike(year)?).then(|| found.with_year(year))?
+            })
+        })
     }
 
     /// The last date not after `date`.
@@ -134,13 +146,34 @@ impl Dates {
             // The enumerator knows no year before 1970 either.
             return Some(date).filter(|date| *date >= DateTime::UNIX_EPOCH.date_naive());
         };
-        let after = noon(date);
-        rules
-            .iter()
-            .filter_map(|rule| rule.after(&after).next_back())
-            .max()
-            .map(|found| found.date_naive())
+        let last = |until: NaiveDate| {
+            let after = noon(until);
+            let found = rules
+                .iter()
+                .filter_map(|rule| rule.after(&after).next_back());
+            found.max().map(|found| found.date_naive())
+        };
+        let end_of = |year| NaiveDate::from_ymd_opt(year, 12, 31);
+        let later = (LAST_KNOWN + 1..=date.year()).rev().find_map(|year| {
+            let until = end_of(year)?.min(date);
+            let found = last(until.with_year(alike(year)?)?)?;
+            (found.year() == alike(year)?).then(|| found.with_year(year))?
+        });
+        later.or_else(|| last(end_of(LAST_KNOWN)?.min(date)))
     }
+}
+
+/// A year that the enumerator knows, as long as `year` and beginning on the same day of the week: it has the same dates.
+fn alike(year: i32) -> Option<i32> {
+    let kind = |year| {
+        let first = NaiveDate::from_yo_opt(year, 1)?;
+        Some((first.leap_year(), first.weekday()))
+    };
+    ALL_KINDS.clone().find(|known| kind(*known) == kind(year))
+}
+
+fn year_of(local: i64) -> i32 {
+    split(local).map_or(LAST_KNOWN, |(date, _)| date.year())
 }
 
 /// The enumerator gives midnights; asked at noon it need not be trusted with what "after" means.
@@ -226,4 +259,77 @@ fn split(local: i64) -> Option<(NaiveDate, u32)> {
 
 fn join(date: NaiveDate, second_of_day: u32) -> i64 {
     date.and_time(NaiveTime::MIN).and_utc().timestamp() + i64::from(second_of_day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dates(day: Set, month: Set, weekday: Set, either: bool) -> Dates {
+        Dates::new(day, month, weekday, either).unwrap()
+    }
+
+    #[test]
+    fn dates_come_beyond_the_years_that_the_enumerator_knows() {
+        let (days, months, weekdays) = (
+            Set::range(1, 31, 1),
+            Set::range(1, 12, 1),
+            Set::range(0, 6, 1),
+        );
+        let only = |number| Set::range(number, number, 1);
+        type Selects = fn(NaiveDate) -> bool;
+        let cases: [(Dates, Selects); 3] = [
+            (dates(only(29), only(2), weekdays, false), |date| {
+                (date.month(), date.day()) == (2, 29)
+            }),
+            (dates(days, months, only(1), false), |date| {
+                date.weekday() == chrono::Weekday::Mon
+            }),
+            (dates(only(31), months, only(0), true), |date| {
+                date.day() == 31 || date.weekday() == chrono::Weekday::Sun
+            }),
+        ];
+        let date = |year, month, day| NaiveDate::from_ymd_opt(year, month, day).unwrap();
+        for (dates, selects) in cases {
+            let mut last = dates.last_until(date(2095, 12, 31));
+            let mut expected = Vec::new();
+            for day in date(2096, 1, 1)
+                .iter_days()
+                .take_while(|day| day.year() < 2110)
+            {
+                if selects(day) {
+                    last = Some(day);
+                    expected.push(day);
+                }
+                assert_eq!(dates.last_until(day), last, "{day}");
+            }
+            let next = |from: &NaiveDate| dates.first_from(from.succ_opt()?);
+            let found = std::iter::successors(dates.first_from(date(2096, 1, 1)), next);
+            let found: Vec<_> = found.take_while(|day| day.year() < 2110).collect();
+            assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
+    fn schedules_end_with_the_year_2199() {
+        let calendar = Calendar {
+            dates: dates(
+                Set::range(1, 1, 1),
+                Set::range(1, 1, 1),
+                Set::range(0, 6, 1),
+                false,
+            ),
+            time: TimeOfDay {
+                second: Set::range(0, 0, 1),
+                minute: Set::range(0, 0, 1),
+                hour: Set::range(0, 0, 1),
+            },
+            elapsed: false,
+        };
+        let year = |year| join(NaiveDate::from_yo_opt(year, 1).unwrap(), 0);
+        assert_eq!(calendar.first_from(year(2198) + 1), Some(year(2199)));
+        assert_eq!(calendar.first_from(year(2199) + 1), None);
+        assert_eq!(calendar.last_before(END), Some(year(2199)));
+        assert_eq!(calendar.count(year(2090), END), 110);
+    }
 }

@@ -25,7 +25,7 @@ pub use every::DurationError;
 pub use field::FieldError;
 pub use parse::{ParseError, Schedule};
 pub use timetable::Timetable;
-pub use zone::{ZoneError, parse_zone};
+pub use zone::{ZoneError, parse_zone, zones_version};
 
 /// Why there are no due times to show.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -38,7 +38,7 @@ pub enum UpcomingError {
     Zone(#[from] ZoneError),
     /// The schedule has no due time left.
     #[error(
-        "schedule {expression:?} is not due again before the year 2100 in time zone {zone}: \
+        "schedule {expression:?} is not due again before the year 2200 in time zone {zone}: \
          choose dates that come, and times that clock changes do not skip"
     )]
     Never {
@@ -51,7 +51,7 @@ pub enum UpcomingError {
 
 /// Up to `count` due times strictly after `after`, oldest first. `@every` counts from `after`.
 ///
-/// Fewer come back only when the schedule ends, which it does with the year 2099.
+/// Fewer come back only when the schedule ends, which it does with the year 2199.
 ///
 /// # Errors
 /// When the expression or the zone is refused, or when nothing is due any more.

