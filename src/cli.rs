@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::LazyLock;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -46,6 +47,16 @@ pub(crate) struct RunArgs {
     /// Broker of the buckets that name none in spec.connection, for example amqp://user:password@rabbitmq:5672/vhost
     #[arg(long, env = "AMQP_URL", hide_env_values = true, value_name = "URL")]
     pub amqp_url: Option<String>,
+
+    /// File with that URI instead, for example of a mounted Secret. It is read again every few seconds: another URI in it is
+    /// used without a restart
+    #[arg(long, env = "AMQP_URL_FILE", value_name = "PATH")]
+    pub amqp_url_file: Option<PathBuf>,
+
+    /// Start although that file is not there; its broker is used as soon as it is
+    #[arg(long, env = "AMQP_URL_FILE_OPTIONAL", default_value_t = false, action = ArgAction::Set, num_args = 0..=1,
+          default_missing_value = "true", require_equals = true, value_name = "BOOL")]
+    pub amqp_url_file_optional: bool,
 
     /// Namespace to watch; repeat it, or separate several with commas [default: all namespaces]
     #[arg(
@@ -203,7 +214,7 @@ pub(crate) enum RequireTls {
     None,
     /// Those that Secrets name.
     Secrets,
-    /// Those, and that of --amqp-url.
+    /// Those, and the operator's own.
     All,
 }
 
@@ -311,6 +322,9 @@ impl RunArgs {
         let said = |value: Option<String>| value.filter(|value| !value.trim().is_empty());
         Self {
             amqp_url: said(self.amqp_url),
+            amqp_url_file: self
+                .amqp_url_file
+                .filter(|path| !path.as_os_str().is_empty()),
             namespaces: self
                 .namespaces
                 .iter()

@@ -4,6 +4,7 @@
 
 mod cli;
 
+use std::future::pending;
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use chrono::Utc;
 use clap::Parser;
 use cli::{Cli, Command, RequireTls, RunArgs, ScheduleArgs, VerifyArgs};
 use token_bucket_operator::amqp::Endpoint;
+use token_bucket_operator::broker_file::BrokerFile;
 use token_bucket_operator::controller::{
     self, BrokerRules, Ceilings, DefaultBrokerRules, Scope, SecretLabel, Settings,
 };
@@ -28,6 +30,7 @@ use token_bucket_operator::preflight::{Finding, Preflight};
 use token_bucket_operator::verify::{self, Trial};
 use token_bucket_operator::{api, schedule};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -151,7 +154,7 @@ fn validate(args: RunArgs) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     let findings = runtime.block_on(async {
         secret_label(args.require_secret_label.as_deref())?;
-        let broker = default_broker(&args)?;
+        let (broker, _) = default_broker(&args)?;
         let (client, namespace) = kubernetes(kube::Client::try_from).await?;
         let lease_namespace = args.leader_elect_namespace.unwrap_or(namespace);
         let preflight = Preflight {
@@ -181,16 +184,34 @@ fn validate(args: RunArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn default_broker(args: &RunArgs) -> anyhow::Result<Option<Endpoint>> {
+/// The operator's own broker, and the file that names it.
+fn default_broker(args: &RunArgs) -> anyhow::Result<(Option<Endpoint>, Option<BrokerFile>)> {
+    let require_tls = args.require_tls == RequireTls::All;
+    if let Some(path) = args.amqp_url_file.clone() {
+        if args.amqp_url.is_some() {
+            bail!(
+                "--amqp-url (AMQP_URL) and --amqp-url-file (AMQP_URL_FILE) both name the operator's own broker: set one of \
+                 the two"
+            );
+        }
+        let file = BrokerFile {
+            path,
+            optional: args.amqp_url_file_optional,
+            require_tls,
+        };
+        let endpoint = file.read_first();
+        let endpoint = endpoint.context("--amqp-url-file (AMQP_URL_FILE) cannot be used")?;
+        return Ok((endpoint, Some(file)));
+    }
     let endpoint = args.amqp_url.as_deref().map(Endpoint::parse).transpose();
     let endpoint = endpoint.context("--amqp-url (AMQP_URL) is invalid")?;
-    if args.require_tls == RequireTls::All && endpoint.as_ref().is_some_and(|it| !it.is_tls()) {
+    if require_tls && endpoint.as_ref().is_some_and(|it| !it.is_tls()) {
         bail!(
             "--amqp-url (AMQP_URL) names a broker without TLS, and --require-tls=all (REQUIRE_TLS) asks for it: write \
              amqps://, or --require-tls=secrets to ask for it of the brokers of spec.connection alone"
         );
     }
-    Ok(endpoint)
+    Ok((endpoint, None))
 }
 
 fn secret_label(text: Option<&str>) -> anyhow::Result<Option<SecretLabel>> {
@@ -205,7 +226,8 @@ async fn operate(args: RunArgs, stop: CancellationToken) -> anyhow::Result<()> {
         time_zones, "token-bucket-operator"
     );
     let required_secret_label = secret_label(args.require_secret_label.as_deref())?;
-    let default_broker = default_broker(&args)?;
+    let (default_broker, broker_file) = default_broker(&args)?;
+    let (own_broker, default_broker) = watch::channel(default_broker);
     let readings = Readings::new(args.ui);
     let metrics = Arc::new(Metrics::new(readings.clone(), args.bucket_metrics));
     let counted = |config| counted_client(config, metrics.clone());
@@ -280,8 +302,15 @@ async fn operate(args: RunArgs, stop: CancellationToken) -> anyhow::Result<()> {
                 .map_err(anyhow::Error::from)
         }
     };
+    let following = async {
+        if let Some(file) = broker_file {
+            file.follow(&own_broker, &metrics).await;
+        }
+        pending::<()>().await;
+    };
     tokio::select! {
         result = work => result,
+        () = following => Ok(()),
         never = admin::serve(listener, readiness.clone(), metrics.clone(), page, access) => match never {},
     }
 }

@@ -158,7 +158,7 @@ impl Preflight {
     async fn check_broker(&self) -> Finding {
         let Some(endpoint) = &self.broker else {
             return Finding::Note(
-                "there is no default broker: buckets need spec.connection, or set --amqp-url (AMQP_URL)".to_owned(),
+                "there is no default broker: buckets need spec.connection, or set --amqp-url-file (AMQP_URL_FILE)".to_owned(),
             );
         };
         match Broker::connect(endpoint, &self.connection_name).await {

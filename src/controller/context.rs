@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kube::{Client, ResourceExt};
-use tokio::sync::{SetOnce, mpsc};
+use tokio::sync::{SetOnce, mpsc, watch};
 
 use super::ceilings::{Ceilings, Exceeded};
 use super::default_broker::{DefaultBrokerRules, NotAllowed};
@@ -22,6 +22,7 @@ use super::seats::Seats;
 use super::status::Report;
 use super::triggers::ReconcileTriggers;
 use crate::ops::Metrics;
+use amqp::Endpoint;
 use api::TokenBucket;
 use bucket::{Bucket, BucketId, backoff};
 use schedule::Schedule;
@@ -117,6 +118,19 @@ impl Context {
                 }
             };
             self.triggers.send(&concerned);
+        }
+    }
+
+    /// When the operator's own broker becomes another one, the buckets that name no Secret move along.
+    pub(super) async fn follow_default_broker(
+        &self,
+        mut broker: watch::Receiver<Option<Endpoint>>,
+    ) {
+        while broker.changed().await.is_ok() {
+            let secrets = self.resolver.secrets();
+            let mut at_default = self.index().ids();
+            at_default.retain(|id| !secrets.is_named_by(id));
+            self.triggers.send(&at_default);
         }
     }
 

@@ -128,6 +128,12 @@ impl Index {
             .is_some_and(|indexed| Some(&*indexed.claim.uid) == uid)
     }
 
+    /// All resources.
+    #[must_use]
+    pub(super) fn ids(&self) -> Vec<BucketId> {
+        self.resources.keys().cloned().collect()
+    }
+
     /// UID of a resource.
     #[must_use]
     pub(super) fn uid(&self, id: &BucketId) -> Option<&str> {

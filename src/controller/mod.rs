@@ -42,6 +42,7 @@ use kube::Client;
 use kube::runtime::Controller;
 use kube::runtime::controller::Config;
 use kube::runtime::reflector::Store;
+use tokio::sync::watch::Receiver;
 use tokio::sync::{SetOnce, mpsc};
 use tokio::time::timeout;
 use tracing::{debug, info};
@@ -81,8 +82,8 @@ pub struct Settings {
     pub client: Client,
     /// Which resources it cares for.
     pub scope: Scope,
-    /// Broker of the resources that name none.
-    pub default_broker: Option<Endpoint>,
+    /// Broker of the resources that name none. It may become another one at any time.
+    pub default_broker: Receiver<Option<Endpoint>>,
     /// Label of the Secrets that may be used; none: all.
     pub required_secret_label: Option<SecretLabel>,
     /// Who it is.
@@ -165,7 +166,7 @@ pub async fn run(settings: Settings, term: Term) -> Result<(), Ended> {
     };
     let (resolver, to_read) = Resolver::new(
         client.clone(),
-        default_broker,
+        default_broker.clone(),
         required_secret_label,
         broker_rules,
         triggers.clone(),
@@ -225,6 +226,7 @@ pub async fn run(settings: Settings, term: Term) -> Result<(), Ended> {
         tokio::join!(
             announce(&context, &stores, &readiness),
             context.follow(learnt),
+            context.follow_default_broker(default_broker),
             release_deselected,
             context.resolver.read_asked(to_read)
         );

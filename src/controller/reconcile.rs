@@ -231,7 +231,7 @@ fn put_in_force(
         moving: matches!(progress, Progress::Moving),
     };
     report(resource, Some(resource), decision, context);
-    if let Some(before) = before {
+    if let Some(before) = before.filter(|_| connection.is_some()) {
         // Other buckets that name the same Secret move along.
         context.triggers.send(&context.engines.buckets_at(&before));
     }

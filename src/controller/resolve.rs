@@ -9,7 +9,7 @@ use futures::StreamExt;
 use futures::stream::poll_fn;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use super::broker_rules::{BrokerRules, RuleBroken};
@@ -33,8 +33,8 @@ const READ_WITHIN: Duration = Duration::from_secs(10);
 pub(super) enum ResolveError {
     /// Neither the resource nor the operator names a broker.
     #[error(
-        "no broker: name a Secret in spec.connection.secretRef, or start the operator with AMQP_URL (--amqp-url) as the \
-         broker of all buckets that name none"
+        "no broker: name a Secret in spec.connection.secretRef, or start the operator with AMQP_URL_FILE or \
+         AMQP_URL (--amqp-url-file, --amqp-url), which name the broker of all buckets without one"
     )]
     NoBroker,
     /// The Secret does not exist.
@@ -131,7 +131,7 @@ impl ResolveError {
 /// Finds the broker of a bucket.
 pub(super) struct Resolver {
     client: Client,
-    default: Option<Endpoint>,
+    default: watch::Receiver<Option<Endpoint>>,
     required_label: Option<SecretLabel>,
     rules: BrokerRules,
     secrets: Secrets,
@@ -145,7 +145,7 @@ impl Resolver {
     #[must_use]
     pub(super) fn new(
         client: Client,
-        default: Option<Endpoint>,
+        default: watch::Receiver<Option<Endpoint>>,
         required_label: Option<SecretLabel>,
         rules: BrokerRules,
         triggers: ReconcileTriggers,
@@ -183,7 +183,7 @@ impl Resolver {
         connection: Option<&ConnectionSpec>,
     ) -> Option<Result<Endpoint, ResolveError>> {
         let Some(connection) = connection else {
-            return Some(self.default.clone().ok_or(ResolveError::NoBroker));
+            return Some(self.own_broker());
         };
         let name = connection.secret_ref.name.as_str();
         match self.secrets.known(id, name) {
@@ -198,6 +198,10 @@ impl Resolver {
                 None
             }
         }
+    }
+
+    fn own_broker(&self) -> Result<Endpoint, ResolveError> {
+        self.default.borrow().clone().ok_or(ResolveError::NoBroker)
     }
 
     /// The Secrets that resources name: only of these something is remembered.
@@ -215,7 +219,7 @@ impl Resolver {
         connection: Option<&ConnectionSpec>,
     ) -> Result<Endpoint, ResolveError> {
         let Some(connection) = connection else {
-            return self.default.clone().ok_or(ResolveError::NoBroker);
+            return self.own_broker();
         };
         self.read_once(namespace, &connection.secret_ref.name).await
     }

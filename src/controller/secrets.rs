@@ -125,6 +125,12 @@ impl Secrets {
         }
     }
 
+    /// Whether the resource names a Secret.
+    #[must_use]
+    pub(super) fn is_named_by(&self, id: &BucketId) -> bool {
+        self.inner().namings.contains_key(id)
+    }
+
     /// What is known of a Secret; when that is old, or nothing, what `read` answers.
     pub(super) async fn get(
         &self,

@@ -214,13 +214,17 @@ async fn a_release_lives_with_exactly_its_rights() {
         "-o",
         "json",
     ];
+    let amqp_url = vhost.amqp_url();
+    let uri = format!("--from-literal=AMQP_URL={amqp_url}");
+    testbed.kubectl_ok(&[
+        "create", "secret", "generic", "broker", "-n", NAMESPACE, &uri,
+    ]);
     let pod = Pod::of(&testbed, &testbed.kubectl_ok(&deployment));
     // Nothing makes pods of the Deployment here, so whether they are admitted is asked with one of them.
     fs::write(&manifests, pod.manifest("one", NAMESPACE)).expect("a file");
     let file = manifests.to_str().expect("text");
     testbed.kubectl_ok(&["create", "--dry-run=server", "-f", file]);
-    let amqp_url = vhost.amqp_url();
-    let environment = [("AMQP_URL", &*amqp_url), ("POD_NAME", "tbo-0")];
+    let environment = [("POD_NAME", "tbo-0")];
     let mut check = pod.run_with(&environment, &["--validate-only"]);
     assert!(check.end().await.success(), "{}", check.logs());
     assert!(

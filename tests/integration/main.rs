@@ -7,6 +7,7 @@ mod ceilings;
 mod celery;
 mod chart;
 mod controller;
+mod credentials;
 mod crowds;
 mod disclosure;
 mod edits;

@@ -138,7 +138,7 @@ async fn a_tenant_with_the_rights_of_the_chart_harms_no_other() {
     testbed.kubectl_ok(&["wait", "--for=condition=Established", crd]);
     let vhost = testbed.vhost().await;
     let uri = vhost.amqp_url();
-    let literal = format!("--from-literal=uri={uri}");
+    let literal = format!("--from-literal=AMQP_URL={uri}");
     let secret = [
         "create", "secret", "generic", "broker", "-n", OPERATORS, &literal,
     ];
@@ -153,7 +153,7 @@ async fn a_tenant_with_the_rights_of_the_chart_harms_no_other() {
         "json",
     ];
     let pod = Pod::of(&testbed, &testbed.kubectl_ok(&deployment));
-    let mut operator = pod.run(&[("AMQP_URL", &*uri), ("POD_NAME", "tbo-0")]);
+    let mut operator = pod.run(&[("POD_NAME", "tbo-0")]);
     operator.becomes_leader().await;
 
     let (victim, other) = (testbed.namespace().await, testbed.namespace().await);

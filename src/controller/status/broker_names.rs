@@ -10,6 +10,11 @@ use amqp::Endpoint;
 pub(super) struct BrokerNames(HashMap<Endpoint, String>);
 
 impl BrokerNames {
+    /// A bucket is at `broker` from now on. Where it has just come from the series stay: they are of the same name.
+    pub(super) fn expect(&mut self, broker: &Endpoint, name: impl FnOnce() -> String) {
+        self.0.entry(broker.clone()).or_insert_with(name);
+    }
+
     /// `broker` is called so now. Answers a name that no broker has any more.
     pub(super) fn set(&mut self, broker: &Endpoint, name: &str) -> Option<String> {
         let before = self.0.insert(broker.clone(), name.to_owned())?;
@@ -57,5 +62,15 @@ mod tests {
         );
         assert_eq!(names.remove(&broker("b")).as_deref(), Some("default"));
         assert!(names.0.is_empty());
+    }
+
+    #[test]
+    fn a_name_stays_while_its_buckets_are_on_their_way_to_another_broker() {
+        let broker = |user| Endpoint::from_parts("h", 1, "/", user, "p", false);
+        let mut names = BrokerNames::default();
+        names.expect(&broker("old"), || "default".to_owned());
+        names.expect(&broker("new"), || "default".to_owned());
+        assert_eq!(names.remove(&broker("old")), None);
+        assert_eq!(names.remove(&broker("new")).as_deref(), Some("default"));
     }
 }

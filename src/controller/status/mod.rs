@@ -104,6 +104,9 @@ impl StatusWriter {
                     let reading = Reading::Refused(phase.clone());
                     self.metrics.bucket(&result.id, reading);
                 }
+                if let Some(broker) = result.decision.broker() {
+                    names.expect(broker, || result.broker_name());
+                }
                 queue.reconciled(result, now);
             }
             Report::Gone(id) => {
@@ -116,9 +119,13 @@ impl StatusWriter {
                 if let Some(unused) = names.remove(&broker) {
                     self.metrics.forget_broker(&unused);
                 } else if let Some(name) = name {
-                    let is_up = |other| queue.connection_to(other) == Some(&ConnectionState::Up);
-                    let connected = names.called(&name).any(is_up);
-                    self.metrics.broker_connected(&name, connected);
+                    let others = names.called(&name);
+                    let known: Vec<_> = others.filter_map(|it| queue.connection_to(it)).collect();
+                    // Otherwise it is being connected to: it will tell.
+                    if !known.is_empty() {
+                        let connected = known.contains(&&ConnectionState::Up);
+                        self.metrics.broker_connected(&name, connected);
+                    }
                 }
             }
             Report::Outcome(broker, Outcome::Connection(connection)) => {

@@ -151,18 +151,7 @@ impl StatusQueue {
     pub(super) fn name_of(&self, broker: &Endpoint) -> Option<String> {
         let results = self.entries.values().map(|entry| &entry.result);
         let at = results.filter(|result| result.decision.broker() == Some(broker));
-        at.map(|result| match result.decision.whose() {
-            // It comes before all namespaces.
-            Whose::Operator => (None, ""),
-            Whose::Secret(name) => (Some(result.id.namespace()), name),
-        })
-        .min()
-        .map(|(namespace, name)| {
-            namespace.map_or_else(
-                || "default".to_owned(),
-                |namespace| format!("{namespace}/{name}"),
-            )
-        })
+        at.map(ReconcileResult::named_by).min().map(broker_name)
     }
 
     /// What is known of the connection to a broker.
@@ -290,6 +279,29 @@ impl Entry {
             now,
         )
     }
+}
+
+impl ReconcileResult {
+    /// What metrics call its broker, unless others are there too.
+    pub(super) fn broker_name(&self) -> String {
+        broker_name(self.named_by())
+    }
+
+    /// Who names its broker: namespace and name of a Secret, or the operator.
+    fn named_by(&self) -> (Option<&str>, &str) {
+        match self.decision.whose() {
+            // It comes before all namespaces.
+            Whose::Operator => (None, ""),
+            Whose::Secret(name) => (Some(self.id.namespace()), name),
+        }
+    }
+}
+
+fn broker_name((namespace, name): (Option<&str>, &str)) -> String {
+    namespace.map_or_else(
+        || "default".to_owned(),
+        |namespace| format!("{namespace}/{name}"),
+    )
 }
 
 impl Decision {

@@ -97,6 +97,7 @@ pub struct Metrics {
     reconcile_errors: Family<ByReason, Counter>,
     status_writes: Family<ByResult, Counter>,
     leader: Gauge,
+    broker_file: Gauge,
 }
 
 impl Metrics {
@@ -122,7 +123,9 @@ impl Metrics {
             reconcile_errors: Family::default(),
             status_writes: Family::default(),
             leader: Gauge::default(),
+            broker_file: Gauge::default(),
         };
+        metrics.broker_file(true);
         metrics.register(of_each_bucket);
         metrics
     }
@@ -196,6 +199,8 @@ impl Metrics {
         let help = "Status writes, by result";
         ours.register("status_writes", help, self.status_writes.clone());
         ours.register("leader", "1 while this replica leads", self.leader.clone());
+        let help = "0 while the file of --amqp-url-file names no broker that can be used, else 1";
+        ours.register("broker_file_usable", help, self.broker_file.clone());
     }
 
     /// Everything, in the OpenMetrics text format.
@@ -288,6 +293,11 @@ impl Metrics {
     pub fn broker_connected(&self, broker: &str, connected: bool) {
         let gauge = self.connected.get_or_create(&OfBroker::new(broker));
         gauge.set(connected.into());
+    }
+
+    /// The file that names the operator's own broker can be used, or cannot.
+    pub fn broker_file(&self, usable: bool) {
+        self.broker_file.set(usable.into());
     }
 
     /// No bucket uses the broker any more: its series are gone.

@@ -1,6 +1,8 @@
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use k8s_openapi::api::core::v1::Secret;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -70,11 +72,11 @@ impl<'t> Helm<'t> {
 }
 
 /// A pod as the API server has it. There is no node to run it, so its only container is run here: the same arguments
-/// and plain environment, with the rights of its service account and nothing more.
+/// and plain environment, the Secrets that it mounts as they are now, with the rights of its service account and nothing more.
 pub struct Pod {
     spec: Value,
     kubeconfig: PathBuf,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Pod {
@@ -93,11 +95,48 @@ impl Pod {
         let account = spec["serviceAccountName"].as_str().expect("a name");
         let token = testbed.kubectl_ok(&["create", "token", account, "-n", namespace]);
         let folder = tempfile::tempdir().expect("a folder");
-        Self {
+        let pod = Self {
             spec: spec.clone(),
             kubeconfig: testbed.kubeconfig_of(&token, namespace, folder.path()),
-            _folder: folder,
+            folder,
+        };
+        for volume in pod.spec["volumes"].as_array().into_iter().flatten() {
+            pod.mount(testbed, namespace, volume);
         }
+        pod
+    }
+
+    /// What the kubelet makes of a volume with items of a Secret. One that is not there is as if it were optional.
+    fn mount(&self, testbed: &Testbed, namespace: &str, volume: &Value) {
+        let wanted = &volume["secret"];
+        let Some(name) = wanted["secretName"].as_str() else {
+            return;
+        };
+        let found = testbed.kubectl(&["get", "secret", name, "-n", namespace, "-o", "json"]);
+        let Ok(secret) = serde_json::from_slice::<Secret>(&found.stdout) else {
+            return;
+        };
+        let (data, folder) = (secret.data.unwrap_or_default(), self.volume(volume));
+        fs::create_dir(&folder).expect("a folder");
+        for item in wanted["items"].as_array().into_iter().flatten() {
+            let [key, path] = ["key", "path"].map(|field| item[field].as_str().expect("text"));
+            fs::write(folder.join(path), &data[key].0).expect("a file");
+        }
+    }
+
+    fn volume(&self, volume: &Value) -> PathBuf {
+        let name = volume["name"].as_str().expect("a name");
+        self.folder.path().join(name)
+    }
+
+    /// A path of its container, where it is on this machine.
+    fn path_here(&self, path: &str) -> String {
+        let mounts = self.spec["containers"][0]["volumeMounts"].as_array();
+        let here = mounts.into_iter().flatten().find_map(|mount| {
+            let rest = path.strip_prefix(mount["mountPath"].as_str()?)?;
+            Some(format!("{}{rest}", self.volume(mount).display()))
+        });
+        here.unwrap_or_else(|| path.to_owned())
     }
 
     /// As something that can be created.
@@ -112,7 +151,7 @@ impl Pod {
         self.kubeconfig.to_str().expect("a path of text")
     }
 
-    /// Runs it. What its environment takes from Secrets is `environment`; its port is any free one.
+    /// Runs it. What its environment takes from elsewhere is `environment`; its port is any free one.
     pub fn run(&self, environment: &[(&str, &str)]) -> Operator {
         self.run_with(environment, &[])
     }
@@ -132,6 +171,10 @@ impl Pod {
         let plain = container["env"].as_array().into_iter().flatten();
         let plain =
             plain.filter_map(|entry| Some((entry["name"].as_str()?, entry["value"].as_str()?)));
+        let plain: Vec<_> = plain
+            .map(|(name, value)| (name, self.path_here(value)))
+            .collect();
+        let plain = plain.iter().map(|(name, value)| (*name, &**value));
         Operator::start_as(
             &self.kubeconfig,
             &arguments,

@@ -15,13 +15,14 @@ use super::{SOON, Testbed, eventually, finish, unique};
 const PASSWORD: &str = "test";
 
 /// A RabbitMQ virtual host and user of one test, seen by AMQP and by the management API, and not through the operator's
-/// code. Both are deleted when dropped.
+/// code. Both are deleted when dropped, and further users.
 pub struct Vhost<'t> {
     testbed: &'t Testbed,
     user: String,
     /// In the form in which URLs want it. It has a slash: a place that forgets to encode it is noticed.
     name: String,
     connection: Mutex<Option<Connection>>,
+    others: Mutex<Vec<String>>,
 }
 
 impl<'t> Vhost<'t> {
@@ -32,6 +33,7 @@ impl<'t> Vhost<'t> {
             user: format!("test-{unique}"),
             name: format!("test%2F{unique}"),
             connection: Mutex::default(),
+            others: Mutex::default(),
         };
         let user = json!({"password": PASSWORD, "tags": ""});
         vhost.api(Method::PUT, &vhost.user_path(), Some(user)).await;
@@ -103,6 +105,43 @@ impl<'t> Vhost<'t> {
             .expect("a user");
         let (address, _) = server.split_once('/').expect("a vhost");
         format!("amqp://{}:{PASSWORD}@{address}/{}", self.user, self.name)
+    }
+
+    /// The same as a new user, which has the rights of the first one.
+    pub async fn amqp_url_of_another_user(&self) -> String {
+        let user = format!("test-{}", unique());
+        let settings = json!({"password": PASSWORD, "tags": ""});
+        let path = format!("users/{user}");
+        self.api(Method::PUT, &path, Some(settings)).await;
+        let path = format!("{}/{user}", self.path("permissions"));
+        let rights = json!({"configure": ".*", "write": ".*", "read": ".*"});
+        self.api(Method::PUT, &path, Some(rights)).await;
+        let url = self.amqp_url().replacen(&self.user, &user, 1);
+        self.others.lock().await.push(user);
+        url
+    }
+
+    /// Waits until the operator has connections as the user of `url`, and as nobody else. The management API is some seconds late.
+    pub async fn operator_connects_as(&self, url: &str) {
+        let user = url
+            .split_once("://")
+            .and_then(|(_, rest)| rest.split_once(':'));
+        let (user, _) = user.expect("a user");
+        let path = format!("{}/connections", self.path("vhosts"));
+        eventually("the operator's connection", SOON, async || {
+            let answer = self.api(Method::GET, &path, None).await;
+            let all: Vec<Value> = answer.json().await.expect("connections in JSON");
+            let is_operators = |it: &&Value| {
+                let name = it["client_properties"]["connection_name"].as_str();
+                name.is_some_and(|name| name.starts_with("token-bucket-operator/"))
+            };
+            let operators: Vec<_> = all.iter().filter(is_operators).collect();
+            match !operators.is_empty() && operators.iter().all(|it| it["user"] == *user) {
+                true => Ok(()),
+                false => Err(format!("{user}: {operators:?}")),
+            }
+        })
+        .await;
     }
 
     /// The queue as the management API describes it: `type`, `durable`, `arguments`… Its counts lag by seconds:
@@ -312,6 +351,10 @@ impl Drop for Vhost<'_> {
             let answer = tokio::time::timeout(Duration::from_secs(600), answer).await;
             checked(answer.expect("the vhost goes"), &path);
             self.api(Method::DELETE, &self.user_path(), None).await;
+            for user in self.others.lock().await.iter() {
+                let path = format!("users/{user}");
+                self.api(Method::DELETE, &path, None).await;
+            }
         });
     }
 }
