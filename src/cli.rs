@@ -102,6 +102,10 @@ pub(crate) struct RunArgs {
     )]
     pub status_writes_per_second: NonZeroU32,
 
+    /// How often each Secret of spec.connection is looked at, to see whether it has changed
+    #[arg(long, env = "SECRET_REREAD_INTERVAL", default_value = "60s", value_parser = duration, value_name = "DURATION")]
+    pub secret_reread_interval: Duration,
+
     /// Brokers that the buckets of one namespace may be at by spec.connection; each costs a connection and its threads
     #[arg(
         long,

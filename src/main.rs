@@ -255,6 +255,7 @@ async fn operate(args: RunArgs, stop: CancellationToken) -> anyhow::Result<()> {
         lease_namespace: lease_namespace.clone(),
         status_interval: args.status_interval,
         status_writes_per_second: args.status_writes_per_second,
+        secret_reread_interval: args.secret_reread_interval,
         max_brokers_per_namespace: args.max_brokers_per_namespace,
         broker_rules: BrokerRules {
             allowed_hosts: args.allowed_broker_hosts,

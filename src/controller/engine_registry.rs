@@ -255,16 +255,6 @@ impl EngineRegistry {
         running.map_or_else(|| Place::unknown(endpoint), |it| it.engine.place())
     }
 
-    /// The buckets at `endpoint`.
-    #[must_use]
-    pub(super) fn buckets_at(&self, endpoint: &Endpoint) -> Vec<BucketId> {
-        self.inner()
-            .engines
-            .get(endpoint)
-            .map(|running| running.buckets.iter().cloned().collect())
-            .unwrap_or_default()
-    }
-
     /// Waits until an engine has ended that was not told to, which is a bug.
     pub(super) async fn crashed(&self) {
         self.crashed.cancelled().await;

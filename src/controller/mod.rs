@@ -18,6 +18,7 @@ mod moves;
 mod public;
 mod reconcile;
 mod removals;
+mod rereads;
 mod resolve;
 mod resource;
 mod scope;
@@ -94,6 +95,8 @@ pub struct Settings {
     pub status_interval: Duration,
     /// How many changed counts are written in a second, at most.
     pub status_writes_per_second: NonZeroU32,
+    /// How often each Secret that resources name is looked at, to see whether it has changed.
+    pub secret_reread_interval: Duration,
     /// Brokers that the buckets of one namespace may be at, besides the default one.
     pub max_brokers_per_namespace: NonZeroU32,
     /// What brokers that Secrets name have to be.
@@ -130,6 +133,7 @@ pub async fn run(settings: Settings, term: Term) -> Result<(), Ended> {
         lease_namespace,
         status_interval,
         status_writes_per_second,
+        secret_reread_interval,
         max_brokers_per_namespace,
         broker_rules,
         ceilings,
@@ -169,6 +173,7 @@ pub async fn run(settings: Settings, term: Term) -> Result<(), Ended> {
         default_broker.clone(),
         required_secret_label,
         broker_rules,
+        secret_reread_interval,
         triggers.clone(),
     );
     let context = Arc::new(Context {
@@ -228,7 +233,8 @@ pub async fn run(settings: Settings, term: Term) -> Result<(), Ended> {
             context.follow(learnt),
             context.follow_default_broker(default_broker),
             release_deselected,
-            context.resolver.read_asked(to_read)
+            context.resolver.read_asked(to_read),
+            context.resolver.read_again()
         );
         pending::<()>().await;
     };

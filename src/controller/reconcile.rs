@@ -27,8 +27,8 @@ use bucket::Bucket;
 use bucket::machine::Failure;
 use engine::{Phase, Removal};
 
-/// A Secret is read again so often: credentials change.
-const RESOLVE_AGAIN_AFTER: Duration = Duration::from_secs(300);
+/// Whoever waits for another bucket looks again so often, should nobody have told it.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(300);
 /// A broker of its namespace may be free then. Sooner would cost requests: each look reads the Secret.
 const ADMIT_AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// A reconciliation that takes longer has failed.
@@ -175,7 +175,7 @@ async fn apply(resource: &TokenBucket, context: &Arc<Context>) -> Result<Action,
             let decision = Decision::Refused(phase.into());
             report(resource, Some(resource), decision, context);
             context.triggers.send(&concerned);
-            return Ok(Action::requeue(RESOLVE_AGAIN_AFTER));
+            return Ok(Action::requeue(ASK_AGAIN_AFTER));
         }
     }
     if connection.is_some()
@@ -194,11 +194,7 @@ async fn apply(resource: &TokenBucket, context: &Arc<Context>) -> Result<Action,
     put_in_force(resource, bucket, &endpoint, context);
     // Now it is known where it is, and where it is not any more.
     context.triggers.send(&concerned);
-    Ok(if connection.is_some() {
-        Action::requeue(RESOLVE_AGAIN_AFTER)
-    } else {
-        Action::await_change()
-    })
+    Ok(Action::await_change())
 }
 
 fn put_in_force(
@@ -208,10 +204,6 @@ fn put_in_force(
     context: &Arc<Context>,
 ) {
     let id = bucket.id.clone();
-    let before = context
-        .engines
-        .broker_of(&id)
-        .filter(|before| before != endpoint);
     let engine = context.engines.assign(&id, endpoint);
     let progress = {
         let home = context.index().home(&id);
@@ -231,10 +223,6 @@ fn put_in_force(
         moving: matches!(progress, Progress::Moving),
     };
     report(resource, Some(resource), decision, context);
-    if let Some(before) = before.filter(|_| connection.is_some()) {
-        // Other buckets that name the same Secret move along.
-        context.triggers.send(&context.engines.buckets_at(&before));
-    }
     let Progress::Arrived(moved) = progress else {
         return;
     };

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use futures::stream::poll_fn;
+use futures::stream::{poll_fn, unfold};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::broker_rules::{BrokerRules, RuleBroken};
 use super::broker_secret::{SecretProblem, endpoint};
+use super::rereads::Seen;
 use super::secret_label::SecretLabel;
 use super::secrets::{Answer, SecretName, Secrets};
 use super::triggers::ReconcileTriggers;
@@ -25,6 +26,9 @@ use bucket::machine::Class;
 
 /// Secrets that are read at the same time.
 const MOST_READS: usize = 32;
+/// Looks at Secrets in use at the same time, and the time between two of them: with 3,000 Secrets that is a minute.
+const MOST_LOOKS: usize = 4;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 /// A request that takes longer has failed.
 const READ_WITHIN: Duration = Duration::from_secs(10);
 
@@ -148,6 +152,7 @@ impl Resolver {
         default: watch::Receiver<Option<Endpoint>>,
         required_label: Option<SecretLabel>,
         rules: BrokerRules,
+        reread_interval: Duration,
         triggers: ReconcileTriggers,
     ) -> (Self, mpsc::UnboundedReceiver<SecretName>) {
         let (asked, to_read) = mpsc::unbounded_channel();
@@ -156,7 +161,7 @@ impl Resolver {
             default,
             required_label,
             rules,
-            secrets: Secrets::default(),
+            secrets: Secrets::new(reread_interval),
             asked,
             triggers,
         };
@@ -173,6 +178,41 @@ impl Resolver {
                 .send(&self.secrets.take_waiting(&(namespace, name)));
         };
         asked.for_each_concurrent(MOST_READS, read).await;
+    }
+
+    /// Looks again and again at the Secrets in use, and has the buckets reconciled whose Secret is not as it was. A watch would need
+    /// the right to list all Secrets.
+    pub(super) async fn read_again(&self) {
+        let due = unfold((), async |()| {
+            sleep(BETWEEN_LOOKS).await;
+            Some((self.secrets.due_again().await, ()))
+        });
+        let look = async |secret: SecretName| {
+            match timeout(READ_WITHIN, self.look_again(&secret)).await {
+                Ok(Some(concerned)) => self.triggers.send(&concerned),
+                // The API server is silent: the next look is for that.
+                Ok(None) | Err(_) => self.secrets.forget_seen(&secret),
+            }
+        };
+        due.for_each_concurrent(MOST_LOOKS, look).await;
+    }
+
+    /// Whom it concerns that a Secret is not as it was; None when that is not known. Mostly the API server is asked for its version
+    /// alone: whoever writes Secrets may write large ones.
+    async fn look_again(&self, secret: &SecretName) -> Option<Vec<BucketId>> {
+        let (namespace, name) = secret;
+        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
+        let seen = match secrets.get_metadata(name).await {
+            Ok(found) => Seen::Version(found.metadata.resource_version.unwrap_or_default()),
+            Err(kube::Error::Api(status)) if status.code == 404 => Seen::Missing,
+            Err(kube::Error::Api(status)) if status.code == 403 => Seen::Forbidden,
+            Err(_) => return None,
+        };
+        if !self.secrets.saw(secret, seen) {
+            return Some(Vec::new());
+        }
+        let read = self.read(namespace, name);
+        self.secrets.get_again(secret, read).await
     }
 
     /// The broker of a bucket, as far as it is known. None: its Secret is being read, and it is reconciled after that. A pass
@@ -226,8 +266,8 @@ impl Resolver {
 
     async fn read_once(&self, namespace: &str, name: &str) -> Result<Endpoint, ResolveError> {
         let read = self.read(namespace, name);
-        let Answer { outcome, waiting } = self.secrets.get(namespace, name, read).await;
-        self.triggers.send(&waiting);
+        let Answer { outcome, concerned } = self.secrets.get(namespace, name, read).await;
+        self.triggers.send(&concerned);
         outcome
     }
 

@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use kube::Resource;
 use kube::runtime::watcher::Event;
-use tokio::time::Instant;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
 
+use super::rereads::{Rereads, Seen};
 use super::resolve::ResolveError;
 use super::resource::{Guarded, id_of};
 use amqp::Endpoint;
@@ -28,12 +30,17 @@ type Outcome = Result<Endpoint, ResolveError>;
 
 /// The Secrets that TokenBuckets name, and no others.
 #[derive(Default)]
-pub(super) struct Secrets(Mutex<Inner>);
+pub(super) struct Secrets {
+    inner: Mutex<Inner>,
+    /// More Secrets are named.
+    more: Notify,
+}
 
 #[derive(Default)]
 struct Inner {
     secrets: HashMap<SecretName, Named>,
     namings: HashMap<BucketId, Naming>,
+    rereads: Rereads,
 }
 
 /// A Secret that is named.
@@ -100,11 +107,22 @@ impl Look {
 pub(super) struct Answer {
     /// Its broker, or why there is none.
     pub(super) outcome: Outcome,
-    /// It is good again: these buckets wait for it.
-    pub(super) waiting: Vec<BucketId>,
+    /// It is not as it was: these buckets name it.
+    pub(super) concerned: Vec<BucketId>,
 }
 
 impl Secrets {
+    /// None is named. Each one that is will be looked at once in the interval.
+    pub(super) fn new(reread_interval: Duration) -> Self {
+        let rereads = Rereads::new(reread_interval);
+        let inner = Mutex::new(Inner {
+            rereads,
+            ..Inner::default()
+        });
+        let more = Notify::new();
+        Self { inner, more }
+    }
+
     /// Takes note of what a watch shows; `gone` are the resources that it means the end of.
     pub(super) fn observe(&self, event: &Event<Guarded>, gone: &[BucketId]) {
         let mut inner = self.inner();
@@ -122,6 +140,7 @@ impl Secrets {
                     generation: object.meta().generation,
                 });
             inner.name(&id, naming);
+            self.more.notify_one();
         }
     }
 
@@ -140,8 +159,8 @@ impl Secrets {
     ) -> Answer {
         let Some(slot) = self.slot(namespace, name) else {
             // Nobody names it any more.
-            let (outcome, waiting) = (read.await, Vec::new());
-            return Answer { outcome, waiting };
+            let (outcome, concerned) = (read.await, Vec::new());
+            return Answer { outcome, concerned };
         };
         let mut look = slot.look.lock().await;
         let news = slot.news.swap(false, Ordering::SeqCst);
@@ -150,8 +169,8 @@ impl Secrets {
                 look.doubt();
             }
             if Instant::now() < look.next {
-                let (outcome, waiting) = (look.outcome.clone(), Vec::new());
-                return Answer { outcome, waiting };
+                let (outcome, concerned) = (look.outcome.clone(), Vec::new());
+                return Answer { outcome, concerned };
             }
         }
         let before = look.take();
@@ -160,13 +179,72 @@ impl Secrets {
         let new = Look::new(outcome.clone(), failures, Instant::now(), rand::random());
         *look = Some(new);
         drop(look);
-        let was_bad = before.is_some_and(|look| look.outcome.is_err());
-        let waiting = if was_bad && outcome.is_ok() {
-            self.named_by(namespace, name)
-        } else {
-            Vec::new()
+        let concerned = match before {
+            Some(before) if !are_alike(&before.outcome, &outcome) => self.named_by(namespace, name),
+            _ => Vec::new(),
         };
-        Answer { outcome, waiting }
+        Answer { outcome, concerned }
+    }
+
+    /// Reads a Secret that is in use once more. Answers whom it concerns that it is not as it was; None when that is not known.
+    pub(super) async fn get_again(
+        &self,
+        (namespace, name): &SecretName,
+        read: impl Future<Output = Outcome>,
+    ) -> Option<Vec<BucketId>> {
+        let slot = self.slot(namespace, name)?;
+        let mut look = slot.look.lock().await;
+        let outcome = read.await;
+        if let Err(ResolveError::SecretUnavailable { .. }) = outcome {
+            return None;
+        }
+        let is_same = look
+            .as_ref()
+            .is_some_and(|look| are_alike(&look.outcome, &outcome));
+        *look = Some(Look::new(outcome, 0, Instant::now(), rand::random()));
+        drop(look);
+        let concerned = || self.named_by(namespace, name);
+        Some(if is_same { Vec::new() } else { concerned() })
+    }
+
+    /// Waits for the turn of a Secret that is in use to be looked at again. One that cannot be used has turns of its own.
+    pub(super) async fn due_again(&self) -> SecretName {
+        loop {
+            let next = self.inner().rereads.next(Instant::now());
+            match next {
+                Ok(secret) if self.may_be_in_use(&secret) => return secret,
+                Ok(_) => {}
+                Err(Some(at)) => tokio::select! {
+                    () = sleep_until(at) => {}
+                    () = self.more.notified() => {}
+                },
+                Err(None) => self.more.notified().await,
+            }
+        }
+    }
+
+    /// Takes note of such a look. Answers whether the Secret has to be read.
+    pub(super) fn saw(&self, secret: &SecretName, seen: Seen) -> bool {
+        self.inner().rereads.saw(secret, seen)
+    }
+
+    /// It could not be read.
+    pub(super) fn forget_seen(&self, secret: &SecretName) {
+        self.inner().rereads.forget_seen(secret);
+    }
+
+    /// Whether it may name a broker. While it is being read it needs no further look.
+    fn may_be_in_use(&self, (namespace, name): &SecretName) -> bool {
+        let Some(slot) = self.slot(namespace, name) else {
+            return false;
+        };
+        let Ok(look) = slot.look.try_lock() else {
+            return false;
+        };
+        look.as_ref().is_none_or(|look| {
+            let unknown = matches!(look.outcome, Err(ResolveError::SecretUnavailable { .. }));
+            look.outcome.is_ok() || unknown
+        })
     }
 
     /// What is known of a Secret. Otherwise it has to be read, and `id` waits for that: answers whether it is the first.
@@ -225,7 +303,17 @@ impl Secrets {
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether nobody is concerned when the second comes after the first. What is not known concerns nobody.
+fn are_alike(before: &Outcome, after: &Outcome) -> bool {
+    match (before, after) {
+        (_, Err(ResolveError::SecretUnavailable { .. })) => true,
+        (Ok(before), Ok(after)) => before == after,
+        (Err(before), Err(after)) => before.to_string() == after.to_string(),
+        _ => false,
     }
 }
 
@@ -238,6 +326,10 @@ impl Inner {
             return self.unname(id);
         };
         // First the new one, so that a Secret that stays named is not forgotten.
+        if !self.secrets.contains_key(&naming.secret) {
+            let phase = rand::random();
+            self.rereads.add(&naming.secret, Instant::now(), phase);
+        }
         let named = self.secrets.entry(naming.secret.clone()).or_default();
         named.by.insert(id.clone());
         named.slot.news.store(true, Ordering::SeqCst);
@@ -261,6 +353,7 @@ impl Inner {
             named.waiting.remove(id);
             if named.by.is_empty() {
                 self.secrets.remove(secret);
+                self.rereads.remove(secret);
             }
         }
     }

@@ -138,6 +138,80 @@ async fn a_file_that_is_optional_may_come_later() {
     buckets.until("x", "no trace of it", stalled).await;
 }
 
+/// Passes over TokenBuckets, and requests that read something, until now.
+async fn passes_and_reads(operator: &Operator) -> Result<[f64; 2], String> {
+    let passes = "tokenbucket_reconcile_duration_seconds_count";
+    let reads = r#"tokenbucket_api_requests_total{method="GET",code="200"}"#;
+    let [passes, reads] = [
+        operator.metric(passes).await?,
+        operator.metric(reads).await?,
+    ];
+    Ok([passes.unwrap_or_default(), reads.unwrap_or_default()])
+}
+
+/// Waits until so many more requests have read something; answers how many passes there were until then.
+async fn passes_after_reads(operator: &Operator, more: f64) -> f64 {
+    let [_, before] = passes_and_reads(operator).await.expect("metrics");
+    eventually("looks at Secrets", SOON, async || {
+        match passes_and_reads(operator).await? {
+            [passes, reads] if reads >= before + more => Ok(passes),
+            counts => Err(format!("{counts:?}, {before} reads before")),
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_changed_secret_is_used_though_its_old_credentials_still_work() {
+    let (testbed, namespace, vhost, buckets) = stage().await;
+    namespace.create_secret("rabbit", &vhost.amqp_url()).await;
+    let often = ["--secret-reread-interval=200ms"];
+    let operator = Operator::start_at(testbed, &namespace, None, &often).await;
+    let connection = json!({"secretRef": {"name": "rabbit"}});
+    let spec = json!({"schedule": RARELY, "amount": 1, "maximum": 9, "connection": connection});
+    for name in ["one", "two"] {
+        buckets.create(name, spec.clone()).await;
+        buckets.ready(name).await;
+    }
+    vhost.operator_connects_as(&vhost.amqp_url()).await;
+    // A look that finds nothing new leads to nothing.
+    let passes = passes_after_reads(&operator, 3.0).await;
+    assert_eq!(passes_after_reads(&operator, 10.0).await, passes);
+
+    let url = vhost.amqp_url_of_another_user().await;
+    namespace.change_secret("rabbit", &url).await;
+    vhost.operator_connects_as(&url).await;
+    for name in ["one", "two"] {
+        buckets.request_refill(name, "now").await;
+        vhost
+            .depth_becomes(&format!("token_bucket_{name}"), 1)
+            .await;
+    }
+    let connections = format!(
+        r#"tokenbucket_broker_connections_total{{broker="{}/rabbit"}}"#,
+        namespace.name()
+    );
+    assert_eq!(operator.metric(&connections).await, Ok(Some(2.0)));
+
+    // One that is deleted is missed in time, and found when it comes back.
+    testbed.kubectl_ok(&["delete", "secret", "rabbit", "-n", namespace.name()]);
+    let missed = r#"tokenbucket_reconcile_errors_total{reason="SecretNotFound"}"#;
+    eventually("the lack of the Secret", SOON, async || {
+        match operator.metric(missed).await? {
+            Some(passes) if passes >= 2.0 => Ok(()),
+            passes => Err(format!("{passes:?}")),
+        }
+    })
+    .await;
+    namespace.create_secret("rabbit", &url).await;
+    for name in ["one", "two"] {
+        buckets.request_refill(name, "again").await;
+        vhost
+            .depth_becomes(&format!("token_bucket_{name}"), 2)
+            .await;
+    }
+}
+
 #[tokio::test]
 async fn without_a_file_that_can_be_used_the_operator_does_not_start_and_says_which() {
     let file = Mounted::nothing();

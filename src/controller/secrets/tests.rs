@@ -123,15 +123,75 @@ async fn when_a_secret_comes_all_that_wait_for_it_are_told() {
     let scene = Scene::default();
     for name in ["a", "b"] {
         scene.apply(name, 1, Some("late"));
-        assert_eq!(scene.get("late").await.waiting, []);
+        assert_eq!(scene.get("late").await.concerned, []);
     }
     scene.exists.store(true, Ordering::SeqCst);
     advance(SHORTEST_PAUSE).await;
-    let mut waiting = scene.get("late").await.waiting;
+    let mut waiting = scene.get("late").await.concerned;
     waiting.sort();
     assert_eq!(waiting, [id("a"), id("b")]);
     advance(SHORTEST_PAUSE).await;
-    assert_eq!(scene.get("late").await.waiting, [], "it was good before");
+    assert_eq!(scene.get("late").await.concerned, [], "it was good before");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_secret_in_use_has_its_turns_and_one_that_is_missing_has_none() {
+    let minute = Duration::from_secs(60);
+    let scene = Scene {
+        secrets: Secrets::new(minute),
+        ..Scene::default()
+    };
+    scene.apply("a", 1, Some("missing"));
+    scene.get("missing").await.outcome.unwrap_err();
+    scene.exists.store(true, Ordering::SeqCst);
+    scene.apply("b", 1, Some("there"));
+    scene.get("there").await.outcome.unwrap();
+    let start = Instant::now();
+    for _ in 0..10 {
+        assert_eq!(scene.secrets.due_again().await.1, "there");
+    }
+    let took = start.elapsed();
+    assert!(minute * 9 <= took && took <= minute * 10, "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whom_a_look_concerns_is_told_when_the_secret_is_not_as_it_was() {
+    let scene = Scene::default();
+    let secret = ("shop".to_owned(), "rabbit".to_owned());
+    scene.exists.store(true, Ordering::SeqCst);
+    for name in ["a", "b"] {
+        scene.apply(name, 1, Some("rabbit"));
+    }
+    scene.get("rabbit").await.outcome.unwrap();
+    let at = |uri: &str| Ok(Endpoint::parse(uri).unwrap());
+    let away = Err(ResolveError::SecretUnavailable {
+        name: "rabbit".into(),
+        source: Arc::new(crate::ops::api_error::ApiError(
+            kube::Error::LinesCodecMaxLineLengthExceeded,
+        )),
+    });
+    let all = vec![id("a"), id("b")];
+    for (read, concerned) in [
+        (at("amqp://h"), Some(Vec::new())),
+        (away, None),
+        (at("amqp://h"), Some(Vec::new())),
+        (at("amqp://new@h"), Some(all.clone())),
+        (
+            Err(ResolveError::SecretNotFound("rabbit".into())),
+            Some(all),
+        ),
+    ] {
+        let told = scene.secrets.get_again(&secret, async { read }).await;
+        let told = told.map(|mut told| {
+            told.sort();
+            told
+        });
+        assert_eq!(told, concerned);
+    }
+    assert!(matches!(
+        scene.secrets.known(&id("a"), "rabbit"),
+        Ok(Err(_))
+    ));
 }
 
 #[tokio::test(start_paused = true)]
@@ -152,7 +212,7 @@ async fn nothing_is_remembered_of_a_secret_that_nobody_names() {
     // A pass that is late finds the answer, and leaves nothing behind.
     assert!(scene.get("secret-99").await.outcome.is_err());
     let inner = scene.secrets.inner();
-    assert!(inner.secrets.is_empty() && inner.namings.is_empty());
+    assert!(inner.secrets.is_empty() && inner.namings.is_empty() && inner.rereads.is_empty());
 }
 
 #[test]
