@@ -1,5 +1,6 @@
 //! The command line: every setting is a flag with an environment variable.
 
+use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::LazyLock;
@@ -7,7 +8,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::builder::Resettable;
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use token_bucket_operator::api::QueueType;
 use token_bucket_operator::controller::{AllowedHost, Pattern};
 use token_bucket_operator::ops::telemetry::LogFormat;
@@ -26,6 +28,28 @@ pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// What the command line and the environment say. Ends the program when that cannot be understood.
+    pub(crate) fn from_command_line() -> Self {
+        let matches = without_empty_variables(Self::command()).get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+}
+
+/// Variables that are empty, as charts and compose files write those that are not set, count as absent.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty = |name: &OsStr| {
+        let value = std::env::var_os(name);
+        value.is_some_and(|value| value.to_string_lossy().trim().is_empty())
+    };
+    command
+        .mut_args(|flag| match flag.get_env().is_some_and(is_empty) {
+            true => flag.env(Resettable::Reset),
+            false => flag,
+        })
+        .mut_subcommands(without_empty_variables)
 }
 
 /// The sub-commands.
@@ -318,7 +342,7 @@ fn duration(text: &str) -> Result<Duration, String> {
         })
 }
 
-/// Values from the environment that say nothing, as charts render them, count as absent.
+/// Values that say nothing, as charts render them, count as absent.
 impl RunArgs {
     /// Without empty values.
     #[must_use]
@@ -345,7 +369,7 @@ impl RunArgs {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use std::process::Command as Process;
 
     use super::*;
 
@@ -445,6 +469,45 @@ mod tests {
             (args.namespaces.len(), args.amqp_url, args.selector),
             (0, None, None)
         );
+    }
+
+    /// Variables belong to a process, so the test runs itself in one that has them.
+    #[test]
+    fn an_empty_variable_means_what_an_absent_one_means_for_every_flag() {
+        const EMPTY: &str = "TEST_WITH_EMPTY_VARIABLES";
+        let parsed = |command: clap::Command| {
+            let matches = command.try_get_matches_from(["token-bucket-operator", "run"]);
+            format!("{:?}", Cli::from_arg_matches(&matches.unwrap()).unwrap())
+        };
+        if let Ok(empty) = std::env::var(EMPTY) {
+            let without_any =
+                |command: clap::Command| command.mut_args(|flag| flag.env(Resettable::Reset));
+            let absent = Cli::command().mut_subcommands(without_any);
+            assert_eq!(std::env::var("AMQP_URL").unwrap(), empty);
+            assert_eq!(
+                parsed(without_empty_variables(Cli::command())),
+                parsed(absent)
+            );
+            return;
+        }
+        let command = Cli::command();
+        let run = command.find_subcommand("run").unwrap();
+        let variables: Vec<_> = run.get_arguments().filter_map(|it| it.get_env()).collect();
+        assert!(variables.len() > 20, "{variables:?}");
+        for empty in ["", " "] {
+            let name = "an_empty_variable_means_what_an_absent_one_means_for_every_flag";
+            let output = Process::new(std::env::current_exe().unwrap())
+                .args(["--exact", &format!("cli::tests::{name}")])
+                .env(EMPTY, empty)
+                .envs(variables.iter().map(|name| (name, empty)))
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&output.stdout);
+            assert!(
+                output.status.success() && said.contains("1 passed"),
+                "{said}"
+            );
+        }
     }
 
     #[test]

@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use chrono::Utc;
-use clap::Parser;
 use cli::{Cli, Command, RequireTls, RunArgs, ScheduleArgs, VerifyArgs};
 use token_bucket_operator::amqp::Endpoint;
 use token_bucket_operator::broker_file::BrokerFile;
@@ -44,7 +43,7 @@ const DRAIN_WITHIN: Duration = Duration::from_secs(20);
 const NO_SCHEDULE: u8 = 2;
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let result = match Cli::from_command_line().command {
         Command::Run(args) if args.validate_only => validate(args.normalized()),
         Command::Run(args) => run(args.normalized()).map(|()| ExitCode::SUCCESS),
         Command::Schedule(args) => upcoming(&args),
