@@ -19,6 +19,7 @@ use token_bucket_operator::controller::{
     self, BrokerRules, Ceilings, DefaultBrokerRules, Scope, SecretLabel, Settings,
 };
 use token_bucket_operator::engine::LeaseValidity;
+use token_bucket_operator::ops::api_proxy::with_proxy;
 use token_bucket_operator::ops::api_requests::{counted_client, with_user_agent};
 use token_bucket_operator::ops::election::{Candidate, Term};
 use token_bucket_operator::ops::signals::Signals;
@@ -121,6 +122,7 @@ async fn kubernetes(
              account ({error})"
         )
     })?;
+    let config = with_proxy(config)?;
     let namespace = config.default_namespace.clone();
     let client =
         client(with_user_agent(config)).context("cannot use the Kubernetes configuration")?;

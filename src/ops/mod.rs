@@ -3,6 +3,7 @@
 mod access;
 pub mod admin;
 pub(crate) mod api_error;
+pub mod api_proxy;
 pub mod api_requests;
 pub mod election;
 mod exposition;

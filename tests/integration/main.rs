@@ -2,6 +2,7 @@
 
 mod absence;
 mod admission;
+mod api_proxy;
 mod broker;
 mod ceilings;
 mod celery;

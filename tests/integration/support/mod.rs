@@ -4,6 +4,7 @@
 mod accountant;
 mod buckets;
 mod celery;
+mod connect_proxy;
 mod engine;
 mod events;
 mod helm;
@@ -17,6 +18,7 @@ mod wait;
 pub use accountant::{Account, Accountant, Pace};
 pub use buckets::{Buckets, RARELY, SOON, condition, last_tick, reason};
 pub use celery::Celery;
+pub use connect_proxy::ConnectProxy;
 pub use engine::{Running, asked, bucket, progressing, removal, send_requests};
 pub use events::event;
 pub use helm::{Helm, Pod, chart};
