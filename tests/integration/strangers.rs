@@ -181,3 +181,39 @@ async fn a_refill_queue_with_other_arguments_serves_as_well() {
     buckets.delete("mortal").await;
     assert_eq!(vhost.depth("token_buckets.mortal").await, Some(0));
 }
+
+#[tokio::test]
+async fn messages_with_large_headers_are_parked_and_counted_and_refills_go_on() {
+    let (testbed, namespace, vhost, buckets) = stage().await;
+    let operator = Operator::start(testbed, &namespace, &vhost, &["--status-interval=200ms"]).await;
+    buckets.create("x", spec()).await;
+    buckets.ready("x").await;
+    let sizes = [12_000, 60_000, 120_000];
+    for size in sizes {
+        let large = AMQPValue::LongString("x".repeat(size).into());
+        let properties = BasicProperties::default().with_headers(arguments([("baggage", large)]));
+        vhost.publish(REFILL, b"[]", properties).await;
+    }
+    vhost.depth_becomes(PARKED, 3).await;
+    let parked = r#"tokenbucket_requests_parked_total{reason="NotCelery"}"#;
+    eventually("the metric to count them", SOON, async || {
+        match operator.metric(parked).await? {
+            Some(3.0) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    let issued = buckets.status("x").await.tokens_issued;
+    let more = |status: &TokenBucketStatus| status.tokens_issued > issued;
+    buckets.until("x", "more refills", more).await;
+    let channel = vhost.channel().await;
+    for size in sizes {
+        let get = channel.basic_get(PARKED.into(), Default::default()).await;
+        let kept = get.expect("an answer").expect("a message").delivery;
+        let headers = kept.properties.headers().as_ref().expect("headers");
+        let AMQPValue::LongString(baggage) = &headers.inner()["baggage"] else {
+            panic!("{headers:?}");
+        };
+        assert_eq!((baggage.as_bytes().len(), &*kept.data), (size, &b"[]"[..]));
+    }
+}

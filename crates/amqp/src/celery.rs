@@ -8,7 +8,6 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::error::quoted;
-use super::transport::UNREADABLE;
 use super::wire;
 use bucket::{Origin, PROGRAM, REFILL_TASK, RefillRequest, Rejection, Window};
 
@@ -92,9 +91,6 @@ pub(super) fn id_of(request: &RefillRequest) -> String {
 /// Reads a message.
 pub(super) fn parse(properties: &BasicProperties, body: &[u8]) -> Result<RefillRequest, Rejection> {
     let headers = Headers(properties.headers().as_ref());
-    if let Some(reason) = headers.text(UNREADABLE) {
-        return Err(Rejection::Unreadable(shortened(&reason)));
-    }
     let task = headers.text("task").ok_or(Rejection::NotCelery)?;
     if task != REFILL_TASK {
         return Err(Rejection::OtherTask(shortened(&task)));

@@ -160,6 +160,11 @@ impl Broker {
         self.socket.cluster()
     }
 
+    /// The largest frame that the broker takes, in octets.
+    pub(super) fn frame_max(&self) -> usize {
+        self.socket.frame_max()
+    }
+
     /// Says goodbye. Everything that is under way on the connection ends with an error.
     pub async fn close(&self) {
         if self.connection.status().connected() {

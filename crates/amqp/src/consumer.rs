@@ -1,6 +1,7 @@
 //! Refill queues are consumed on channels of their own. That there is one consumer keeps operators from working against
 //! each other, and foreign programs from taking requests; it keeps nobody from refilling.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -11,11 +12,14 @@ use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Consumer};
 
 use super::connection::{Broker, During};
-use super::delivery::{Delivery, Forward};
+use super::delivery::{Delivery, Forward, Message};
 use super::error::{Action, BrokerError};
 use super::transport::Batch;
-use super::{queues, wire};
+use super::{properties, queues, wire};
 use bucket::{QueueType, parked_queue_name};
+
+/// Octets of messages that are in memory. Requests have some hundred each, so this is for those of others.
+const MOST_HELD: usize = 16 * 1024 * 1024;
 
 /// The consumer of a refill queue, on a channel in transaction mode. After an error of any verb it is of no use any more:
 /// drop it, and what was not settled goes back to the queue.
@@ -28,6 +32,9 @@ pub struct RefillConsumer {
     /// Requests that may be delivered and not settled, and those that are.
     prefetch: usize,
     unsettled: usize,
+    /// Octets of those, by tag and in all.
+    sizes: HashMap<u64, usize>,
+    held: usize,
 }
 
 impl Broker {
@@ -86,6 +93,8 @@ impl Broker {
             is_ours,
             prefetch: prefetch.into(),
             unsettled: 0,
+            sizes: HashMap::new(),
+            held: 0,
         })
     }
 
@@ -178,7 +187,13 @@ impl RefillConsumer {
                         reason: "the server delivers more than was agreed upon".to_owned(),
                     }));
                 }
-                Ok(Delivery::new(delivery))
+                let mut delivery = Delivery::new(delivery);
+                if self.held + delivery.octets() > MOST_HELD {
+                    delivery.forget_message();
+                }
+                self.held += delivery.octets();
+                self.sizes.insert(delivery.tag, delivery.octets());
+                Ok(delivery)
             }
             Some(Err(error)) => Err(self.broker.explain(consuming(&self.queue), &error)),
             None if self.channel.status().connected() => Err(BrokerError::NoQueue {
@@ -189,7 +204,8 @@ impl RefillConsumer {
     }
 
     /// Acknowledges deliveries by their tags, and publishes those that move elsewhere, in one AMQP transaction; the
-    /// acknowledgements of these are the last of the tags. Waits while a resource alarm is in force.
+    /// acknowledgements of these are the last of the tags. One that is in memory no more, because there were too many large
+    /// ones, goes back to its queue and comes again. Waits while a resource alarm is in force.
     ///
     /// # Errors
     /// [`BrokerError::ParkedQueueFull`] when not all could be parked: the others stay. Else it was not applied, or nobody knows
@@ -214,15 +230,22 @@ impl RefillConsumer {
             acks.truncate(acks.len().saturating_sub(too_many));
         }
         let mut batch = Batch::new(&self.channel);
-        for Forward {
-            queue,
-            properties,
-            body,
-        } in forwards
-        {
-            batch.publish(wire::name(&queue)?, properties, &body, 1)?;
+        for &tag in &acks {
+            self.held -= self.sizes.remove(&tag).unwrap_or_default();
         }
         self.unsettled = self.unsettled.saturating_sub(acks.len());
+        let moving = acks.split_off(acks.len().saturating_sub(forwards.len()));
+        for (tag, forward) in moving.into_iter().zip(forwards) {
+            let Some(Message { properties, body }) = &forward.message else {
+                // It comes again, when there is room.
+                batch.give_back(tag)?;
+                continue;
+            };
+            let reason = forward.reason.as_deref();
+            let properties = properties::forwarded(properties, reason, self.broker.frame_max());
+            batch.publish_encoded(wire::name(&forward.queue)?, &properties, body)?;
+            batch.acknowledge(tag)?;
+        }
         for tag in acks {
             batch.acknowledge(tag)?;
         }

@@ -18,9 +18,9 @@ const HOLD_MARGIN: Duration = Duration::from_secs(5);
 /// Seconds between heartbeats unless the URI says otherwise. A dead peer is noticed after twice that.
 const HEARTBEAT: u16 = 10;
 
-/// Largest frame; the least that RabbitMQ 4.1 accepts. The client library keeps room for 64 of them, and no message of ours
-/// needs even one.
-const FRAME_MAX: u32 = 8_192;
+/// Largest frame of the client library, which keeps room for 64 of them in each connection. With the broker more is agreed
+/// upon: see `transport`.
+pub(super) const FRAME_MAX: u32 = 8_192;
 
 /// Where to connect and as whom. Neither `Debug` nor `Display` shows the password. Thousands of buckets have the same,
 /// so clones share it. Two that differ in their heartbeats only are equal: each costs a connection and its threads, and whoever

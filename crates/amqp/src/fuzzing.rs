@@ -4,10 +4,13 @@ use amq_protocol::frame::{AMQPContentHeader, AMQPFrame, gen_frame};
 use bucket::{RefillRequest, Rejection};
 use lapin::BasicProperties;
 
-use crate::transport::readable;
-use crate::{celery, delivery};
+use crate::transport::{BEFORE_PROPERTIES, readable};
+use crate::{celery, properties};
 
 pub use crate::transport::passed;
+
+/// What RabbitMQ agrees to.
+const FRAME_MAX: usize = 131_072;
 
 /// What a message asks for that has this content header (without its frame) and this body; None when its properties do not
 /// get that far.
@@ -26,8 +29,9 @@ pub fn message(request: &RefillRequest) -> Option<(Vec<u8>, Vec<u8>)> {
 /// The content header that a message has in the queue for rejected ones; None when it cannot be written.
 #[must_use]
 pub fn rejected(header: &[u8]) -> Option<Vec<u8>> {
-    let properties = readable(header)?.properties;
-    content_header(delivery::forwarded(&properties, Some("why")))
+    let (before, octets) = header.split_at_checked(BEFORE_PROPERTIES)?;
+    let moved = properties::forwarded(octets, Some("why"), FRAME_MAX);
+    Some([before, &moved].concat())
 }
 
 fn content_header(properties: BasicProperties) -> Option<Vec<u8>> {

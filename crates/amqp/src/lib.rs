@@ -14,6 +14,7 @@ mod inspect;
 mod ledger;
 mod place;
 mod pool;
+mod properties;
 mod publisher;
 mod queues;
 mod remove;

@@ -138,7 +138,8 @@ async fn messages_that_cannot_be_read_are_parked_and_cost_no_connection() {
         let options = Default::default();
         let sending = sender.basic_publish("".into(), REFILL.into(), options, &body, properties);
         sending.await.unwrap();
-        expected.push((1..5).contains(&number));
+        // Three is large, and nothing else.
+        expected.push([1, 2, 4].contains(&number));
     }
     let mut deliveries = Vec::new();
     while deliveries.len() < expected.len() {
@@ -164,29 +165,86 @@ async fn messages_that_cannot_be_read_are_parked_and_cost_no_connection() {
 
 /// A content header cannot be split into frames, and its reason is added to it when it is parked.
 #[tokio::test]
-async fn headers_of_any_size_are_parked_and_cost_no_connection() {
+async fn headers_of_any_size_are_parked_as_they_came() {
     let vhost = testbed().await.vhost().await;
     let broker = connect(&vhost).await;
     let mut consumer = consume(&broker).await;
-    // Around the frames that are agreed upon, and up to the largest header that the broker takes.
+    let reader = vhost.channel().await;
+    // Around the frames of the client library, and up to the largest header that the broker takes.
     let sizes = (7_600..8_300)
-        .step_by(20)
-        .chain([12_000, 32_000, 65_000, 130_700]);
+        .step_by(50)
+        .chain([12_000, 60_000, 120_000, 130_700]);
     let task = "another.".repeat(25);
     for size in sizes {
         let mut headers = FieldTable::default();
         headers.insert("task".into(), AMQPValue::LongString(task.as_str().into()));
         headers.insert("n".into(), AMQPValue::LongString("x".repeat(size).into()));
-        let properties = BasicProperties::default().with_headers(headers);
-        vhost.publish(REFILL, b"something", properties).await;
+        let properties = BasicProperties::default()
+            .with_headers(headers)
+            .with_message_id("m".into());
+        vhost
+            .publish(REFILL, b"something", properties.clone())
+            .await;
         let delivery = consumer.next(1).await.unwrap().remove(0);
-        let reason = delivery.request.as_ref().unwrap_err().to_string();
+        let rejection = delivery.request.clone().unwrap_err();
+        assert_eq!(rejection.kind(), "OtherTask", "{size}");
         let acks = vec![delivery.tag];
-        let forwards = vec![delivery.forward(PARKED, Some(&reason))];
+        let forwards = vec![delivery.forward(PARKED, Some(&rejection.to_string()))];
         let settled = consumer.settle(acks, forwards).await;
         settled.unwrap_or_else(|error| panic!("{size} octets: {error}"));
+        let kept = reader.basic_get(PARKED.into(), BasicGetOptions { no_ack: true });
+        let kept = kept.await.unwrap().unwrap();
+        assert_eq!(kept.data, b"something");
+        let mut headers = properties.headers().clone().unwrap();
+        let all = kept.properties.headers().clone().unwrap();
+        let reason = &all.inner()[REJECTED_REASON];
+        assert!(
+            matches!(reason, AMQPValue::LongString(it) if it.to_string().starts_with("it is")),
+            "{reason:?}"
+        );
+        headers.insert(REJECTED_REASON.into(), reason.clone());
+        let expected = properties.with_headers(headers).with_delivery_mode(2);
+        assert!(kept.properties == expected, "{size}");
     }
     consumer.release().await;
     assert_eq!(vhost.depth(REFILL).await, Some(0));
-    assert_eq!(vhost.depth(PARKED).await, Some(39));
+}
+
+#[tokio::test]
+async fn more_large_messages_than_are_kept_in_memory_are_all_parked() {
+    const MESSAGES: u64 = 200;
+    let vhost = testbed().await.vhost().await;
+    let broker = connect(&vhost).await;
+    consume(&broker).await.release().await;
+    let mut headers = FieldTable::default();
+    headers.insert(
+        "n".into(),
+        AMQPValue::LongString("x".repeat(120_000).into()),
+    );
+    let properties = BasicProperties::default().with_headers(headers);
+    for _ in 0..MESSAGES {
+        vhost
+            .publish(REFILL, b"something", properties.clone())
+            .await;
+    }
+    let mut consumer = broker
+        .consume(REFILL, Default::default(), 2_000)
+        .await
+        .unwrap();
+    let (mut waiting, mut rounds) = (Vec::new(), 0);
+    while vhost.depth(PARKED).await != Some(MESSAGES) {
+        waiting.extend(consumer.next(2_000).await.unwrap());
+        if rounds == 0 && waiting.len() < 200 {
+            continue;
+        }
+        rounds += 1;
+        let acks = waiting.iter().map(|delivery: &Delivery| delivery.tag);
+        let acks = acks.collect();
+        let forward = |delivery: Delivery| delivery.forward(PARKED, Some("why"));
+        let forwards = waiting.drain(..).map(forward).collect();
+        consumer.settle(acks, forwards).await.unwrap();
+    }
+    assert!(rounds > 1, "all were in memory at one time");
+    consumer.release().await;
+    assert_eq!(vhost.depth(REFILL).await, Some(0));
 }

@@ -8,13 +8,13 @@
 use amq_protocol::frame::{AMQPContentHeader, AMQPFrame, gen_frame};
 use amq_protocol::protocol::AMQPClass;
 use amq_protocol::protocol::basic::{AMQPMethod, Ack, Nack, Publish};
-use amq_protocol::protocol::constants::{FRAME_END, FRAME_METHOD, FRAME_MIN_SIZE};
+use amq_protocol::protocol::constants::{FRAME_END, FRAME_HEADER, FRAME_METHOD, FRAME_MIN_SIZE};
 use futures::future::join;
 use lapin::options::BasicPublishOptions;
 use lapin::types::{ChannelId, ShortString};
 use lapin::{BasicProperties, Channel};
 
-use super::frames::{END, HEAD};
+use super::frames::{END, HEAD, frame};
 use crate::error::BrokerError;
 
 /// Content of one frame: every broker takes frames of the smallest maximum.
@@ -68,6 +68,22 @@ impl Batch {
         self.message(queue, properties, body, true)
     }
 
+    /// Publishes to `queue` through the default exchange, with properties that are encoded already.
+    pub(crate) fn publish_encoded(
+        &mut self,
+        queue: ShortString,
+        properties: &[u8],
+        body: &[u8],
+    ) -> Result<(), BrokerError> {
+        self.to(queue, false)?;
+        let [a, b] = BASIC.to_be_bytes();
+        let size = (body.len() as u64).to_be_bytes();
+        let header = [&[a, b, 0, 0][..], &size, properties].concat();
+        let header = frame(FRAME_HEADER, self.channel.to_be_bytes(), &header);
+        self.octets.extend(header);
+        self.body(body)
+    }
+
     fn message(
         &mut self,
         queue: ShortString,
@@ -75,18 +91,26 @@ impl Batch {
         body: &[u8],
         mandatory: bool,
     ) -> Result<(), BrokerError> {
-        self.method(AMQPMethod::Publish(Publish {
-            exchange: ShortString::default(),
-            routing_key: queue,
-            mandatory,
-            immediate: false,
-        }))?;
+        self.to(queue, mandatory)?;
         let header = AMQPContentHeader {
             class_id: BASIC,
             body_size: body.len() as u64,
             properties,
         };
         self.push(&AMQPFrame::Header(self.channel, header))?;
+        self.body(body)
+    }
+
+    fn to(&mut self, queue: ShortString, mandatory: bool) -> Result<(), BrokerError> {
+        self.method(AMQPMethod::Publish(Publish {
+            exchange: ShortString::default(),
+            routing_key: queue,
+            mandatory,
+            immediate: false,
+        }))
+    }
+
+    fn body(&mut self, body: &[u8]) -> Result<(), BrokerError> {
         for part in body.chunks(BODY) {
             self.push(&AMQPFrame::Body(self.channel, part.into()))?;
         }

@@ -1,10 +1,15 @@
-//! Finds the batches of [`super::batch`] in what the client library writes.
+//! Finds the batches of [`super::batch`] in what the client library writes, and agrees with the broker to larger frames than
+//! the library does.
 
 use amq_protocol::protocol::constants::{FRAME_BODY, FRAME_HEADER, FRAME_METHOD};
 
 use super::batch::COMMIT;
 use super::frames::{END, Frames, HEAD};
+use super::inbound::Told;
 
+/// How the payload of a `connection.tune-ok` begins; the number of channels follows, and then the largest frame.
+const TUNE_OK: [u8; 4] = [0, 10, 0, 31];
+const FRAME_MAX: std::ops::Range<usize> = 6..10;
 /// How the payload of a `basic.publish` begins: class and method.
 const PUBLISH: [u8; 4] = [0, 60, 0, 40];
 /// Its last octet has the flags. This one is `immediate`: see [`super::batch::Batch::commit`].
@@ -18,6 +23,7 @@ const LONGEST_PUBLISH: usize = 10 + 2 * u8::MAX as usize;
 pub(super) struct BatchDecoder {
     frames: Frames,
     batch: Option<Incoming>,
+    told: Told,
 }
 
 /// A batch of which not all has come.
@@ -29,6 +35,13 @@ struct Incoming {
 }
 
 impl BatchDecoder {
+    pub(super) fn new(told: Told) -> Self {
+        Self {
+            told,
+            ..Self::default()
+        }
+    }
+
     /// Takes the next octets of the client library, and appends to `out` those that go to the broker by now.
     pub(super) fn feed(&mut self, mut octets: &[u8], out: &mut Vec<u8>) {
         while self.frames.gather(&mut octets, out) {
@@ -80,7 +93,14 @@ impl BatchDecoder {
         {
             self.batch = Some(Incoming { channel, left: 0 });
         } else if payload != COMMIT {
+            let is_tuning = payload.starts_with(&TUNE_OK);
+            let start = out.len() + HEAD;
             out.extend_from_slice(&self.frames.gathered);
+            if let (true, Some(agreed)) = (is_tuning, self.told.frame_max.get())
+                && let Some(octets) = out[start..].get_mut(FRAME_MAX)
+            {
+                octets.copy_from_slice(&agreed.to_be_bytes());
+            }
         }
     }
 }

@@ -1,8 +1,16 @@
 //! Frames of AMQP 0-9-1 (§2.3.5 of its specification) in a stream of octets that comes in pieces of any size.
 
+use amq_protocol::protocol::constants::FRAME_END;
+
 /// Octets of a frame besides its payload: type, channel and length before it, and an end mark.
 pub(super) const HEAD: usize = 7;
 pub(super) const END: usize = 1;
+
+/// Octets of a frame at most, from the broker and to it: what RabbitMQ agrees to unless it is configured otherwise. A content
+/// header is one frame, so no larger one comes from publishers either.
+pub(super) const MOST_FRAME: usize = 131_072;
+/// The same between the client library and us.
+pub(super) const LIBRARY_FRAME: usize = crate::endpoint::FRAME_MAX as usize;
 
 /// Gathers what somebody has to look at, lets pass or leaves out what they say.
 #[derive(Debug)]
@@ -59,4 +67,11 @@ fn split<'a>(octets: &mut &'a [u8], count: &mut usize) -> &'a [u8] {
     *count -= first.len();
     *octets = rest;
     first
+}
+
+/// A frame.
+pub(super) fn frame(kind: u8, channel: [u8; 2], payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+    let head = [&[kind][..], &channel, &length.to_be_bytes()].concat();
+    [&head[..], payload, &[FRAME_END]].concat()
 }

@@ -1,37 +1,21 @@
 //! What comes from a broker, before the client library sees it. That keeps frames and messages of any size, parses what is
 //! nested in them by recursion, and gives up the connection over a name that is not UTF-8. Who may write into a queue is
-//! not trusted with that, and neither is a server. So frames are bounded here; what only a client sends is refused; and a message
-//! with properties or a body that are not to be trusted gets others in their place, which say so in a header.
+//! not trusted with that, and neither is a server. So frames are bounded here; what only a client sends is refused; and the
+//! properties of a message that are not to be trusted, or too large, pass as a part of its body ([`super::content`]).
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-use amq_protocol::frame::parsing::parse_content_header;
-use amq_protocol::frame::{AMQPContentHeader, AMQPFrame, gen_frame};
-use amq_protocol::protocol::constants::{
-    FRAME_BODY, FRAME_END, FRAME_HEADER, FRAME_HEARTBEAT, FRAME_METHOD,
-};
-use lapin::BasicProperties;
-use lapin::types::AMQPValue;
+use amq_protocol::protocol::constants::{FRAME_BODY, FRAME_HEADER, FRAME_HEARTBEAT, FRAME_METHOD};
 
-use super::batch::BASIC;
-use super::frames::{END, Frames, HEAD};
+use super::content::{self, BEFORE_PROPERTIES};
+use super::frames::{END, Frames, HEAD, LIBRARY_FRAME, MOST_FRAME, frame};
 use super::table::{after_table, short};
 use crate::version::{self, Greeting};
 
-/// Header that says what was the matter with a message.
-pub(crate) const UNREADABLE: &str = "x-unreadable";
-
-/// Octets of a frame at most. Less is agreed upon later, but the greeting comes before that.
-const MOST_FRAME: usize = 131_072;
-/// Octets of a content header at most. The broker sends longer ones than the frames that are agreed upon with us, when that
-/// is how they have come.
-const MOST_PROPERTIES: usize = 8_000;
-/// Class, weight and size of the body, and flags: how a content header begins.
-const FIXED: usize = 14;
 /// Octets of the body of a message at most.
-const MOST_BODY: u64 = 64 * 1024;
+pub(super) const MOST_BODY: u64 = 64 * 1024;
 /// No broker takes or sends longer ones: RabbitMQ's limit is 512 MiB, whatever it is configured to.
 const LONGEST_BODY: u64 = 512 * 1024 * 1024;
 
@@ -45,6 +29,7 @@ const LITTLE: u64 = 1024;
 
 /// Class and method.
 const START: [u8; 4] = [0, 10, 0, 10];
+const TUNE: [u8; 4] = [0, 10, 0, 30];
 const DELIVER: [u8; 4] = [0, 60, 0, 60];
 const GET_OK: [u8; 4] = [0, 60, 0, 71];
 const RETURN: [u8; 4] = [0, 60, 0, 50];
@@ -67,13 +52,18 @@ const FROM_SERVER: [(u8, &[u8]); 8] = [
     (85, &[11]),
     (90, &[11, 21, 31]),
 ];
-/// Of the flags of properties: there is a content type, a content encoding, a table of headers.
-const CONTENT_TYPE: u16 = 1 << 15;
-const CONTENT_ENCODING: u16 = 1 << 14;
-const HEADERS: u16 = 1 << 13;
 
-/// Where it appears what the broker says of itself, when it has greeted.
-pub(super) type Told = Arc<OnceLock<Greeting>>;
+/// Where it appears what the broker says when the connection begins.
+pub(super) type Told = Arc<Beginning>;
+
+/// What the broker says when the connection begins.
+#[derive(Debug, Default)]
+pub(super) struct Beginning {
+    /// What it says of itself, when it has greeted.
+    pub(super) greeting: OnceLock<Greeting>,
+    /// The largest frame that is agreed upon, in octets.
+    pub(super) frame_max: OnceLock<u32>,
+}
 
 /// Why nothing more is taken from a server.
 #[derive(Debug, PartialEq, thiserror::Error)]
@@ -151,17 +141,20 @@ impl Inbound {
             FRAME_METHOD | FRAME_HEADER | FRAME_BODY | FRAME_HEARTBEAT
         ) {
             return Err(Untrusted::NotAmqp);
-        } else if kind == FRAME_HEADER && size > MOST_PROPERTIES {
+        } else if kind == FRAME_HEADER && whole > MOST_FRAME {
             if self.frames.wanted == HEAD {
-                self.frames.wanted = HEAD + FIXED;
+                self.frames.wanted = HEAD + BEFORE_PROPERTIES;
                 return Ok(());
             }
             self.frames.leave_out = whole - self.frames.gathered.len();
             self.whole(channel, out)?;
         } else if whole > MOST_FRAME {
             return Err(Untrusted::Frame(whole));
-        } else if kind == FRAME_BODY || kind == FRAME_HEARTBEAT {
-            self.body(channel, size, out);
+        } else if kind == FRAME_BODY && self.is_left_out(channel, size) {
+            self.frames.leave_out = size + END;
+        } else if kind == FRAME_HEARTBEAT || (kind == FRAME_BODY && whole <= LIBRARY_FRAME) {
+            out.extend_from_slice(&self.frames.gathered);
+            self.frames.pass = size + END;
         } else if self.frames.wanted == HEAD {
             self.frames.wanted = whole;
             return Ok(());
@@ -172,36 +165,39 @@ impl Inbound {
         Ok(())
     }
 
-    /// A method or a content header has come, or the beginning of one that is too long.
+    /// A frame to look at has come, or the beginning of a content header that is too long.
     fn whole(&mut self, channel: [u8; 2], out: &mut Vec<u8>) -> Result<(), Untrusted> {
         let frame = std::mem::take(&mut self.frames.gathered);
-        let instead = match (frame[0], self.frames.leave_out) {
-            (FRAME_METHOD, _) => self.method(channel, &frame[HEAD..frame.len() - END])?,
-            (_, 0) => {
-                let payload = &frame[HEAD..frame.len() - END];
-                self.content_header(channel, payload, readable(payload))?
+        let payload = match self.frames.leave_out {
+            0 => &frame[HEAD..frame.len() - END],
+            _ => &frame[HEAD..],
+        };
+        let instead = match frame[0] {
+            FRAME_METHOD => self.method(channel, payload)?,
+            FRAME_HEADER => self.content_header(channel, payload)?,
+            _ => {
+                content::split(channel, payload, out);
+                return Ok(());
             }
-            _ => self.content_header(channel, &frame[HEAD..], None)?,
         };
         out.extend_from_slice(instead.as_ref().unwrap_or(&frame));
-        self.frames.gathered = frame;
+        // A large one is not kept for the next.
+        if frame.capacity() <= LIBRARY_FRAME {
+            self.frames.gathered = frame;
+        }
         Ok(())
     }
 
-    /// A frame that need not be looked at: it passes, unless it is a part of a body that is left out.
-    fn body(&mut self, channel: [u8; 2], size: usize, out: &mut Vec<u8>) {
-        if self.frames.gathered[0] == FRAME_BODY
-            && let Some(left) = self.bodies.get_mut(&channel)
-        {
-            *left = left.saturating_sub(size as u64);
-            if *left == 0 {
-                self.bodies.remove(&channel);
-            }
-            self.frames.leave_out = size + END;
-        } else {
-            out.extend_from_slice(&self.frames.gathered);
-            self.frames.pass = size + END;
+    /// Whether a part of a body belongs to one that is left out.
+    fn is_left_out(&mut self, channel: [u8; 2], size: usize) -> bool {
+        let Some(left) = self.bodies.get_mut(&channel) else {
+            return false;
+        };
+        *left = left.saturating_sub(size as u64);
+        if *left == 0 {
+            self.bodies.remove(&channel);
         }
+        true
     }
 
     /// Answers the frame that takes its place, if it must not pass as it is.
@@ -232,8 +228,18 @@ impl Inbound {
             properties.ok_or(Untrusted::Properties)?;
             if let Some(greeting) = version::of_start(payload) {
                 // It greets once.
-                let _ = self.told.set(greeting);
+                let _ = self.told.greeting.set(greeting);
             }
+        } else if payload.starts_with(&TUNE)
+            && let Some(asked) = payload.get(6..10).and_then(|it| it.try_into().ok())
+        {
+            // 0: it knows no limit.
+            let asked = match u32::from_be_bytes(asked) {
+                0 => u32::MAX,
+                asked => asked,
+            };
+            let most = u32::try_from(MOST_FRAME).unwrap_or(u32::MAX);
+            let _ = self.told.frame_max.set(asked.min(most));
         }
         Ok(with_readable_names(payload).map(|payload| frame(FRAME_METHOD, channel, &payload)))
     }
@@ -246,53 +252,31 @@ impl Inbound {
         Ok(())
     }
 
-    /// The same for a content header, which begins with `payload`; `header` is what it says, if it can be trusted.
+    /// The same for a content header, or the beginning of one.
     fn content_header(
         &mut self,
         channel: [u8; 2],
         payload: &[u8],
-        header: Option<AMQPContentHeader>,
     ) -> Result<Option<Vec<u8>>, Untrusted> {
-        // Class and weight, then the size of the body.
-        let size = payload.get(4..12).and_then(|size| size.try_into().ok());
-        let body_size = size.map_or(0, u64::from_be_bytes);
+        let body = content::body_size(payload);
         // A message ends where the next one begins.
         self.bodies.remove(&channel);
-        if body_size > LONGEST_BODY {
-            return Err(Untrusted::Body(body_size));
+        if body > LONGEST_BODY {
+            return Err(Untrusted::Body(body));
         }
-        let too_long = body_size > MOST_BODY;
+        let too_long = body > MOST_BODY;
         if self.returning.remove(&channel) {
-            self.count(payload.len() as u64 + body_size.min(MOST_BODY))?;
+            self.count(payload.len() as u64 + body.min(MOST_BODY))?;
         }
-        let Some(reason) = (match (&header, too_long) {
-            (Some(_), false) => None,
-            (Some(_), true) => Some(format!(
-                "its body has {body_size} octets; at most {MOST_BODY} are looked at"
-            )),
-            (None, _) => Some(format!(
-                "its properties have more than {MOST_PROPERTIES} octets, are nested deeply, or have names that are not UTF-8"
-            )),
-        }) else {
+        if !too_long && self.frames.leave_out == 0 && !content::needs_wrapping(payload) {
             return Ok(None);
-        };
-        let mut headers = header
-            .as_ref()
-            .and_then(|header| header.properties.headers().clone())
-            .unwrap_or_default();
-        headers.insert(UNREADABLE.into(), AMQPValue::LongString(reason.into()));
-        let properties = header.map_or_else(BasicProperties::default, |header| header.properties);
-        let header = AMQPContentHeader {
-            class_id: BASIC,
-            body_size: if too_long { 0 } else { body_size },
-            properties: properties.with_headers(headers),
-        };
-        if too_long {
-            self.bodies.insert(channel, body_size);
         }
-        let header = AMQPFrame::Header(u16::from_be_bytes(channel), header);
-        let written = gen_frame(&header)(Vec::new().into()).map_err(|_| Untrusted::Properties)?;
-        Ok(Some(written.into_inner().0))
+        if too_long {
+            self.bodies.insert(channel, body);
+        }
+        let rest = if too_long { 0 } else { body };
+        let instead = content::wrapped(channel, payload, rest);
+        instead.map(Some).ok_or(Untrusted::Properties)
     }
 }
 
@@ -306,25 +290,6 @@ pub fn passed(octets: &[u8], piece: usize) -> Option<Vec<u8>> {
         inbound.feed(piece, &mut out).ok()?;
     }
     Some(out)
-}
-
-/// A content header whose properties the client library can be trusted with.
-pub(crate) fn readable(payload: &[u8]) -> Option<AMQPContentHeader> {
-    // Class, weight and size; then the flags.
-    let (flags, mut rest) = payload.get(12..)?.split_first_chunk()?;
-    let flags = u16::from_be_bytes(*flags);
-    for flag in [CONTENT_TYPE, CONTENT_ENCODING] {
-        if flags & flag != 0 {
-            (_, rest) = short(rest)?;
-        }
-    }
-    if flags & HEADERS != 0 {
-        after_table(rest)?;
-    }
-    match parse_content_header(payload) {
-        Ok(([], header)) => Some(header),
-        _ => None,
-    }
 }
 
 /// The method with other names in it where exchange or routing key are not UTF-8: nothing depends on these.
@@ -344,12 +309,6 @@ fn with_readable_names(payload: &[u8]) -> Option<Vec<u8>> {
     }
     let before = &payload[..payload.len() - names.len()];
     Some([before, &[0, 0], rest].concat())
-}
-
-fn frame(kind: u8, channel: [u8; 2], payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
-    let head = [&[kind][..], &channel, &length.to_be_bytes()].concat();
-    [&head[..], payload, &[FRAME_END]].concat()
 }
 
 impl fmt::Debug for Inbound {

@@ -4,6 +4,7 @@
 
 mod batch;
 mod batch_decoder;
+mod content;
 mod frames;
 mod inbound;
 mod socket;
@@ -11,6 +12,9 @@ mod stream;
 mod table;
 
 pub(crate) use batch::Batch;
+#[cfg(test)]
+pub(crate) use content::encoded;
+pub(crate) use content::{BEFORE_PROPERTIES, Content, readable, unwrapped};
 pub use inbound::passed;
-pub(crate) use inbound::{UNREADABLE, readable};
 pub(crate) use socket::Socket;
+pub(crate) use table::{after_value, long, short};

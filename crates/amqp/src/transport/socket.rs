@@ -12,6 +12,7 @@ use lapin::uri::AMQPUri;
 use lapin::{Connection, ConnectionProperties};
 use tokio::time::{Duration, timeout};
 
+use super::frames::LIBRARY_FRAME;
 use super::inbound::Told;
 use super::stream::{self, AmqpStream};
 use crate::version::Version;
@@ -24,7 +25,7 @@ pub(crate) struct Socket(Arc<State>);
 struct State {
     socket: OnceLock<TcpStream>,
     aborted: AtomicBool,
-    greeting: Told,
+    told: Told,
 }
 
 impl Socket {
@@ -65,7 +66,7 @@ impl Socket {
                 // Outside of TLS, so that it reads what the broker says.
                 Ok(AsyncTcpStream::Plain(AmqpStream::new(
                     socket,
-                    this.0.greeting.clone(),
+                    this.0.told.clone(),
                 )))
             },
             properties,
@@ -75,12 +76,20 @@ impl Socket {
 
     /// What the broker says of itself, once it is connected.
     pub(crate) fn version(&self) -> Option<&Version> {
-        self.0.greeting.get()?.version.as_ref()
+        self.0.told.greeting.get()?.version.as_ref()
     }
 
     /// The name of its cluster, if it tells one.
     pub(crate) fn cluster(&self) -> Option<&str> {
-        self.0.greeting.get()?.cluster.as_deref()
+        self.0.told.greeting.get()?.cluster.as_deref()
+    }
+
+    /// The largest frame that the broker takes, in octets.
+    pub(crate) fn frame_max(&self) -> usize {
+        let agreed = self.0.told.frame_max.get();
+        agreed.map_or(LIBRARY_FRAME, |&agreed| {
+            usize::try_from(agreed).unwrap_or(LIBRARY_FRAME)
+        })
     }
 
     /// Ends the connection at once, without a word to the peer.

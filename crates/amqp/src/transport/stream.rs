@@ -51,11 +51,11 @@ impl AmqpStream {
     pub(super) fn new(stream: AsyncTcpStream<<Tokio as Reactor>::TcpStream>, told: Told) -> Self {
         Self {
             stream,
-            inbound: Inbound::new(told),
+            inbound: Inbound::new(told.clone()),
             received: vec![0; MOST_INCOMING].into(),
             incoming: Vec::new(),
             taken: 0,
-            decoder: BatchDecoder::default(),
+            decoder: BatchDecoder::new(told),
             outgoing: Vec::new(),
             gone: 0,
         }
@@ -85,6 +85,7 @@ impl AsyncRead for AmqpStream {
         let this = &mut *self;
         if this.taken == this.incoming.len() {
             this.incoming.clear();
+            this.incoming.shrink_to(2 * MOST_INCOMING);
             this.taken = 0;
             let reading = Pin::new(&mut this.stream).poll_read(context, &mut this.received);
             let count = ready!(reading)?;

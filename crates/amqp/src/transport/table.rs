@@ -32,32 +32,41 @@ pub(super) fn after_table(octets: &[u8]) -> Option<&[u8]> {
             return None;
         }
         inner = match kind {
-            b'V' => value,
-            b't' | b'b' | b'B' => value.get(1..)?,
-            b's' | b'U' | b'u' => value.get(2..)?,
-            b'I' | b'i' | b'f' => value.get(4..)?,
-            b'D' => value.get(5..)?,
-            b'L' | b'l' | b'd' | b'T' => value.get(8..)?,
-            b'S' | b'x' => long(value)?.1,
             b'F' | b'A' if around.len() < MOST_NESTED => {
                 let (nested, rest) = long(value)?;
                 around.push((rest, named));
                 named = *kind == b'F';
                 nested
             }
-            _ => return None,
+            b'F' | b'A' => return None,
+            _ => after_value(inner)?,
         };
     }
 }
 
+/// What follows the value that `octets` begin with, whatever is nested in it.
+pub(crate) fn after_value(octets: &[u8]) -> Option<&[u8]> {
+    let (kind, value) = octets.split_first()?;
+    match kind {
+        b'V' => Some(value),
+        b't' | b'b' | b'B' => value.get(1..),
+        b's' | b'U' | b'u' => value.get(2..),
+        b'I' | b'i' | b'f' => value.get(4..),
+        b'D' => value.get(5..),
+        b'L' | b'l' | b'd' | b'T' => value.get(8..),
+        b'S' | b'x' | b'F' | b'A' => Some(long(value)?.1),
+        _ => None,
+    }
+}
+
 /// A part whose length comes first, in one octet; and what follows it.
-pub(super) fn short(octets: &[u8]) -> Option<(&[u8], &[u8])> {
+pub(crate) fn short(octets: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = octets.split_first()?;
     rest.split_at_checked(usize::from(*length))
 }
 
 /// The same with a length of four octets.
-fn long(octets: &[u8]) -> Option<(&[u8], &[u8])> {
+pub(crate) fn long(octets: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = octets.split_first_chunk()?;
     rest.split_at_checked(usize::try_from(u32::from_be_bytes(*length)).ok()?)
 }

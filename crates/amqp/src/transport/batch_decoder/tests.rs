@@ -103,3 +103,30 @@ proptest! {
         prop_assert_eq!(decoded(&all, piece), expected);
     }
 }
+
+#[test]
+fn larger_frames_are_agreed_upon_than_the_library_asks_for() {
+    use amq_protocol::protocol::connection::{AMQPMethod as ConnectionMethod, TuneOk};
+
+    let tuned = |frame_max| {
+        let tune = TuneOk {
+            channel_max: 2_047,
+            frame_max,
+            heartbeat: 10,
+        };
+        encoded(&AMQPFrame::Method(
+            0,
+            AMQPClass::Connection(ConnectionMethod::TuneOk(tune)),
+        ))
+    };
+    for piece in [1, 5, 100] {
+        assert_eq!(decoded(&tuned(8_192), piece), tuned(8_192));
+        let told = Told::default();
+        told.frame_max.set(131_072).expect("the first time");
+        let (mut decoder, mut out) = (BatchDecoder::new(told), Vec::new());
+        for piece in tuned(8_192).chunks(piece) {
+            decoder.feed(piece, &mut out);
+        }
+        assert_eq!(out, tuned(131_072));
+    }
+}

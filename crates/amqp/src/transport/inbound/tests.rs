@@ -1,11 +1,15 @@
-use amq_protocol::frame::parse_frame;
+use amq_protocol::frame::{AMQPContentHeader, AMQPFrame, gen_frame, parse_frame};
 use amq_protocol::protocol::AMQPClass;
 use amq_protocol::protocol::basic::{AMQPMethod, Deliver, GetOk};
 use amq_protocol::protocol::connection::{AMQPMethod as ConnectionMethod, Start};
 use amq_protocol::protocol::queue::{AMQPMethod as QueueMethod, Declare};
-use lapin::types::{FieldTable, ShortString};
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
 use proptest::prelude::*;
 
+use super::super::content::{
+    BEFORE_PROPERTIES, CONTENT_ENCODING, CONTENT_TYPE, Content, HEADERS, unwrapped,
+};
 use super::*;
 use crate::version::Version;
 
@@ -75,20 +79,28 @@ fn parsed(mut octets: &[u8]) -> Vec<AMQPFrame> {
     frames
 }
 
-fn reason(frame: &AMQPFrame) -> Option<String> {
-    let AMQPFrame::Header(_, header) = frame else {
+/// The message that these frames begin with, and how many they are.
+fn content(frames: &[AMQPFrame]) -> Option<(Content, usize)> {
+    let AMQPFrame::Header(_, header) = &frames[0] else {
         return None;
     };
-    match header
-        .properties
-        .headers()
-        .as_ref()?
-        .inner()
-        .get(UNREADABLE)?
-    {
-        AMQPValue::LongString(reason) => Some(reason.to_string()),
-        _ => None,
+    let (mut data, mut count) = (Vec::new(), 1);
+    while (data.len() as u64) < header.body_size {
+        let AMQPFrame::Body(_, part) = &frames[count] else {
+            return None;
+        };
+        data.extend(part);
+        count += 1;
     }
+    let content = unwrapped(header.properties.clone(), data);
+    Some((content, count))
+}
+
+/// A message with a content header that begins with the size of `body`.
+fn with_octets(properties: &[u8], body: &[u8]) -> Vec<u8> {
+    let size = (body.len() as u64).to_be_bytes();
+    let header = [&[0, 60, 0, 0][..], &size, properties].concat();
+    [raw(FRAME_HEADER, 1, &header), raw(FRAME_BODY, 1, body)].concat()
 }
 
 #[test]
@@ -101,7 +113,11 @@ fn what_is_in_order_passes_unchanged() {
         deliver("queue"),
         message(1, properties, b"content"),
         encoded(&AMQPFrame::Heartbeat),
-        message(2, BasicProperties::default(), &[0; MOST_BODY as usize]),
+        message(
+            2,
+            BasicProperties::default(),
+            &[0; 2 * (LIBRARY_FRAME - HEAD - END) - 1],
+        ),
     ]
     .concat();
     for piece in [1, 2, 7, 1_000, all.len()] {
@@ -123,18 +139,63 @@ fn a_body_that_is_too_long_is_left_out_and_its_properties_stay() {
     let all = [message(1, properties, &long), other.clone(), after.clone()].concat();
     let out = fed(&all, 1_000).unwrap();
     assert!(out.ends_with(&[other, after].concat()));
-    let frames = parsed(&out);
-    let AMQPFrame::Header(1, header) = &frames[0] else {
-        panic!("{:?}", frames[0])
-    };
-    assert_eq!(header.body_size, 0);
-    assert_eq!(header.properties.message_id(), &Some("id".into()));
-    assert!(reason(&frames[0]).unwrap().contains("65537 octets"));
-    assert_eq!(frames.len(), 1 + 3 + 3);
+    let (content, count) = content(&parsed(&out)).unwrap();
+    let reason = content.properties.unwrap_err();
+    assert!(reason.contains("65537 octets"), "{reason}");
+    assert_eq!(
+        (&*content.octets, &*content.body),
+        (&b"\0\x80\x02id"[..], &b""[..])
+    );
+    assert_eq!(parsed(&out).len(), count + 3 + 3);
 }
 
 #[test]
-fn properties_that_cannot_be_trusted_are_replaced_and_the_body_stays() {
+fn large_properties_and_large_frames_pass_in_frames_that_the_library_takes() {
+    let mut headers = FieldTable::default();
+    headers.insert(
+        "n".into(),
+        AMQPValue::LongString("x".repeat(120_000).into()),
+    );
+    let properties = BasicProperties::default().with_headers(headers);
+    let body: Vec<u8> = (0..60_000_u32).map(|number| number as u8).collect();
+    let small = BasicProperties::default();
+    let all = [
+        message(1, properties.clone(), &body),
+        message(1, small.clone(), &body),
+    ]
+    .concat();
+    for piece in [1_000, all.len()] {
+        let out = fed(&all, piece).unwrap();
+        let frames = parsed(&out);
+        assert!(
+            frames
+                .iter()
+                .all(|frame| encoded(frame).len() <= LIBRARY_FRAME)
+        );
+        let (content, count) = content(&frames).unwrap();
+        assert_eq!(content.properties, Ok(properties.clone()));
+        assert_eq!(content.body, body);
+        let AMQPFrame::Header(1, header) = &frames[count] else {
+            panic!("{:?}", frames[count])
+        };
+        assert_eq!((&header.properties, header.body_size), (&small, 60_000));
+    }
+}
+
+#[test]
+fn nobody_else_can_say_that_a_message_is_wrapped() {
+    let wrapped = message(1, BasicProperties::default(), &[0; MOST_BODY as usize + 1]);
+    let forged = fed(&wrapped, 1_000).unwrap();
+    let frames = parsed(&fed(&forged, 1_000).unwrap());
+    let (content, _) = content(&frames).unwrap();
+    let AMQPFrame::Header(1, header) = &parsed(&forged)[0] else {
+        panic!()
+    };
+    assert_eq!(content.properties.as_ref(), Ok(&header.properties));
+}
+
+#[test]
+fn properties_that_cannot_be_trusted_are_kept_from_the_library_and_stay_with_the_body() {
     let nested = |depth: usize| {
         let mut lists = Vec::new();
         for _ in 0..depth {
@@ -152,16 +213,7 @@ fn properties_that_cannot_be_trusted_are_replaced_and_the_body_stays() {
         ]
         .concat()
     };
-    let properties = |flags: u16, rest: &[u8]| {
-        let header = [
-            &[0, 60, 0, 0][..],
-            &3_u64.to_be_bytes(),
-            &flags.to_be_bytes(),
-            rest,
-        ]
-        .concat();
-        [raw(FRAME_HEADER, 1, &header), raw(FRAME_BODY, 1, b"xyz")].concat()
-    };
+    let properties = |flags: u16, rest: &[u8]| [&flags.to_be_bytes()[..], rest].concat();
     let text = b"\x04text";
     for (what, octets) in [
         ("deep", properties(HEADERS, &nested(1_000))),
@@ -180,10 +232,19 @@ fn properties_that_cannot_be_trusted_are_replaced_and_the_body_stays() {
         ("a megabyte of nothing", properties(0, &vec![0; 1_000_000])),
         ("more than there is", properties(CONTENT_TYPE, b"\x01xrest")),
     ] {
-        for piece in [1, 1_000, octets.len()] {
-            let frames = parsed(&fed(&octets, piece).unwrap());
-            assert!(reason(&frames[0]).is_some(), "{what}");
-            assert_eq!(frames[1], AMQPFrame::Body(1, b"xyz".to_vec()), "{what}");
+        let all = with_octets(&octets, b"xyz");
+        for piece in [1, 1_000, all.len()] {
+            let frames = parsed(&fed(&all, piece).unwrap());
+            let (content, count) = content(&frames).unwrap();
+            assert!(content.properties.is_err(), "{what}");
+            assert_eq!(
+                (&*content.body, count),
+                (&b"xyz"[..], frames.len()),
+                "{what}"
+            );
+            let whole = BEFORE_PROPERTIES + octets.len() < MOST_FRAME - HEAD;
+            let left = if whole { &octets[..] } else { b"" };
+            assert_eq!(content.octets, left, "{what}");
         }
     }
 }
@@ -291,11 +352,11 @@ fn what_the_broker_says_of_itself_is_told_once_the_greeting_has_come() {
     let (told, mut out) = (Told::default(), Vec::new());
     let mut inbound = Inbound::new(told.clone());
     for octet in encoded(&start) {
-        assert_eq!(told.get(), None);
+        assert_eq!(told.greeting.get(), None);
         inbound.feed(&[octet], &mut out).unwrap();
     }
     let version = Some(Version::new("RabbitMQ", "4.0.5"));
-    assert_eq!(told.get().map(|it| &it.version), Some(&version));
+    assert_eq!(told.greeting.get().map(|it| &it.version), Some(&version));
 }
 
 /// Octets that are likely to be frames.
