@@ -62,9 +62,14 @@ pub(super) fn text(reason: &str, message: &str, whose: Whose<'_>) -> String {
             let ours = message.split_once(" exists with other arguments");
             let queue = ours.map_or("a queue", |(queue, _)| queue);
             let argument = argument(message).map_or_else(String::new, |it| format!(" ({it})"));
+            let what_to_do = if message.ends_with("it is declared anew.") {
+                "its messages stay, and refills wait; when it is empty it is declared anew"
+            } else {
+                "it stays as it is. Compare its arguments with those of other queues of its kind (rabbitmqctl list_queues name \
+                 arguments policy), or use another name"
+            };
             format!(
-                "{queue} exists at {broker} with other arguments{argument}: use another name; this queue stays as it is. The \
-                 operator's log says more"
+                "{queue} exists at {broker} with other arguments{argument}: {what_to_do}. The operator's log says more"
             )
         }
         "UnsupportedBrokerVersion" if whose != Whose::Operator => {
@@ -105,6 +110,14 @@ pub(super) fn phase(phase: &Phase, whose: Whose<'_>) -> Phase {
     }
 }
 
+/// What is told of a queue with other arguments that is declared anew.
+pub(super) fn replaced(message: &str) -> String {
+    let argument = argument(message).map_or_else(String::new, |it| format!(" ({it})"));
+    format!(
+        "Somebody had declared the queue of the bucket with other arguments{argument}. It was empty, and is declared anew."
+    )
+}
+
 /// What a phase does not tell, for the log; what concerns the whole connection is there already.
 pub(super) fn hidden(phase: &Phase) -> Option<&str> {
     let (Phase::Progressing { reason, message } | Phase::Stalled { reason, message }) = phase
@@ -133,7 +146,11 @@ fn permission(message: &str) -> Option<&'static str> {
 /// The argument that differs.
 fn argument(message: &str) -> Option<&'static str> {
     let arguments = [
+        "x-max-length-bytes",
         "x-max-length",
+        "x-max-priority",
+        "x-dead-letter-exchange",
+        "x-queue-mode",
         "x-queue-type",
         "x-single-active-consumer",
         "x-overflow",

@@ -30,6 +30,7 @@ mod permissions;
 mod quorum;
 mod refills;
 mod release;
+mod repairs;
 mod secrets;
 mod strangers;
 mod support;

@@ -5,18 +5,23 @@ use futures::future::join;
 use super::connection::Broker;
 use super::error::BrokerError;
 use super::queues::Declared;
+use super::wire;
 use bucket::Bucket;
 use bucket::QueueType;
 use bucket::machine::{Inspection, QueueState};
 
 impl Broker {
     /// Finds out how the queues of a bucket are. Where its ledger has a queue, the bucket's is declared if need be; where
-    /// it has none nothing is declared.
+    /// it has none nothing is declared. A bucket's queue that `was_there` is told when it is missing.
     ///
     /// # Errors
     /// [`BrokerError::UnsupportedVersion`]; [`BrokerError::InUse`] while somebody is writing a first ledger; or when the
     /// broker or the connection does not let it.
-    pub async fn inspect(&self, bucket: &Bucket) -> Result<Inspection, BrokerError> {
+    pub async fn inspect(
+        &self,
+        bucket: &Bucket,
+        was_there: bool,
+    ) -> Result<Inspection, BrokerError> {
         let (kind, queue, ledger_queue) =
             (bucket.queue_type, bucket.queue(), bucket.ledger_queue());
         self.supports_buckets(kind)?;
@@ -25,14 +30,18 @@ impl Broker {
             let bucket_exists = self.count(&queue).await?.is_some();
             return Ok(Inspection::NoLedger { bucket_exists });
         }
+        let is_missing = was_there && self.count(&queue).await?.is_none();
         let (ledger, tokens) = join(
             self.declare_ledger(&ledger_queue, kind),
             self.declare_bucket(&queue, kind, bucket.maximum),
         )
         .await;
-        let other = |queue, message| Ok(Inspection::OtherArguments { queue, message });
         if let Declared::Different { message } = ledger? {
-            return other(ledger_queue, message);
+            return Ok(Inspection::OtherArguments {
+                queue: ledger_queue,
+                message,
+                tokens: None,
+            });
         }
         let state = match tokens? {
             Declared::Ok { tokens } => QueueState {
@@ -43,9 +52,24 @@ impl Broker {
                 tokens: self.count(&queue).await?.unwrap_or(0),
                 limit: current,
             },
-            Declared::Different { message } => return other(queue, message),
+            Declared::Different { message } => {
+                let tokens = match wire::other_type(&message) {
+                    // Gone meanwhile is as good as empty.
+                    None => Some(self.count(&queue).await?.unwrap_or(0)),
+                    Some(_) => None,
+                };
+                return Ok(Inspection::OtherArguments {
+                    queue,
+                    message,
+                    tokens,
+                });
+            }
         };
-        Ok(Inspection::Queues(state))
+        Ok(if is_missing {
+            Inspection::Restored(state)
+        } else {
+            Inspection::Queues(state)
+        })
     }
 
     /// Whether a bucket may have queues of this type.

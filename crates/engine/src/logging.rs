@@ -79,7 +79,10 @@ pub(crate) fn log(outcome: &Outcome) {
             warn!(%bucket, rival, "another resource refills the same bucket; this one comes first and keeps it");
         }
         Outcome::QueueMissing(bucket) => {
-            warn!(%bucket, "the queue of the bucket is missing and is declared again");
+            warn!(%bucket, "the queue of the bucket was gone and is declared again");
+        }
+        Outcome::QueueReplaced { bucket, message } => {
+            warn!(%bucket, message, "the queue of the bucket had other arguments; it was empty, and is declared anew");
         }
         Outcome::Connection(_)
         | Outcome::Bucket(..)

@@ -208,9 +208,13 @@ impl Session {
                 self.work
                     .spawn(async move { publish(broker, publisher, requests).await.into() });
             }
-            Effect::Inspect { job, bucket } => {
+            Effect::Inspect {
+                job,
+                bucket,
+                was_there,
+            } => {
                 self.work.spawn(async move {
-                    let found = broker.inspect(&bucket).await;
+                    let found = broker.inspect(&bucket, was_there).await;
                     let found = found.map_err(|error| error.failure());
                     Event::Inspected { job, found }.into()
                 });

@@ -173,7 +173,23 @@ impl StatusWriter {
                 self.metrics.skipped(policy, ticks);
             }
             Report::Outcome(_, Outcome::Completed { .. } | Outcome::Owned { .. }) => {}
-            Report::Outcome(_, Outcome::QueueMissing(_)) => self.metrics.repaired(),
+            Report::Outcome(broker, Outcome::QueueMissing(id)) => {
+                self.metrics.repaired();
+                let note = "The queue of the bucket was gone: somebody has deleted it, or a policy let it expire. It is declared \
+                    again, and the tokens that were in it are lost.";
+                self.warn(queue, &broker, &id, Notice::warning("QueueMissing", note));
+            }
+            Report::Outcome(
+                broker,
+                Outcome::QueueReplaced {
+                    bucket: id,
+                    message,
+                },
+            ) => {
+                self.metrics.repaired();
+                let note = public::replaced(&message);
+                self.warn(queue, &broker, &id, Notice::warning("QueueReplaced", &note));
+            }
             Report::Outcome(broker, Outcome::LedgerLost(id)) => {
                 self.metrics.ledger_lost();
                 let note = "The ledger of the bucket was lost: its queue was deleted or purged, or a policy took the message away. \

@@ -19,7 +19,7 @@ async fn a_bucket_without_a_ledger_is_told_and_nothing_is_declared() {
     let vhost = testbed().await.vhost().await;
     let broker = connect(&vhost).await;
     for &kind in kinds(&broker) {
-        let inspect = async || broker.inspect(&bucket(kind, 9)).await.unwrap();
+        let inspect = async || broker.inspect(&bucket(kind, 9), false).await.unwrap();
         let bucket_exists = false;
         assert_eq!(inspect().await, Inspection::NoLedger { bucket_exists });
         assert_eq!(vhost.queues().await.len(), 0);
@@ -36,7 +36,7 @@ async fn a_queue_beside_a_ledger_is_declared_and_its_state_told() {
     let vhost = testbed().await.vhost().await;
     let broker = connect(&vhost).await;
     for &kind in kinds(&broker) {
-        let inspect = async |maximum| broker.inspect(&bucket(kind, maximum)).await.unwrap();
+        let inspect = async |maximum| broker.inspect(&bucket(kind, maximum), false).await.unwrap();
         let state = |tokens, limit| Inspection::Queues(QueueState { tokens, limit });
         broker.declare_ledger(LEDGER, kind).await.unwrap();
         assert_eq!(inspect(9).await, state(0, Some(9)));
@@ -54,7 +54,7 @@ async fn a_queue_beside_a_ledger_is_declared_and_its_state_told() {
         .unwrap();
     vhost.declare(BUCKET, FieldTable::default()).await;
     let limit = None;
-    let found = broker.inspect(&bucket(QueueType::Classic, 9)).await;
+    let found = broker.inspect(&bucket(QueueType::Classic, 9), false).await;
     assert_eq!(
         found,
         Ok(Inspection::Queues(QueueState { tokens: 0, limit }))
@@ -74,8 +74,13 @@ async fn a_queue_with_other_arguments_is_named() {
             .await
             .unwrap();
         broker.declare_bucket(right, classic, 1).await.unwrap();
-        let found = broker.inspect(&bucket(classic, 1)).await.unwrap();
-        let Inspection::OtherArguments { queue, message } = found else {
+        let found = broker.inspect(&bucket(classic, 1), false).await.unwrap();
+        let Inspection::OtherArguments {
+            queue,
+            message,
+            tokens: None,
+        } = found
+        else {
             panic!("{found:?}")
         };
         assert_eq!(queue, wrong);
@@ -88,7 +93,7 @@ async fn a_queue_with_other_arguments_is_named() {
 async fn quorum_buckets_are_refused_where_transactions_may_be_carried_out_in_part() {
     let vhost = testbed().await.vhost().await;
     let broker = connect(&vhost).await;
-    let found = broker.inspect(&bucket(QueueType::Quorum, 9)).await;
+    let found = broker.inspect(&bucket(QueueType::Quorum, 9), false).await;
     let consumer = broker.consume(super::REFILL, QueueType::Quorum, 1).await;
     if kinds(&broker).contains(&QueueType::Quorum) {
         assert!(found.is_ok() && consumer.is_ok());

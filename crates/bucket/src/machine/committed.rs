@@ -43,6 +43,9 @@ impl Machine {
         entry.alone = false;
         entry.rival = held.ledger.rival_uid().map(Into::into);
         entry.outdated |= held.was_of_another;
+        // It is looked at once more: somebody may have put something into it meanwhile, and then it is there still.
+        let misfit = entry.misfit.take();
+        entry.outdated |= misfit.is_some();
         entry.outdated &= !is_back;
         let told = held
             .contested
@@ -52,6 +55,10 @@ impl Machine {
             entry.contested = Some(rival.clone());
             let (bucket, rival) = (id.clone(), described(&rival));
             self.tell(Outcome::Contested { bucket, rival });
+        }
+        if let Some(message) = misfit.filter(|_| task == Task::Replace && held.tokens == 0) {
+            let bucket = id.clone();
+            self.tell(Outcome::QueueReplaced { bucket, message });
         }
         if is_new {
             let (bucket, owner) = (id.clone(), (*bucket.uid).into());

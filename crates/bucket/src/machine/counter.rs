@@ -7,7 +7,7 @@ use super::Machine;
 use super::effect::Effect;
 use super::event::Now;
 use super::failure::Failure;
-use super::outcome::{Observed, Outcome};
+use super::outcome::Observed;
 use crate::BucketId;
 
 /// Commits come many a second: their buckets are counted together, when there has been none for so long …
@@ -121,23 +121,24 @@ impl Machine {
     ) {
         let swept = self.counter.counted();
         for (id, count) in counts {
-            let ready = self.buckets.get(&id).filter(|entry| entry.is_ready());
-            let Some(maximum) = ready.map(|entry| entry.bucket.maximum) else {
+            let Some(entry) = self.buckets.get_mut(&id).filter(|entry| entry.is_ready()) else {
                 continue;
             };
+            let maximum = entry.bucket.maximum;
             match count {
                 // Somebody has put more into it than it may hold, or declared its queue anew with another limit.
                 Ok(Some(tokens)) if tokens > maximum && swept => self.inspect(&id),
                 Ok(Some(tokens)) => {
+                    entry.fell |= entry.state.observed.is_some_and(|it| tokens < it.tokens);
                     let at = now.utc;
                     self.update(&id, |state| state.observe(Observed { tokens, at }));
                 }
-                Ok(None) => {
-                    self.tell(Outcome::QueueMissing(id.clone()));
-                    self.inspect(&id);
-                }
+                Ok(None) => self.inspect(&id),
                 Err(_) => {}
             }
+        }
+        if swept {
+            self.inspect_fallen();
         }
     }
 }

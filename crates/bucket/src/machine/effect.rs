@@ -55,6 +55,8 @@ pub enum Effect {
         job: JobId,
         /// The bucket as it should be.
         bucket: Arc<Bucket>,
+        /// Its queue has been there: it is told when it is missing.
+        was_there: bool,
     },
     /// Write a ledger where there is none; nobody else does so at the same time. That it is absent as asked for is looked at
     /// once more meanwhile, whatever was found before. Answered by `Event::LedgerWritten`.

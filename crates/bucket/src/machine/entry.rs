@@ -58,6 +58,10 @@ pub(super) struct Entry {
     pub(super) rival: Option<Arc<str>>,
     /// Who else writes its ledger, if that was told.
     pub(super) contested: Option<Box<Owner>>,
+    /// What differs in the arguments of its queue, in the broker's words: it is to be replaced.
+    pub(super) misfit: Option<Box<str>>,
+    /// There were fewer tokens at a count than before: somebody may have declared its queue anew.
+    pub(super) fell: bool,
     /// Since when its ledger is absent.
     pub(super) absent: Option<Absent>,
     /// Failures in a row.
@@ -141,6 +145,8 @@ impl Entry {
             yielded: false,
             rival: None,
             contested: None,
+            misfit: None,
+            fell: false,
             absent: None,
             failures: 0,
             ready_at: Duration::ZERO,

@@ -194,12 +194,16 @@ pub enum Inspection {
     },
     /// Both are there; the bucket's was declared if need be.
     Queues(QueueState),
+    /// The same, and the bucket's had been there and was missing.
+    Restored(QueueState),
     /// One of them is there with other arguments.
     OtherArguments {
         /// Which one.
         queue: String,
         /// The broker's own words.
         message: String,
+        /// Ready messages of the bucket's, if it is of the right type: an empty one can be declared anew.
+        tokens: Option<u64>,
     },
 }
 

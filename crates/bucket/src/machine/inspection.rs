@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::effect::{Absence, Effect};
 use super::entry::{Entry, Stage};
-use super::event::{Inspection, JobId, Now};
+use super::event::{Inspection, JobId, Now, QueueState};
 use super::failure::{Class, Failure};
 use super::outcome::{Outcome, Phase};
 use super::{LOOK_AGAIN, Machine};
@@ -59,7 +59,7 @@ impl Inspections {
 impl Machine {
     /// Inspects those that have been ready for long: not all of them at once, since refills wait meanwhile.
     pub(super) fn resync(&mut self, now: Now) {
-        let most = MOST_INSPECTIONS + self.buckets.len() / RESYNCED_AT_ONCE;
+        let most = self.most_inspected();
         let interval = self.settings.resync_interval;
         let is_due = |entry: &Entry| {
             entry.is_ready()
@@ -69,6 +69,24 @@ impl Machine {
         let due = self.buckets.iter().filter(|(_, entry)| is_due(entry));
         let due: Vec<_> = due.map(|(id, _)| id.clone()).take(most).collect();
         due.iter().for_each(|id| self.inspect(id));
+    }
+
+    /// Buckets that are inspected with one count at most.
+    fn most_inspected(&self) -> usize {
+        MOST_INSPECTIONS + self.buckets.len() / RESYNCED_AT_ONCE
+    }
+
+    /// Inspects those that hold fewer tokens than before, those first that were not inspected for the longest: a queue that
+    /// somebody has declared anew was empty then.
+    pub(super) fn inspect_fallen(&mut self) {
+        let fallen = self.buckets.iter().filter(|(_, entry)| entry.fell);
+        let ready = fallen.filter(|(_, entry)| entry.is_ready() && entry.batch.is_none());
+        let mut ready: Vec<_> = ready
+            .map(|(id, entry)| (entry.ready_at, id.clone()))
+            .collect();
+        ready.sort_unstable();
+        ready.truncate(self.most_inspected());
+        ready.iter().for_each(|(_, id)| self.inspect(id));
     }
 
     /// Inspects a bucket, as soon as that is possible.
@@ -126,6 +144,7 @@ impl Machine {
                 continue;
             }
             let bucket = entry.bucket.clone();
+            let was_there = entry.ready_at > Duration::ZERO;
             let began = Job {
                 bucket: id,
                 ledger: None,
@@ -133,7 +152,11 @@ impl Machine {
                 waits: false,
             };
             self.inspections.jobs.insert(job, began);
-            self.effects.push(Effect::Inspect { job, bucket });
+            self.effects.push(Effect::Inspect {
+                job,
+                bucket,
+                was_there,
+            });
         }
     }
 
@@ -150,23 +173,48 @@ impl Machine {
             return;
         };
         match found {
-            Ok(Inspection::Queues(queue)) => {
-                if let Some(entry) = self.buckets.get_mut(&id) {
-                    entry.had_ledger = true;
-                    entry.stage = Stage::Opening(queue);
-                }
-                self.line_up(&id);
+            Ok(Inspection::Queues(queue)) => self.open(&id, queue, None),
+            Ok(Inspection::Restored(queue)) => {
+                self.tell(Outcome::QueueMissing(id.clone()));
+                self.open(&id, queue, None);
             }
             Ok(Inspection::NoLedger { bucket_exists }) => self.no_ledger(&id, bucket_exists, now),
-            Ok(Inspection::OtherArguments { queue, message }) => {
-                let message = format!(
-                    "Queue {queue} exists with other arguments: {message}. Delete it, or give the bucket another name or \
-                     queueType."
-                );
+            Ok(Inspection::OtherArguments {
+                message,
+                tokens: Some(tokens @ 0),
+                ..
+            }) => {
+                let limit = None;
+                self.open(&id, QueueState { tokens, limit }, Some(message.into()));
+            }
+            Ok(Inspection::OtherArguments {
+                queue,
+                message,
+                tokens,
+            }) => {
+                let what_to_do = if tokens.is_some() {
+                    "Its messages stay, and refills wait: when it is empty it is declared anew."
+                } else {
+                    "It stays as it is. Compare its arguments with those of other buckets' queues (rabbitmqctl list_queues name \
+                     arguments policy), or give the bucket another name or queueType."
+                };
+                let message =
+                    format!("Queue {queue} exists with other arguments: {message}. {what_to_do}");
                 self.stall(&id, Phase::stalled("QueueArgumentsDiffer", message), now);
             }
             Err(failure) => self.failed(&id, failure, now),
         }
+    }
+
+    /// Its queues are there; the bucket's is a misfit if it has to be replaced for other reasons than its limit.
+    fn open(&mut self, id: &BucketId, queue: QueueState, misfit: Option<Box<str>>) {
+        if let Some(entry) = self.buckets.get_mut(id) {
+            entry.had_ledger = true;
+            entry.fell = false;
+            entry.misfit = misfit;
+            entry.stage = Stage::Opening(queue);
+        }
+        self.line_up(id);
     }
 
     /// There is no queue for the ledger. A bucket that never had one gets it, with its initial tokens, unless its own

@@ -46,8 +46,15 @@ pub enum Outcome {
         /// How many.
         ticks: u64,
     },
-    /// Somebody had deleted a bucket's queue; it is declared again.
+    /// A bucket's queue was gone; it is declared again.
     QueueMissing(BucketId),
+    /// Somebody had declared a bucket's queue with other arguments; it was empty, and is declared anew.
+    QueueReplaced {
+        /// The bucket.
+        bucket: BucketId,
+        /// What differed, in the broker's own words.
+        message: Box<str>,
+    },
     /// The ledger of a bucket was lost and is written anew.
     LedgerLost(BucketId),
     /// Whose a bucket is, by its ledger: told when it was written for the bucket, and when it is left to another.

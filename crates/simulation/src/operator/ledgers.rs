@@ -93,6 +93,7 @@ impl Work {
                     Err(Refused::Precondition) => Inspection::OtherArguments {
                         queue,
                         message: "406".into(),
+                        tokens: None,
                     },
                     Err(refused) => return Err(refused),
                 };

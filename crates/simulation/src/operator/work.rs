@@ -96,7 +96,7 @@ impl Work {
             Effect::Drain { consumer } => What::Drain(consumer),
             Effect::Release { consumer, delete } => What::Release(consumer, delete),
             Effect::Publish { requests } => What::Publish(requests, Vec::new()),
-            Effect::Inspect { job, bucket } => What::Inspect(job, bucket),
+            Effect::Inspect { job, bucket, .. } => What::Inspect(job, bucket),
             Effect::WriteLedger {
                 job,
                 bucket,

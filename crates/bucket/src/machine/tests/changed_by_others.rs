@@ -128,3 +128,79 @@ fn a_ledger_that_does_not_say_so_any_more_makes_no_tick_come_again() {
     let told = transaction(script.one(taken(batch, held(ledger(), 0))));
     assert_eq!(told.ledgers[0].1.tick, Some(at(15)));
 }
+
+fn other_arguments(job: JobId, tokens: Option<u64>) -> Event {
+    let found = Ok(Inspection::OtherArguments {
+        queue: "token_bucket_api".into(),
+        message: "x-message-ttl".into(),
+        tokens,
+    });
+    Event::Inspected { job, found }
+}
+
+fn replaced(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::QueueReplaced { .. })
+}
+
+#[test]
+fn a_bucket_with_fewer_tokens_than_before_is_inspected_with_the_next_count_and_no_sooner() {
+    let (mut script, _) = Script::ready(suspended());
+    for (tokens, inspected) in [(20, false), (19, true), (19, false), (21, false)] {
+        script.tokens = Some(tokens);
+        script.second += 3600;
+        let effects = script.send(Event::Tick);
+        assert_eq!(!effects.is_empty(), inspected, "{tokens}: {effects:?}");
+        for effect in effects {
+            let batch = taking(script.one(queues(inspection(effect), tokens, Some(25))));
+            script.one(taken(batch, held(ledger(), tokens)));
+            script.send(done(batch));
+        }
+    }
+}
+
+#[test]
+fn a_queue_that_is_gone_is_told_of() {
+    let (mut script, _) = Script::ready(suspended());
+    script.second += 10_000;
+    let job = inspection(script.one(Event::Tick));
+    let (tokens, limit) = (0, Some(25));
+    let found = Ok(Inspection::Restored(QueueState { tokens, limit }));
+    taking(script.one(Event::Inspected { job, found }));
+    let missing = Outcome::QueueMissing(bucket().id);
+    assert_eq!(script.told.iter().filter(|it| **it == missing).count(), 1);
+}
+
+#[test]
+fn an_empty_queue_with_other_arguments_is_declared_anew_and_looked_at_once_more() {
+    for (left, told) in [(0, 1), (1, 0)] {
+        let (mut script, _) = Script::ready(suspended());
+        script.second += 10_000;
+        let job = inspection(script.one(Event::Tick));
+        let batch = taking(script.one(other_arguments(job, Some(0))));
+        let mut next = script.one(taken(batch, held(ledger(), left)));
+        if let Effect::Replace { batch, .. } = next {
+            let tokens = Ok(0);
+            next = script.one(Event::Replaced { batch, tokens });
+        }
+        transaction(next);
+        inspection(script.one(done(batch)));
+        let replaced = script.told.iter().filter(|it| replaced(it));
+        assert_eq!(replaced.count(), told, "{left} tokens came meanwhile");
+    }
+}
+
+#[test]
+fn one_with_tokens_or_of_another_type_waits_for_a_person_and_nobody_is_told_to_delete_it() {
+    for tokens in [Some(3), None] {
+        let (mut script, _) = Script::ready(suspended());
+        script.second += 10_000;
+        let job = inspection(script.one(Event::Tick));
+        assert_eq!(script.send(other_arguments(job, tokens)), []);
+        let Phase::Stalled { reason, message } = &script.state().phase else {
+            panic!("{:?}", script.state())
+        };
+        assert_eq!(*reason, "QueueArgumentsDiffer");
+        assert!(!message.contains("elete"), "{message}");
+        assert_eq!(message.contains("declared anew"), tokens.is_some());
+    }
+}
