@@ -44,6 +44,15 @@ impl Broker {
         Ok(returned.iter().map(queue).collect())
     }
 
+    /// Counts what is ready in a queue of tokens, with everything that it was sent before.
+    ///
+    /// # Errors
+    /// When the broker or the connection does not let it.
+    pub async fn recount(&self, queue: &str) -> Result<u64, BrokerError> {
+        let counts = self.exact_counts(vec![wire::name(queue)?]).await?;
+        Ok(counts.into_iter().sum())
+    }
+
     /// Counts what is ready in queues of tokens, with everything that they were sent before. A queue that is asked for its
     /// count answers ahead of what it has not taken in yet; one that is asked for a message answers behind that, and
     /// tells how many are left. Another token takes the place of the one that was got: giving it back again and again

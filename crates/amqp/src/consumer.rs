@@ -220,8 +220,9 @@ impl RefillConsumer {
             return Ok(());
         }
         let parked = parked_queue_name(&self.queue);
+        let parks = forwards.iter().any(|forward| forward.queue == parked);
         let mut too_many = 0;
-        if forwards.iter().any(|forward| forward.queue == parked) {
+        if parks {
             // Somebody may have deleted it after reading it, and the commit would not notice.
             let room = self.broker.room_for_parked(&self.queue).await?;
             let room = usize::try_from(room).unwrap_or(usize::MAX);
@@ -255,9 +256,12 @@ impl RefillConsumer {
             needs: "write",
             queue: &self.queue,
         };
-        self.broker
-            .answer(action, During::AlarmWait, settling)
-            .await?;
+        let settled = self.broker.answer(action, During::AlarmWait, settling);
+        match settled.await {
+            // Only a limit refuses what is moved, and nothing else is published.
+            Err(BrokerError::PartlyRefused) if parks => return Err(parked_queue_full(&self.queue)),
+            settled => settled?,
+        }
         match too_many {
             0 => Ok(()),
             _ => Err(parked_queue_full(&self.queue)),

@@ -115,13 +115,15 @@ pub enum BrokerError {
     },
     /// A queue did not take a message of a transaction, the rest of which was carried out.
     #[error(
-        "the bucket's queue or its ledger's refuses messages: of a refill only a part is there. Does a policy limit it with \
-         reject-publish? Take the queues of buckets out of it, or raise its max-length"
+        "the bucket's queue or its ledger's refuses messages, and of a refill only a part is there: a policy limits it with \
+         reject-publish. Take the queues of buckets out of that policy, or raise its max-length (rabbitmqctl list_policies, \
+         list_operator_policies)"
     )]
     PartlyRefused,
     /// The broker did not take responsibility for a message.
     #[error(
-        "the broker refused a message for queue {queue}; does a policy limit it with reject-publish?"
+        "queue {queue} refuses messages: a policy limits it with reject-publish. Take it out of that policy, or raise its \
+         max-length (rabbitmqctl list_policies, list_operator_policies)"
     )]
     MessageRefused {
         /// The queue.
@@ -225,6 +227,7 @@ impl BrokerError {
             Self::Blocked => Class::Blocked,
             Self::NoQueue { .. } => Class::NoQueue,
             Self::InUse { .. } => Class::InUse,
+            Self::MessageRefused { .. } => Class::Refused,
             error if error.needs_person() => Class::Person,
             _ => Class::Transient,
         };

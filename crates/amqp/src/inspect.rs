@@ -53,10 +53,11 @@ impl Broker {
                 limit: current,
             },
             Declared::Different { message } => {
-                let tokens = match wire::other_type(&message) {
+                let tokens = match wire::other_argument(&message) {
+                    // Nobody knows what it is.
+                    None | Some("x-queue-type") => None,
                     // Gone meanwhile is as good as empty.
-                    None => Some(self.count(&queue).await?.unwrap_or(0)),
-                    Some(_) => None,
+                    Some(_) => Some(self.count(&queue).await?.unwrap_or(0)),
                 };
                 return Ok(Inspection::OtherArguments {
                     queue,

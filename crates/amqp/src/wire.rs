@@ -80,6 +80,12 @@ pub(super) fn other_limit(message: &str) -> Option<Option<u64>> {
     current.split('\'').nth(1)?.parse().ok().map(Some)
 }
 
+/// Reads the broker's refusal of a declaration: the argument or property that differs. Not every broker names it.
+pub(super) fn other_argument(message: &str) -> Option<&str> {
+    let (_, rest) = message.split_once("inequivalent arg '")?;
+    rest.split_once('\'').map(|(name, _)| name)
+}
+
 /// Reads the broker's refusal of a declaration: when it is about the type of the queue, the type that it has.
 pub(super) fn other_type(message: &str) -> Option<&str> {
     let (_, rest) = message.split_once("inequivalent arg 'x-queue-type'")?;
@@ -134,7 +140,14 @@ mod tests {
             ),
         ] {
             assert_eq!(other_limit(&text(message)), limit, "{message}");
+            assert_eq!(other_argument(&text(message)), message.split('\'').nth(1));
         }
+        // LavinMQ.
+        let unnamed = "PRECONDITION_FAILED - Existing queue 'q' declared with other arguments";
+        assert_eq!(
+            (other_limit(unnamed), other_argument(unnamed)),
+            (None, None)
+        );
         for (message, kind) in [
             (
                 "'x-queue-type' for queue 'q' in vhost '/': received none but current is the value 'quorum' of type 'longstr'",

@@ -81,6 +81,9 @@ pub(crate) fn log(outcome: &Outcome) {
         Outcome::QueueMissing(bucket) => {
             warn!(%bucket, "the queue of the bucket was gone and is declared again");
         }
+        Outcome::TokensVanish { bucket, left } => {
+            warn!(%bucket, left, "a policy takes messages away: the bucket holds no more than that after each refill");
+        }
         Outcome::QueueReplaced { bucket, message } => {
             warn!(%bucket, message, "the queue of the bucket had other arguments; it was empty, and is declared anew");
         }

@@ -261,6 +261,13 @@ impl Session {
                 self.work
                     .spawn(async move { count(&broker, buckets).await.into() });
             }
+            Effect::Recount { bucket, name } => {
+                self.work.spawn(async move {
+                    let tokens = broker.recount(&queue_name(&name)).await;
+                    let tokens = tokens.map_err(|error| error.failure());
+                    Event::Recounted { bucket, tokens }.into()
+                });
+            }
             Effect::Remove {
                 job,
                 name,

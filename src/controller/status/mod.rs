@@ -179,6 +179,14 @@ impl StatusWriter {
                     again, and the tokens that were in it are lost.";
                 self.warn(queue, &broker, &id, Notice::warning("QueueMissing", note));
             }
+            Report::Outcome(broker, Outcome::TokensVanish { bucket: id, left }) => {
+                let note = format!(
+                    "A policy takes messages away: the queue of the bucket holds {left} tokens at most, after refill upon refill, though \
+                     its maximum is more. Look for max-length in rabbitmqctl list_policies and list_operator_policies, and take the queues \
+                     of buckets out of it."
+                );
+                self.warn(queue, &broker, &id, Notice::warning("TokensVanish", &note));
+            }
             Report::Outcome(
                 broker,
                 Outcome::QueueReplaced {

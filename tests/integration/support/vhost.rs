@@ -14,6 +14,11 @@ use super::{SOON, Testbed, eventually, finish, unique};
 /// Everything listens on 127.0.0.1 and ends with the run.
 const PASSWORD: &str = "test";
 
+/// Where policies are set, and how a queue tells which it has.
+type PolicyKind = (&'static str, &'static str);
+const POLICY: PolicyKind = ("policies", "policy");
+const OPERATOR_POLICY: PolicyKind = ("operator-policies", "operator_policy");
+
 /// A RabbitMQ virtual host and user of one test, seen by AMQP and by the management API, and not through the operator's
 /// code. Both are deleted when dropped, and further users.
 pub struct Vhost<'t> {
@@ -73,22 +78,34 @@ impl<'t> Vhost<'t> {
     /// A policy for the queues that a regular expression matches, as an administrator sets it. Waits until `queue`, if it
     /// is there, has it.
     pub async fn set_policy(&self, pattern: &str, queue: &str, definition: Value) {
+        self.set(POLICY, pattern, queue, definition).await;
+    }
+
+    /// The same that nobody in the virtual host can change, and that counts beside the other.
+    pub async fn set_operator_policy(&self, pattern: &str, queue: &str, definition: Value) {
+        self.set(OPERATOR_POLICY, pattern, queue, definition).await;
+    }
+
+    async fn set(&self, kind: PolicyKind, pattern: &str, queue: &str, definition: Value) {
         let policy = json!({"pattern": pattern, "apply-to": "queues", "definition": definition});
-        let path = format!("{}/test", self.path("policies"));
-        self.api(Method::PUT, &path, Some(policy)).await;
-        self.policy_becomes(queue, "test").await;
+        let path = format!("{}/test", self.path(kind.0));
+        let answer = self.api(Method::PUT, &path, Some(policy)).await;
+        assert!(answer.status().is_success(), "{definition}: {answer:?}");
+        self.policy_becomes(kind, queue, "test").await;
     }
 
-    /// Deletes the policy, and waits as long as that takes.
+    /// Deletes the policies, and waits as long as that takes.
     pub async fn delete_policy(&self, queue: &str) {
-        let path = format!("{}/test", self.path("policies"));
-        self.api(Method::DELETE, &path, None).await;
-        self.policy_becomes(queue, "").await;
+        for kind in [POLICY, OPERATOR_POLICY] {
+            let path = format!("{}/test", self.path(kind.0));
+            self.api(Method::DELETE, &path, None).await;
+            self.policy_becomes(kind, queue, "").await;
+        }
     }
 
-    async fn policy_becomes(&self, queue: &str, name: &str) {
+    async fn policy_becomes(&self, kind: PolicyKind, queue: &str, name: &str) {
         eventually("the policy", SOON, async || match self.queue(queue).await {
-            Some(queue) if queue["policy"].as_str().unwrap_or_default() != name => {
+            Some(queue) if queue[kind.1].as_str().unwrap_or_default() != name => {
                 Err(format!("{queue}"))
             }
             _ => Ok(()),

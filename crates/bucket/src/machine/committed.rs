@@ -3,7 +3,7 @@
 use super::Machine;
 use super::batch::{self, Accepted, Item, Task};
 use super::claim::described;
-use super::effect::Absence;
+use super::effect::{Absence, Effect};
 use super::entry::Stage;
 use super::event::{Now, QueueState};
 use super::outcome::{Observed, Outcome, Phase};
@@ -92,6 +92,7 @@ impl Machine {
             let bucket = id.clone();
             self.tell(Outcome::Completed { bucket, added });
         }
+        let found = held.tokens;
         let ledger = held.ledger;
         refused
             .into_iter()
@@ -120,9 +121,16 @@ impl Machine {
             return;
         }
         let owes = ledger.owed > 0;
-        let was_waiting = matches!(entry.state.phase, Phase::Progressing { .. });
+        // Also for a person, when its refill queue has refused requests.
+        let was_waiting = entry.state.phase != Phase::Ready;
         entry.stage = Stage::Ready { limit, owes };
         entry.ask_by_annotation(ledger.manual.as_deref());
+        if entry.traces.refilled(found, tokens.saturating_sub(found)) {
+            self.effects.push(Effect::Recount {
+                bucket: id.clone(),
+                name: bucket.name.clone(),
+            });
+        }
         let revision = opening.then_some(entry.revision);
         self.counter.soon(id.clone(), now);
         if opening {

@@ -97,6 +97,13 @@ pub enum Effect {
         /// Each with its name.
         buckets: Vec<(BucketId, Arc<str>)>,
     },
+    /// Count the tokens of a bucket with all that was sent to it before; answered by `Event::Recounted`.
+    Recount {
+        /// The bucket.
+        bucket: BucketId,
+        /// Its name.
+        name: Arc<str>,
+    },
     /// Delete the queues of a bucket, or say in its ledger that it has no owner any more; nothing happens to what belongs
     /// to another resource. Answered by `Event::Removed`.
     Remove {

@@ -10,6 +10,7 @@ use super::adjustment::Adjustment;
 use super::event::{BatchId, ConsumerId, JobId, Now, QueueState};
 use super::outcome::BucketState;
 use super::refill_queue::Ticket;
+use super::vanishing::Traces;
 use crate::ledger::MOST_REQUEST_IDS;
 use crate::{Bucket, Cause, Known, Ledger, Moved, Owner, backoff};
 
@@ -62,6 +63,7 @@ pub(super) struct Entry {
     pub(super) misfit: Option<Box<str>>,
     /// There were fewer tokens at a count than before: somebody may have declared its queue anew.
     pub(super) fell: bool,
+    pub(super) traces: Traces,
     /// Since when its ledger is absent.
     pub(super) absent: Option<Absent>,
     /// Failures in a row.
@@ -147,6 +149,7 @@ impl Entry {
             contested: None,
             misfit: None,
             fell: false,
+            traces: Traces::default(),
             absent: None,
             failures: 0,
             ready_at: Duration::ZERO,

@@ -141,6 +141,13 @@ pub enum Event {
     },
     /// Answer to `Effect::Count`: None where there is no queue.
     Counted(Vec<(BucketId, Result<Option<u64>, Failure>)>),
+    /// Answer to `Effect::Recount`.
+    Recounted {
+        /// Of the effect.
+        bucket: BucketId,
+        /// How many there are.
+        tokens: Result<u64, Failure>,
+    },
     /// Answer to `Effect::Remove`.
     Removed {
         /// Of the effect.

@@ -24,6 +24,8 @@ pub enum Class {
     NoQueue,
     /// Somebody else consumes the queue.
     InUse,
+    /// A queue refuses messages. It is tried again all the same.
+    Refused,
     /// The connection is gone; `Event::Lost` says so too.
     ConnectionLost,
 }

@@ -25,6 +25,7 @@ mod requests;
 mod scheduler;
 mod share;
 mod strangers;
+mod vanishing;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -208,6 +209,7 @@ impl Machine {
             Event::Replaced { batch, tokens } => self.replaced(batch, tokens, now),
             Event::Committed { batch, returned } => self.committed(batch, returned, now),
             Event::Counted(counts) => self.counted(counts, now),
+            Event::Recounted { bucket, tokens } => self.recounted(bucket, tokens),
             Event::Removed { job, result } => self.removed(job, result),
             Event::Permitted(_) | Event::Tick => {}
         }

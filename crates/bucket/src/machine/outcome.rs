@@ -55,6 +55,13 @@ pub enum Outcome {
         /// What differed, in the broker's own words.
         message: Box<str>,
     },
+    /// Tokens of a bucket vanish: it has `left` of them after each refill, though there were as many before.
+    TokensVanish {
+        /// The bucket.
+        bucket: BucketId,
+        /// What its queue holds at most.
+        left: u64,
+    },
     /// The ledger of a bucket was lost and is written anew.
     LedgerLost(BucketId),
     /// Whose a bucket is, by its ledger: told when it was written for the bucket, and when it is left to another.
@@ -180,7 +187,7 @@ impl Phase {
             class,
         } = failure;
         match class {
-            Class::Person | Class::InUse => Self::stalled(reason, message),
+            Class::Person | Class::InUse | Class::Refused => Self::stalled(reason, message),
             Class::Transient | Class::Blocked | Class::NoQueue | Class::ConnectionLost => {
                 Self::progressing(reason, message)
             }

@@ -370,7 +370,13 @@ impl Machine {
     }
 
     pub(super) fn published(&mut self, results: &[Result<(), Failure>], now: Now) {
-        for id in self.scheduler.published(results, now) {
+        for (id, result) in self.scheduler.published(results, now) {
+            if let Err(failure) = result
+                && failure.class == Class::Refused
+            {
+                self.show(&id, Phase::of(&failure));
+                continue;
+            }
             let next = self.scheduler.next_of(&id);
             if self.buckets.get(&id).is_some_and(|entry| entry.is_ready()) {
                 self.update(&id, |state| state.next_refill = next);

@@ -105,8 +105,13 @@ impl Scheduler {
     }
 
     /// What became of them. What was not accepted is due again in a while, and with it what is due for the same bucket and
-    /// not published yet: a later tick must not overtake. The answer are the buckets that it was about.
-    pub(super) fn published(&mut self, results: &[Result<(), Failure>], now: Now) -> Vec<BucketId> {
+    /// not published yet: a later tick must not overtake. The answer are the buckets that it was about,
+    /// with these.
+    pub(super) fn published(
+        &mut self,
+        results: &[Result<(), Failure>],
+        now: Now,
+    ) -> Vec<(BucketId, Result<(), Failure>)> {
         let published = self.published.take().unwrap_or_default();
         for (Request { bucket, span }, result) in published.iter().zip(results) {
             if result.is_err() {
@@ -117,6 +122,7 @@ impl Scheduler {
         published
             .into_iter()
             .map(|request| request.bucket.id.clone())
+            .zip(results.iter().cloned())
             .collect()
     }
 

@@ -45,7 +45,11 @@ impl Work {
     pub fn give_up(&mut self, shell: &mut Shell, broker: &mut Broker<Body>) -> Option<Event> {
         let again = matches!(
             self.what,
-            What::Consume(..) | What::Publish(..) | What::Count(..) | What::Inspect(..)
+            What::Consume(..)
+                | What::Publish(..)
+                | What::Count(..)
+                | What::Recount(..)
+                | What::Inspect(..)
         );
         again.then(|| self.failed(Refused::Stalled, shell, broker))
     }
@@ -116,6 +120,10 @@ impl Work {
                 }
                 Event::Counted(std::mem::take(counts))
             }
+            What::Recount(bucket, ..) => Event::Recounted {
+                bucket: bucket.clone(),
+                tokens: Err(failure),
+            },
             What::Remove(job, ..) => Event::Removed {
                 job: *job,
                 result: Err(failure),
@@ -228,6 +236,12 @@ impl Work {
                 if counts.len() == buckets.len() {
                     return done(Event::Counted(std::mem::take(counts)));
                 }
+            }
+            What::Recount(bucket, name) => {
+                let channel = Self::own_channel(&mut self.channel, shell, broker, false)?;
+                let (bucket, tokens) = (bucket.clone(), broker.count(channel, &queue_name(name))?);
+                let tokens = Ok(tokens);
+                return done(Event::Recounted { bucket, tokens });
             }
             What::Remove(job, removing) => {
                 let (job, removing) = (*job, removing.clone());

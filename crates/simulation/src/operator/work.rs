@@ -66,6 +66,7 @@ pub(super) enum What {
         Vec<(BucketId, Arc<str>)>,
         Vec<(BucketId, Result<Option<u64>, bucket::machine::Failure>)>,
     ),
+    Recount(BucketId, Arc<str>),
     Remove(JobId, Removing),
 }
 
@@ -107,6 +108,7 @@ impl Work {
             Effect::Replace { batch, bucket } => What::Replace(batch, bucket),
             Effect::Commit { batch, transaction } => What::Commit(batch, transaction),
             Effect::Count { buckets } => What::Count(buckets, Vec::new()),
+            Effect::Recount { bucket, name } => What::Recount(bucket, name),
             Effect::Remove {
                 job,
                 name,
