@@ -4,13 +4,17 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::ByteString;
 
-use amqp::{Endpoint, EndpointError};
+use amqp::{BrokerUri, Endpoint, EndpointError};
 
 const VHOST_KEYS: [&str; 3] = ["vhost", "virtual_host", "virtual-host"];
 const TLS_KEYS: [&str; 2] = ["tls", "ssl"];
+/// Credentials in the second one, of RabbitMQ's cluster operator, are not escaped.
 const URI_KEYS: [&str; 2] = ["uri", "connection_string"];
 
 type Data = BTreeMap<String, ByteString>;
+
+/// What a Secret says of something, and by which key.
+type Said<T> = Option<(&'static str, T)>;
 
 /// What is wrong with a Secret. Never says what is in it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,6 +39,17 @@ pub(super) enum SecretProblem {
          username and password), or leave host out and write an AMQP URI into uri"
     )]
     Host,
+    /// The addresses are none, but perhaps URIs.
+    #[error(
+        "the value of addresses is not a host name or an IP address with its port: write for example rabbitmq:5672, or leave \
+         addresses out and write an AMQP URI into uri"
+    )]
+    Addresses,
+    /// There is more than one address.
+    #[error(
+        "addresses lists several brokers: write one, for example the Service in front of a cluster's nodes"
+    )]
+    Several,
     /// It is not said whether TLS is wanted.
     #[error("the value of {0} is not true or false")]
     NotBoolean(&'static str),
@@ -48,74 +63,131 @@ pub(super) enum SecretProblem {
     NoVhost(&'static str),
 }
 
-/// The broker that a Secret names. Separate keys come first: the credentials in the `connection_string` of RabbitMQ's
-/// cluster operator are not escaped.
+/// The broker that a Secret names. What several keys say of it has to be the same.
 pub(super) fn endpoint(data: &Data) -> Result<Endpoint, SecretProblem> {
-    let vhost = one_of(data, &VHOST_KEYS)?;
-    let tls = match one_of(data, &TLS_KEYS)? {
-        None => None,
-        Some((key, text)) => match text.to_ascii_lowercase().parse::<bool>() {
-            Ok(tls) => Some((key, tls)),
-            Err(_) => return Err(SecretProblem::NotBoolean(key)),
-        },
-    };
-    let Some(host) = text(data, "host")? else {
-        return from_uri(data, vhost, tls);
-    };
-    let host = amqp::host(host).ok_or(SecretProblem::Host)?;
-    let port = match text(data, "port")? {
-        Some(port) => Some(
-            port.parse()
-                .ok()
-                .filter(|port: &u16| *port > 0)
-                .ok_or(SecretProblem::Port)?,
-        ),
-        None => None,
-    };
-    // The cluster operator says by the port alone that it wants TLS.
-    let tls = tls.map_or(port == Some(5671), |(_, tls)| tls);
-    let port = port.unwrap_or(if tls { 5671 } else { 5672 });
-    let username = text(data, "username")?.ok_or(SecretProblem::Missing("username"))?;
-    let password = text(data, "password")?.ok_or(SecretProblem::Missing("password"))?;
-    let written = vhost.map_or("", |(_, vhost)| vhost);
-    let endpoint = Endpoint::from_parts(host, port, written, username, password, tls);
-    for key in URI_KEYS {
-        // One that is none does not matter here: other operators have the address of the management interface in it.
-        let uri = text(data, key).ok().flatten();
-        let uri = uri.and_then(|uri| Endpoint::parse(uri).ok());
-        if uri.is_some_and(|uri| uri.vhost() != endpoint.vhost()) {
-            return Err(match vhost {
-                Some((vhost, _)) => SecretProblem::Contradiction(vhost, key),
-                None => SecretProblem::NoVhost(key),
-            });
+    let Keys {
+        mut host,
+        mut port,
+        mut vhost,
+        mut tls,
+        mut username,
+        mut password,
+    } = Keys::read(data)?;
+    let is_apart = host.is_some();
+    // RabbitMQ's cluster operator says by the port alone that it wants TLS.
+    let implied = is_apart && port.is_some_and(|(_, port)| port == 5671);
+    let mut first = None;
+    for (key, uri) in uris(data, is_apart)? {
+        host = agreed(host, Some((key, uri.host.to_ascii_lowercase())))?;
+        port = agreed(port, uri.port.map(|port| (key, port)))?;
+        if uri.tls || !implied {
+            tls = agreed(tls, Some((key, uri.tls)))?;
         }
+        if is_apart && vhost.is_none() && uri.vhost != "/" {
+            return Err(SecretProblem::NoVhost(key));
+        }
+        vhost = agreed(vhost, Some((key, uri.vhost.clone())))?;
+        let is_alone = username.is_none() && password.is_none();
+        if let Some((user, secret)) = uri.credentials.clone()
+            && (key == "uri" || is_alone)
+        {
+            username = agreed(username, Some((key, user)))?;
+            password = agreed(password, Some((key, secret)))?;
+        }
+        first = first.or(Some(uri));
     }
-    Ok(endpoint)
+    let (_, host) = host.ok_or(SecretProblem::Missing("host or uri"))?;
+    let credentials = match (username, password) {
+        (None, None) if !is_apart => None,
+        (None, _) => return Err(SecretProblem::Missing("username")),
+        (_, None) => return Err(SecretProblem::Missing("password")),
+        (Some((_, username)), Some((_, password))) => Some((username, password)),
+    };
+    let uri = BrokerUri {
+        tls: tls.map_or(implied, |(_, tls)| tls),
+        port: port.map(|(_, port)| port),
+        vhost: vhost.map_or_else(|| "/".to_owned(), |(_, vhost)| vhost),
+        credentials,
+        ..first.unwrap_or_else(|| BrokerUri::of_host(&host))
+    };
+    Ok(BrokerUri { host, ..uri }.into())
 }
 
-fn from_uri(
-    data: &Data,
-    vhost: Option<(&'static str, &str)>,
-    tls: Option<(&'static str, bool)>,
-) -> Result<Endpoint, SecretProblem> {
-    for key in URI_KEYS {
-        let Some(uri) = text(data, key)? else {
-            continue;
+/// What the separate keys say.
+struct Keys {
+    host: Said<String>,
+    port: Said<u16>,
+    vhost: Said<String>,
+    tls: Said<bool>,
+    username: Said<String>,
+    password: Said<String>,
+}
+
+impl Keys {
+    fn read(data: &Data) -> Result<Self, SecretProblem> {
+        let owned = |key| Ok(text(data, key)?.map(|text| (key, text.to_owned())));
+        let host = match text(data, "host")? {
+            Some(host) => Some(amqp::host(host).ok_or(SecretProblem::Host)?),
+            None => None,
         };
-        let endpoint = Endpoint::parse(uri).map_err(|error| SecretProblem::Uri(key, error))?;
-        if let Some((other, vhost)) = vhost
-            && vhost != endpoint.vhost()
-        {
-            return Err(SecretProblem::Contradiction(other, key));
-        }
-        if let Some((other, tls)) = tls
-            && tls != endpoint.is_tls()
-        {
-            return Err(SecretProblem::Contradiction(other, key));
-        }
-        return Ok(endpoint);
+        let port = match text(data, "port")? {
+            Some(port) => Some(amqp::port(port).ok_or(SecretProblem::Port)?),
+            None => None,
+        };
+        let address = match text(data, "addresses")? {
+            Some(several) if several.contains([',', ';']) => return Err(SecretProblem::Several),
+            Some(address) => Some(amqp::address(address).ok_or(SecretProblem::Addresses)?),
+            None => None,
+        };
+        let lower = |key, host: Option<&str>| host.map(|host| (key, host.to_ascii_lowercase()));
+        let there = address.and_then(|(_, port)| Some(("addresses", port?)));
+        Ok(Self {
+            host: agreed(
+                lower("host", host),
+                lower("addresses", address.map(|(host, _)| host)),
+            )?,
+            port: agreed(port.map(|port| ("port", port)), there)?,
+            vhost: one_of(data, &VHOST_KEYS)?,
+            tls: match one_of(data, &TLS_KEYS)? {
+                None => None,
+                Some((key, text)) => match text.to_ascii_lowercase().parse() {
+                    Ok(tls) => Some((key, tls)),
+                    Err(_) => return Err(SecretProblem::NotBoolean(key)),
+                },
+            },
+            username: owned("username")?,
+            password: owned("password")?,
+        })
     }
-    Err(SecretProblem::Missing("host or uri"))
+}
+
+/// The URIs. Beside a host those that are none do not matter: other operators have the address of the management interface in
+/// them, or credentials that are not escaped.
+fn uris(data: &Data, is_apart: bool) -> Result<Vec<(&'static str, BrokerUri)>, SecretProblem> {
+    let mut uris = Vec::new();
+    for key in URI_KEYS {
+        let parsed = match text(data, key) {
+            Ok(None) => continue,
+            Ok(Some(uri)) => BrokerUri::parse(uri).map_err(|error| SecretProblem::Uri(key, error)),
+            Err(problem) => Err(problem),
+        };
+        match parsed {
+            Ok(uri) => uris.push((key, uri)),
+            Err(problem) if !is_apart && uris.is_empty() => return Err(problem),
+            Err(_) => {}
+        }
+    }
+    Ok(uris)
+}
+
+/// What both say, or the one that says something.
+fn agreed<T: PartialEq>(first: Said<T>, second: Said<T>) -> Result<Said<T>, SecretProblem> {
+    match (first, second) {
+        (Some((first, one)), Some((second, other))) if one != other => {
+            Err(SecretProblem::Contradiction(first, second))
+        }
+        (first, second) => Ok(first.or(second)),
+    }
 }
 
 fn text<'a>(data: &'a Data, key: &'static str) -> Result<Option<&'a str>, SecretProblem> {
@@ -128,184 +200,15 @@ fn text<'a>(data: &'a Data, key: &'static str) -> Result<Option<&'a str>, Secret
     }
 }
 
-/// What these keys, which mean the same, say, and which of them.
-fn one_of<'a>(
-    data: &'a Data,
-    keys: &[&'static str],
-) -> Result<Option<(&'static str, &'a str)>, SecretProblem> {
-    let mut found: Option<(&'static str, &'a str)> = None;
+/// What these keys, which mean the same, say, and the first of them.
+fn one_of(data: &Data, keys: &[&'static str]) -> Result<Said<String>, SecretProblem> {
+    let mut found = None;
     for &key in keys {
-        match (text(data, key)?, found) {
-            (Some(value), None) => found = Some((key, value)),
-            (Some(value), Some((first, other))) if value != other => {
-                return Err(SecretProblem::Contradiction(first, key));
-            }
-            _ => {}
-        }
+        let said = text(data, key)?.map(|text| (key, text.to_owned()));
+        found = agreed(found, said)?;
     }
     Ok(found)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn of(pairs: &[(&str, &str)]) -> Result<Endpoint, SecretProblem> {
-        endpoint(
-            &pairs
-                .iter()
-                .map(|(key, value)| ((*key).into(), ByteString(value.as_bytes().into())))
-                .collect(),
-        )
-    }
-
-    #[test]
-    fn the_secret_of_the_cluster_operator_is_read_by_its_separate_keys() {
-        let endpoint = of(&[
-            ("connection_string", "amqp://u:p@ss/word@rabbit:5672/"),
-            ("host", "rabbit"),
-            ("port", "5672"),
-            ("username", "u"),
-            ("password", "p@ss/word"),
-            ("provider", "rabbitmq"),
-            ("type", "rabbitmq"),
-        ]);
-        assert_eq!(
-            endpoint,
-            Ok(Endpoint::from_parts(
-                "rabbit",
-                5672,
-                "/",
-                "u",
-                "p@ss/word",
-                false
-            ))
-        );
-    }
-
-    #[test]
-    fn the_port_of_amqps_means_tls() {
-        let endpoint = of(&[
-            ("host", "h"),
-            ("port", "5671"),
-            ("username", "u"),
-            ("password", "p"),
-            ("vhost", "v"),
-        ]);
-        assert_eq!(
-            endpoint,
-            Ok(Endpoint::from_parts("h", 5671, "v", "u", "p", true))
-        );
-    }
-
-    #[test]
-    fn a_uri_is_enough_and_may_end_with_a_newline() {
-        assert_eq!(
-            of(&[("uri", "amqp://u:p@h/v\n")]),
-            Ok(Endpoint::from_parts("h", 5672, "v", "u", "p", false))
-        );
-    }
-
-    #[test]
-    fn the_uri_of_the_management_interface_is_refused_without_repeating_it() {
-        let problem = of(&[
-            ("uri", "http://h:15672"),
-            ("username", "u"),
-            ("password", "hush"),
-        ])
-        .unwrap_err();
-        let text = problem.to_string();
-        assert!(
-            text.contains("amqp://") && !text.contains("hush") && !text.contains("15672"),
-            "{text}"
-        );
-    }
-
-    #[test]
-    fn what_is_missing_is_named() {
-        assert_eq!(of(&[]), Err(SecretProblem::Missing("host or uri")));
-        assert_eq!(
-            of(&[("host", "h"), ("password", "p")]),
-            Err(SecretProblem::Missing("username"))
-        );
-        assert_eq!(
-            of(&[("host", "h"), ("username", "u")]),
-            Err(SecretProblem::Missing("password"))
-        );
-        assert_eq!(
-            of(&[("host", "h"), ("port", "0")]),
-            Err(SecretProblem::Port)
-        );
-    }
-
-    const PARTS: [(&str, &str); 3] = [("host", "h"), ("username", "u"), ("password", "p")];
-
-    fn with(more: &[(&str, &str)]) -> Result<Endpoint, SecretProblem> {
-        of(&[PARTS.as_slice(), more].concat())
-    }
-
-    #[test]
-    fn the_virtual_host_has_the_keys_of_other_operators() {
-        for key in VHOST_KEYS {
-            let expected = Endpoint::from_parts("h", 5672, "v", "u", "p", false);
-            assert_eq!(with(&[(key, "v")]), Ok(expected), "{key}");
-        }
-        assert_eq!(
-            with(&[("vhost", "v"), ("virtual-host", "w")]),
-            Err(SecretProblem::Contradiction("vhost", "virtual-host"))
-        );
-    }
-
-    #[test]
-    fn tls_is_asked_for_at_any_port() {
-        let at = |port, tls| Ok(Endpoint::from_parts("h", port, "", "u", "p", tls));
-        assert_eq!(with(&[("tls", "true"), ("port", "5673")]), at(5673, true));
-        assert_eq!(with(&[("ssl", "True")]), at(5671, true));
-        assert_eq!(with(&[("tls", "false"), ("port", "5671")]), at(5671, false));
-        assert_eq!(
-            with(&[("tls", "yes")]),
-            Err(SecretProblem::NotBoolean("tls"))
-        );
-    }
-
-    #[test]
-    fn keys_that_contradict_the_uri_are_refused() {
-        let uri = |uri| ("uri", uri);
-        assert_eq!(
-            of(&[uri("amqp://u:p@h"), ("virtual_host", "v")]),
-            Err(SecretProblem::Contradiction("virtual_host", "uri"))
-        );
-        assert_eq!(
-            of(&[uri("amqp://u:p@h"), ("ssl", "true")]),
-            Err(SecretProblem::Contradiction("ssl", "uri"))
-        );
-        assert_eq!(
-            with(&[uri("amqp://u:p@h/w"), ("vhost", "v")]),
-            Err(SecretProblem::Contradiction("vhost", "uri"))
-        );
-        assert_eq!(
-            with(&[uri("amqp://u:p@h/w")]),
-            Err(SecretProblem::NoVhost("uri"))
-        );
-        assert!(with(&[uri("amqp://u:p@h/v"), ("vhost", "v")]).is_ok());
-        assert!(with(&[uri("http://h:15672")]).is_ok());
-    }
-
-    #[test]
-    fn a_host_that_is_more_than_one_is_refused_without_repeating_it() {
-        for host in [
-            "amqps://h:5671",
-            "h:5672",
-            "u:hush@h",
-            "h/v",
-            "a,b",
-            "[hush]",
-            " h",
-        ] {
-            let problem = of(&[("host", host), ("username", "u"), ("password", "p")]);
-            assert_eq!(problem, Err(SecretProblem::Host), "{host}");
-        }
-        let there = of(&[("host", "[::1]"), ("username", "u"), ("password", "p")]).unwrap();
-        assert_eq!(there.host(), "::1");
-    }
-}
+mod tests;

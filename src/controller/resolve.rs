@@ -69,7 +69,7 @@ pub(super) enum ResolveError {
     /// The broker is reached without TLS.
     #[error(
         "the broker that Secret {0} names is not reached by TLS, which the operator's --require-tls asks for: write \
-         amqps:// in its uri, or 5671 as its port"
+         amqps:// in its uri, or beside host the key tls: true (or 5671 as the port)"
     )]
     TlsRequired(String),
     /// The operator may not read the Secret.

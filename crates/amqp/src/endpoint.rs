@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
 
-pub use uri::{EndpointError, host};
+pub use uri::{BrokerUri, EndpointError, address, host, port};
 
 /// Seconds between heartbeats of a broker that is asked for none.
 const BROKERS_HEARTBEAT: u16 = 60;
@@ -41,12 +41,12 @@ struct Parts {
 impl Endpoint {
     /// Parses an `amqp://` or `amqps://` URI; `pyamqp://` and `librabbitmq://` of Celery mean the first. No virtual host, an empty one and `%2f` all mean `/`: operators that
     /// generate Secrets write a trailing slash and mean the default. Without credentials it is RabbitMQ's `guest`.
-    /// Of the query only `heartbeat` (seconds) is used.
+    /// Of the query only `heartbeat` (seconds) is used; one that asks for TLS is refused with `amqp://`.
     ///
     /// # Errors
     /// Says what to write instead, without repeating any of the URI.
     pub fn parse(uri: &str) -> Result<Self, EndpointError> {
-        uri::parse(uri).map(|parts| Self(Arc::new(parts)))
+        BrokerUri::parse(uri).map(Self::from)
     }
 
     /// From the parts as they are, nothing escaped. An empty virtual host means `/`.
@@ -137,6 +137,24 @@ impl Parts {
             password: password.to_owned(),
             heartbeat: HEARTBEAT,
         }
+    }
+}
+
+impl From<BrokerUri> for Endpoint {
+    fn from(uri: BrokerUri) -> Self {
+        let BrokerUri {
+            tls,
+            host,
+            port,
+            vhost,
+            credentials,
+            heartbeat,
+        } = uri;
+        let guest = || ("guest".to_owned(), "guest".to_owned());
+        let (username, password) = credentials.unwrap_or_else(guest);
+        let port = port.unwrap_or(if tls { 5671 } else { 5672 });
+        let parts = Parts::new(&host, port, &vhost, &username, &password, tls);
+        Self(Arc::new(Parts { heartbeat, ..parts }))
     }
 }
 
@@ -311,6 +329,8 @@ mod tests {
             ("amqp://u:s3cret%+4@h", EndpointError::Escape),
             ("amqp://u:s3cret%ff@h", EndpointError::Escape),
             ("amqp://u:s3cret@h/?heartbeat=61", EndpointError::Heartbeat),
+            ("amqp://s3cret@h", EndpointError::Password),
+            ("amqp://s3cret@h:5672/v", EndpointError::Password),
             (
                 "amqp://u:s3cret@h/?heartbeat=soon",
                 EndpointError::Heartbeat,
@@ -342,6 +362,36 @@ mod tests {
             assert_eq!(Endpoint::parse(&uri), Endpoint::parse("amqp://u:p@h/v"));
         }
         assert!(Endpoint::parse("AMQPS://u:p@h/v").unwrap().is_tls());
+    }
+
+    #[test]
+    fn a_query_that_asks_for_tls_is_never_plain() {
+        for query in [
+            "ssl=true",
+            "ssl=True",
+            "ssl=",
+            "ssl",
+            "x=1&ssl=1",
+            "ssl_cert_reqs=none",
+            "tls=yes",
+        ] {
+            let uri = |scheme| format!("{scheme}://u:s3cret@h/v?{query}");
+            assert_eq!(
+                Endpoint::parse(&uri("amqp")),
+                Err(EndpointError::Tls),
+                "{query}"
+            );
+            assert_eq!(
+                Endpoint::parse(&uri("amqps")),
+                Endpoint::parse("amqps://u:s3cret@h/v")
+            );
+        }
+        for query in ["ssl=false", "ssl=0", "heartbeat=5"] {
+            assert!(
+                Endpoint::parse(&format!("amqp://h?{query}")).is_ok(),
+                "{query}"
+            );
+        }
     }
 
     #[test]

@@ -29,7 +29,7 @@ mod write_ledger;
 pub use connection::Broker;
 pub use consumer::RefillConsumer;
 pub use delivery::{Delivery, Forward, REJECTED_REASON};
-pub use endpoint::{Endpoint, EndpointError, host};
+pub use endpoint::{BrokerUri, Endpoint, EndpointError, address, host, port};
 pub use error::BrokerError;
 pub use place::Place;
 pub use publisher::RequestPublisher;

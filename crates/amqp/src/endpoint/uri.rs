@@ -2,7 +2,24 @@
 
 use std::net::Ipv6Addr;
 
-use super::{BROKERS_HEARTBEAT, HEARTBEAT, Parts};
+use super::{BROKERS_HEARTBEAT, HEARTBEAT};
+
+/// What a URI says of a broker, nothing escaped any more. Without `Debug`, as the password is in it.
+#[derive(Clone)]
+pub struct BrokerUri {
+    /// Whether it is reached by TLS.
+    pub tls: bool,
+    /// Its host, without the brackets of an IPv6 address.
+    pub host: String,
+    /// Its port; None: the usual one.
+    pub port: Option<u16>,
+    /// Its virtual host. A URI that names none means `/`.
+    pub vhost: String,
+    /// User name and password; None: RabbitMQ's `guest`.
+    pub credentials: Option<(String, String)>,
+    /// Seconds between heartbeats.
+    pub heartbeat: u16,
+}
 
 /// What is wrong with an AMQP URI. No variant carries any part of it: each part can hold a piece of a password that was
 /// not escaped.
@@ -51,9 +68,43 @@ pub enum EndpointError {
         "heartbeat in the broker's URI is a number of seconds from 0 to 60, for example ?heartbeat=10"
     )]
     Heartbeat,
+    /// A user name alone.
+    #[error(
+        "the broker's URI names a user without a password; write amqp://user:password@host:5672/vhost, or in a Secret leave the \
+         user out and write the keys username and password"
+    )]
+    Password,
+    /// `ssl=` in the query, which is Celery's way to ask for TLS.
+    #[error(
+        "the broker's URI asks for TLS behind the ? (ssl) and begins with amqp://, which is without; write amqps://"
+    )]
+    Tls,
 }
 
-pub(super) fn parse(uri: &str) -> Result<Parts, EndpointError> {
+impl BrokerUri {
+    /// What one says of which nothing but the host is known.
+    #[must_use]
+    pub fn of_host(host: &str) -> Self {
+        Self {
+            tls: false,
+            host: host.to_owned(),
+            port: None,
+            vhost: "/".to_owned(),
+            credentials: None,
+            heartbeat: HEARTBEAT,
+        }
+    }
+
+    /// Parses an `amqp://` or `amqps://` URI: see [`super::Endpoint::parse`].
+    ///
+    /// # Errors
+    /// Says what to write instead, without repeating any of the URI.
+    pub fn parse(uri: &str) -> Result<Self, EndpointError> {
+        parse(uri)
+    }
+}
+
+fn parse(uri: &str) -> Result<BrokerUri, EndpointError> {
     let (scheme, rest) = uri.trim().split_once("://").ok_or(EndpointError::Scheme)?;
     let tls = is_tls(scheme).ok_or(EndpointError::Scheme)?;
     if lists_uris(rest) {
@@ -76,8 +127,8 @@ pub(super) fn parse(uri: &str) -> Result<Parts, EndpointError> {
     }
     let (path, query) = behind.split_once('?').unwrap_or((behind, ""));
     let vhost = path.strip_prefix('/').unwrap_or(path);
-    let userinfo = userinfo.unwrap_or("guest:guest");
-    let (username, password) = userinfo.split_once(':').unwrap_or((userinfo, ""));
+    let credentials = userinfo.map(|it| it.split_once(':').ok_or(EndpointError::Password));
+    let credentials = credentials.transpose()?;
     if address.contains([',', ';']) {
         return Err(EndpointError::Several);
     }
@@ -85,19 +136,40 @@ pub(super) fn parse(uri: &str) -> Result<Parts, EndpointError> {
     let host = host(&decode(host_part)?)
         .ok_or(EndpointError::Host)?
         .to_owned();
-    let port = match port {
-        Some(port) => port
-            .parse()
-            .ok()
-            .filter(|&port| port > 0)
-            .ok_or(EndpointError::Port)?,
-        None if tls => 5671,
-        None => 5672,
+    let port = port.map(|port| self::port(port).ok_or(EndpointError::Port));
+    let decoded = |(username, password)| Ok((decode(username)?, decode(password)?));
+    if !tls && asks_for_tls(query) {
+        return Err(EndpointError::Tls);
+    }
+    let vhost = match decode(vhost)? {
+        none if none.is_empty() => "/".to_owned(),
+        vhost => vhost,
     };
-    let heartbeat = heartbeat(query)?;
-    let (vhost, username, password) = (decode(vhost)?, decode(username)?, decode(password)?);
-    let parts = Parts::new(&host, port, &vhost, &username, &password, tls);
-    Ok(Parts { heartbeat, ..parts })
+    Ok(BrokerUri {
+        tls,
+        host,
+        port: port.transpose()?,
+        vhost,
+        credentials: credentials.map(decoded).transpose()?,
+        heartbeat: heartbeat(query)?,
+    })
+}
+
+/// The port of this text. None: it is none.
+#[must_use]
+pub fn port(text: &str) -> Option<u16> {
+    text.parse().ok().filter(|port| *port > 0)
+}
+
+/// Host and port of a text such as `host:5672` or `[::1]`. None: it is more than that, or less.
+#[must_use]
+pub fn address(text: &str) -> Option<(&str, Option<u16>)> {
+    let (host, port) = split_address(text).ok()?;
+    let port = match port {
+        Some(port) => Some(self::port(port)?),
+        None => None,
+    };
+    Some((self::host(host)?, port))
 }
 
 /// The host of this text, without the brackets of an IPv6 address. None: it is none, but perhaps a URI, or a host with its
@@ -124,6 +196,16 @@ fn is_tls(scheme: &str) -> Option<bool> {
         "amqps" => Some(true),
         _ => None,
     }
+}
+
+/// Celery writes it so: `?ssl=true`, `?ssl_cert_reqs=required`.
+fn asks_for_tls(query: &str) -> bool {
+    let query = query.to_ascii_lowercase();
+    query.split('&').any(|pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let is_asking = key == "ssl" || key == "tls" || key.starts_with("ssl_");
+        is_asking && !["false", "0"].contains(&value)
+    })
 }
 
 fn lists_uris(rest: &str) -> bool {
