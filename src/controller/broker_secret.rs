@@ -1,5 +1,7 @@
 //! The broker that a Secret names, by the keys that people and other operators write.
 
+mod certificates;
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::ByteString;
@@ -61,6 +63,33 @@ pub(super) enum SecretProblem {
         "{0} names a virtual host, and the keys beside host do not: write it into vhost too, or remove {0}"
     )]
     NoVhost(&'static str),
+    /// There is a key for TLS, and no TLS.
+    #[error(
+        "{0} is for TLS, and the other keys ask for none: write amqps:// in uri, or beside host the key tls: true (or 5671 as \
+         the port), or remove {0}"
+    )]
+    NoTls(&'static str),
+    /// There are no certificates in what should be some.
+    #[error(
+        "the value of {0} is no X.509 certificate (version 3) that can be read: write it in PEM, from -----BEGIN CERTIFICATE----- on"
+    )]
+    Certificate(&'static str),
+    /// There is no key in what should be one.
+    #[error(
+        "the value of {0} is no private key that can be read: write it in PEM, from -----BEGIN PRIVATE KEY----- on, and without \
+         a password"
+    )]
+    PrivateKey(&'static str),
+    /// The key is that of another certificate.
+    #[error(
+        "{1} is not the private key of the certificate in {0}: write both of one pair, as a renewal replaces both"
+    )]
+    Pair(&'static str, &'static str),
+    /// One of two is missing.
+    #[error(
+        "has {0} without {1}, and a client certificate takes both: write {1} too, or remove {0}"
+    )]
+    Half(&'static str, &'static str),
 }
 
 /// The broker that a Secret names. What several keys say of it has to be the same.
@@ -110,7 +139,7 @@ pub(super) fn endpoint(data: &Data) -> Result<Endpoint, SecretProblem> {
         credentials,
         ..first.unwrap_or_else(|| BrokerUri::of_host(&host))
     };
-    Ok(BrokerUri { host, ..uri }.into())
+    certificates::add(BrokerUri { host, ..uri }.into(), data)
 }
 
 /// What the separate keys say.

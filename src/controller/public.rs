@@ -35,10 +35,20 @@ pub(super) fn text(reason: &str, message: &str, whose: Whose<'_>) -> String {
             "{broker} cannot be reached: is it running, and are host and port in {written} right? The operator's log says \
              more"
         ),
-        "CertificateRefused" => format!(
-            "{broker} has a certificate that is not trusted, or is not for the host in {written}: have its authority given \
-             to the operator (SSL_CERT_FILE; in the chart: broker.tls.caSecret), or correct the host"
-        ),
+        "CertificateRefused" => {
+            let authority = match whose {
+                Whose::Operator => {
+                    "have its authority given to the operator (SSL_CERT_FILE; in the chart: broker.tls.caSecret)"
+                }
+                Whose::Secret(_) => {
+                    "write its authority's certificate into the key ca.crt of the Secret"
+                }
+            };
+            format!(
+                "{broker} has a certificate that is not trusted, or is not for the host in {written}: {authority}, or correct \
+                 the host"
+            )
+        }
         "AuthenticationRefused" => format!(
             "{broker} refuses user name or password: correct them in {written}, or create the user"
         ),

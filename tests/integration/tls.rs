@@ -1,11 +1,17 @@
 //! Brokers that are reached by TLS.
 
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use serde_json::{Value, json};
 use tempfile::TempDir;
+use token_bucket_operator::api::TokenBucketStatus;
 
-use crate::support::{Operator, Testbed, Vhost, testbed};
+use crate::support::{Operator, RARELY, Testbed, Vhost, condition, stage, testbed};
 
 /// A TLS listener in front of the broker of the tests, and an authority of its own.
 struct Proxy {
@@ -68,6 +74,27 @@ impl Proxy {
     }
 }
 
+impl Proxy {
+    fn pem(&self, name: &str) -> String {
+        fs::read_to_string(self.folder.path().join(name)).expect("a file")
+    }
+
+    /// What a Secret says of the broker behind this proxy, with its authority and a client certificate.
+    fn secret(&self, vhost: &Vhost<'_>) -> Value {
+        let url = vhost.amqp_url();
+        let (account, rest) = url.split_once('@').expect("an address");
+        let (_, account) = account.split_once("://").expect("a scheme");
+        let (username, password) = account.split_once(':').expect("an account");
+        let (_, name) = rest.split_once('/').expect("a vhost");
+        let name = name.replace("%2F", "/");
+        json!({
+            "host": "localhost", "port": self.port.to_string(), "tls": "true", "vhost": name,
+            "username": username, "password": password,
+            "ca.crt": self.pem("ca.crt"), "tls.crt": self.pem("client.crt"), "tls.key": self.pem("client.key"),
+        })
+    }
+}
+
 impl Drop for Proxy {
     fn drop(&mut self) {
         drop(self.process.stdin.take());
@@ -123,4 +150,48 @@ async fn a_broker_that_speaks_no_tls_1_2_is_refused() {
     let proxy = Proxy::start(&vhost, "DNS:localhost", &["old"]);
     let (success, said) = proxy.judged(testbed, &vhost, "localhost", true).await;
     assert!(!success && said.contains("no connection to"), "{said}");
+}
+
+#[tokio::test]
+async fn each_secret_has_its_authority_and_its_client_certificate_and_may_change_them() {
+    let (testbed, namespace, vhost, buckets) = stage().await;
+    let proxies = [1, 2].map(|_| Proxy::start(&vhost, "DNS:localhost", &["client"]));
+    let secrets: Api<Secret> = Api::namespaced(testbed.client().await, namespace.name());
+    let write = async |name: &str, data: Value| {
+        let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data});
+        let params = PatchParams::apply("test").force();
+        let written = secrets.patch(name, &params, &Patch::Apply(secret)).await;
+        written.expect("the Secret is accepted");
+    };
+    let spec = |secret: &str| {
+        json!({"schedule": RARELY, "amount": 1, "maximum": 1, "refillQueue": format!("refill.{secret}"),
+               "connection": {"secretRef": {"name": secret}}})
+    };
+    let operator = Operator::start_at(testbed, &namespace, None, &["--require-tls=secrets"]).await;
+    for (name, proxy) in ["one", "two"].into_iter().zip(&proxies) {
+        write(name, proxy.secret(&vhost)).await;
+        buckets.create(name, spec(name)).await;
+    }
+    for name in ["one", "two"] {
+        buckets.ready(name).await;
+    }
+    // The authority of the other broker.
+    let missed = |status: &TokenBucketStatus| condition(status, "BrokerConnected") == "False";
+    let mut secret = proxies[0].secret(&vhost);
+    secret["ca.crt"] = json!(proxies[1].pem("ca.crt"));
+    write("other", secret).await;
+    buckets.create("other", spec("other")).await;
+    let status = buckets
+        .until("other", "its broker to be missed", missed)
+        .await;
+    let said = format!("{:?}", status.conditions);
+    assert!(said.contains("ca.crt of the Secret"), "{said}");
+    // Whoever is refused looks at the Secret again.
+    write("other", proxies[0].secret(&vhost)).await;
+    buckets.ready("other").await;
+    let logs = operator.logs();
+    for secret in [proxies[0].pem("client.key"), proxies[1].pem("client.key")] {
+        let line = secret.lines().nth(1).expect("a line of base64");
+        assert!(!logs.contains(line), "{logs}");
+    }
 }

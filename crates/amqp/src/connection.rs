@@ -81,12 +81,9 @@ impl Broker {
             .with_client_property("product".into(), PROGRAM.into())
             .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into());
         let socket = Socket::default();
-        let connection = match timeout(
-            CONNECT_LIMIT,
-            socket.open(endpoint.uri(), properties, CONNECT_LIMIT),
-        )
-        .await
-        {
+        let certificates = endpoint.certificates().cloned();
+        let opening = socket.open(endpoint.uri(), certificates, properties, CONNECT_LIMIT);
+        let connection = match timeout(CONNECT_LIMIT, opening).await {
             Ok(Ok(connection)) => connection,
             Ok(Err(error)) => {
                 socket.abort();

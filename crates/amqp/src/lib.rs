@@ -1,6 +1,7 @@
 //! The only code that speaks AMQP: connections, queues, ledgers, refill requests, and the transaction that refills.
 
 mod celery;
+mod certificates;
 mod channel;
 mod claims;
 mod connection;
@@ -26,6 +27,7 @@ mod version;
 mod wire;
 mod write_ledger;
 
+pub use certificates::{Certificates, CertificatesError};
 pub use connection::Broker;
 pub use consumer::RefillConsumer;
 pub use delivery::{Delivery, Forward, REJECTED_REASON};

@@ -1,3 +1,5 @@
+use std::process::Command;
+
 use super::*;
 
 fn of(pairs: &[(&str, &str)]) -> Result<Endpoint, SecretProblem> {
@@ -231,5 +233,110 @@ fn credentials_that_may_not_be_escaped_are_not_compared() {
     assert_eq!(
         of(&[parts.as_slice(), &[elsewhere]].concat()),
         Err(SecretProblem::Contradiction("host", "connection_string"))
+    );
+}
+
+/// A new key and a certificate that it has signed itself, in one text of PEM.
+fn pair() -> String {
+    let arguments = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=a -days 2 -keyout - -out -";
+    let output = Command::new("openssl").args(arguments.split(' ')).output();
+    String::from_utf8(output.unwrap().stdout).unwrap()
+}
+
+const BY_TLS: [(&str, &str); 4] = [
+    ("host", "h"),
+    ("username", "u"),
+    ("password", "p"),
+    ("tls", "true"),
+];
+
+fn by_tls(more: &[(&str, &str)]) -> Result<Endpoint, SecretProblem> {
+    of(&[BY_TLS.as_slice(), more].concat())
+}
+
+fn client(pem: &str) -> [(&str, &str); 2] {
+    [("tls.crt", pem), ("tls.key", pem)]
+}
+
+#[test]
+fn each_authority_and_each_client_certificate_is_a_connection_of_its_own() {
+    let (one, other) = (pair(), pair());
+    let endpoints = [
+        by_tls(&[]),
+        by_tls(&[("ca.crt", &one)]),
+        by_tls(&[("ca.crt", &other)]),
+        by_tls(&client(&one)),
+        by_tls(&client(&other)),
+        by_tls(&[client(&one).as_slice(), &[("ca.crt", &other)]].concat()),
+    ];
+    for (number, endpoint) in endpoints.iter().enumerate() {
+        assert!(endpoint.as_ref().is_ok_and(Endpoint::is_tls), "{number}");
+        let equal = endpoints.iter().filter(|other| *other == endpoint).count();
+        assert_eq!(equal, 1, "{number}");
+    }
+    assert_eq!(by_tls(&[("ca.crt", &one)]), endpoints[1]);
+    assert_eq!(by_tls(&[("ca.crt", "\n")]), endpoints[0]);
+}
+
+#[test]
+fn certificates_that_cannot_be_used_are_refused_without_repeating_them() {
+    let (one, other) = (pair(), pair());
+    let cut = one.replace("-----END CERT", "hush");
+    let encrypted = one.replace("BEGIN PRIVATE", "BEGIN ENCRYPTED PRIVATE");
+    let encrypted = encrypted.replace("END PRIVATE", "END ENCRYPTED PRIVATE");
+    for (keys, problem) in [
+        (
+            vec![("ca.crt", "hush")],
+            SecretProblem::Certificate("ca.crt"),
+        ),
+        (
+            vec![("ca.crt", &*cut)],
+            SecretProblem::Certificate("ca.crt"),
+        ),
+        (
+            vec![("tls.crt", "hush"), ("tls.key", &*one)],
+            SecretProblem::Certificate("tls.crt"),
+        ),
+        (
+            vec![("tls.crt", &*one), ("tls.key", "hush")],
+            SecretProblem::PrivateKey("tls.key"),
+        ),
+        (
+            vec![("tls.crt", &*one), ("tls.key", &*encrypted)],
+            SecretProblem::PrivateKey("tls.key"),
+        ),
+        (
+            vec![("tls.crt", &*one), ("tls.key", &*other)],
+            SecretProblem::Pair("tls.crt", "tls.key"),
+        ),
+        (
+            vec![("tls.crt", &*one)],
+            SecretProblem::Half("tls.crt", "tls.key"),
+        ),
+        (
+            vec![("tls.key", &*one)],
+            SecretProblem::Half("tls.key", "tls.crt"),
+        ),
+    ] {
+        let said = by_tls(&keys).unwrap_err();
+        assert_eq!(said, problem);
+        assert!(!format!("{said} {said:?}").contains("hush"), "{said}");
+    }
+}
+
+#[test]
+fn certificates_without_tls_are_refused() {
+    let pem = pair();
+    assert_eq!(
+        with(&[("ca.crt", &pem)]),
+        Err(SecretProblem::NoTls("ca.crt"))
+    );
+    assert_eq!(
+        of(&[
+            ("uri", "amqp://u:p@h"),
+            ("tls.crt", &pem),
+            ("tls.key", &pem)
+        ]),
+        Err(SecretProblem::NoTls("tls.crt"))
     );
 }

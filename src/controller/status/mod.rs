@@ -43,8 +43,8 @@ use write_policy::Priority;
 
 /// Writes under way at the same time.
 const IN_FLIGHT: usize = 32;
-/// The broker's reason for refusing user name or password.
-const AUTHENTICATION_REFUSED: &str = "AuthenticationRefused";
+/// What a broker is refused for, or refuses, that is in the Secret: account and certificates.
+const MAY_BE_OUTDATED: [&str; 2] = ["AuthenticationRefused", "CertificateRefused"];
 
 /// Writes statuses until the channel is closed, then finishes what is under way.
 pub(super) struct StatusWriter {
@@ -136,13 +136,8 @@ impl StatusWriter {
                     let connected = connection == ConnectionState::Up;
                     self.metrics.connection(&name, connected);
                 }
-                if matches!(
-                    connection,
-                    ConnectionState::Down {
-                        reason: AUTHENTICATION_REFUSED,
-                        ..
-                    }
-                ) {
+                if matches!(connection, ConnectionState::Down { reason, .. } if MAY_BE_OUTDATED.contains(&reason))
+                {
                     // Their Secret may have been changed.
                     self.triggers.send(&queue.at(&broker));
                 }

@@ -7,14 +7,15 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use lapin::tcp::{AMQPUriTcpExt, AsyncTcpStream, OwnedTLSConfig};
-use lapin::uri::AMQPUri;
+use lapin::tcp::AsyncTcpStream;
+use lapin::uri::{AMQPAuthority, AMQPUri};
 use lapin::{Connection, ConnectionProperties};
 use tokio::time::{Duration, timeout};
 
 use super::frames::LIBRARY_FRAME;
 use super::inbound::Told;
 use super::stream::{self, AmqpStream};
+use crate::certificates::Certificates;
 use crate::version::Version;
 
 /// A handle to the socket of one connection.
@@ -29,11 +30,11 @@ struct State {
 }
 
 impl Socket {
-    /// Connects within `limit`, the TLS handshake included (server certificates are verified against the roots of the
-    /// system), and speaks AMQP on what comes of it.
+    /// Connects within `limit`, the TLS handshake with these certificates included, and speaks AMQP on what comes of it.
     pub(crate) async fn open(
         &self,
         uri: AMQPUri,
+        certificates: Option<Certificates>,
         properties: ConnectionProperties,
         limit: Duration,
     ) -> lapin::Result<Connection> {
@@ -42,9 +43,18 @@ impl Socket {
             uri,
             stream::runtime(),
             async move |uri: AMQPUri, _| {
-                let tls = OwnedTLSConfig::default();
                 let runtime = lapin::runtime::default_runtime()?;
-                let connecting = uri.connect_with_config_async(tls.as_ref(), &runtime);
+                let connecting = async {
+                    let AMQPAuthority { host, port, .. } = uri.authority;
+                    let address = runtime.to_socket_addrs((host.clone(), port));
+                    let socket = AsyncTcpStream::connect(&runtime, address).await?;
+                    match &certificates {
+                        Some(certificates) => {
+                            socket.into_rustls(&certificates.connector()?, &host).await
+                        }
+                        None => Ok(socket),
+                    }
+                };
                 let socket = timeout(limit, connecting)
                     .await
                     .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
