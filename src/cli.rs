@@ -185,6 +185,16 @@ pub(crate) struct RunArgs {
     )]
     pub default_broker_namespaces: Vec<Pattern>,
 
+    /// Virtual hosts at the operator's own broker that buckets may name in spec.connection.vhost, * for any characters; repeat it,
+    /// or separate several with commas [default: none]
+    #[arg(
+        long,
+        env = "DEFAULT_BROKER_VHOSTS",
+        value_delimiter = ',',
+        value_name = "PATTERN"
+    )]
+    pub default_broker_vhosts: Vec<Pattern>,
+
     /// Brokers that must be reached by TLS (amqps://)
     #[arg(
         long,

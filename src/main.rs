@@ -265,6 +265,7 @@ async fn operate(args: RunArgs, stop: CancellationToken) -> anyhow::Result<()> {
         default_broker_rules: DefaultBrokerRules {
             refill_queues: args.refill_queues,
             namespaces: args.default_broker_namespaces,
+            vhosts: args.default_broker_vhosts,
         },
         ceilings: Ceilings {
             max_tokens_per_bucket: args.max_tokens_per_bucket,

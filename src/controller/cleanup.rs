@@ -107,14 +107,12 @@ pub(super) async fn cleanup(resource: &TokenBucket, context: &Context) -> Result
 fn give_up_or(error: Error, resource: &TokenBucket, context: &Context) -> Result<Action, Error> {
     let since = resource.meta().deletion_timestamp.as_ref().map(from_time);
     if error.will_not_pass() || is_over(since, Utc::now()) {
-        let connection = resource.spec.connection.as_ref();
-        let secret = connection.map(|it| it.secret_ref.name.as_str());
         info!(bucket = %id_of(resource), %error, "the queues cannot be removed");
         abandon(
             resource,
             &queues(resource),
             context,
-            &error.public(secret.into()),
+            &error.public((&resource.spec).into()),
         );
         Ok(Action::await_change())
     } else {

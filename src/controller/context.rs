@@ -84,12 +84,13 @@ impl Context {
     /// # Errors
     /// The rule that it breaks.
     pub(super) fn at_default_broker(&self, resource: &TokenBucket) -> Result<(), NotAllowed> {
-        if resource.spec.connection.is_some() {
+        let (spec, namespace) = (&resource.spec, resource.namespace());
+        if spec.secret().is_some() {
             return Ok(());
         }
-        let namespace = resource.namespace().unwrap_or_default();
+        let namespace = namespace.unwrap_or_default();
         self.default_broker_rules
-            .check(&namespace, &resource.spec.refill_queue)
+            .check(&namespace, spec.vhost(), &spec.refill_queue)
     }
 
     /// Who a resource is.

@@ -9,6 +9,8 @@ use engine::Phase;
 /// What holds for buckets that name no Secret.
 #[derive(Clone, Debug)]
 pub struct DefaultBrokerRules {
+    /// A virtual host that they name is one of these; none: they may name none.
+    pub vhosts: Vec<Pattern>,
     /// Their refill queue is one of these.
     pub refill_queues: Vec<Pattern>,
     /// Their namespace is one of these; none: any.
@@ -38,6 +40,18 @@ pub(super) enum NotAllowed {
         /// Those that may.
         allowed: String,
     },
+    /// They may not be in that virtual host.
+    #[error(
+        "spec.connection.vhost: {vhost} is none of the virtual hosts at the operator's own broker that its \
+         --default-broker-vhosts allows ({allowed}): leave it out for that of its --amqp-url, have yours allowed, or name a Secret \
+         in spec.connection.secretRef"
+    )]
+    Vhost {
+        /// As specified.
+        vhost: String,
+        /// Those that they may be in.
+        allowed: String,
+    },
     /// The refill queue is not one for buckets.
     #[error(
         "spec.refillQueue: {queue} is none of the refill queues at the operator's own broker, which its --refill-queues \
@@ -56,11 +70,22 @@ impl DefaultBrokerRules {
     ///
     /// # Errors
     /// The rule that it breaks.
-    pub(super) fn check(&self, namespace: &str, refill_queue: &str) -> Result<(), NotAllowed> {
+    pub(super) fn check(
+        &self,
+        namespace: &str,
+        vhost: Option<&str>,
+        refill_queue: &str,
+    ) -> Result<(), NotAllowed> {
         if !self.namespaces.is_empty() && !any(&self.namespaces, namespace) {
             return Err(NotAllowed::Namespace {
                 namespace: namespace.to_owned(),
                 allowed: listed(&self.namespaces),
+            });
+        }
+        if let Some(vhost) = vhost.filter(|vhost| !any(&self.vhosts, vhost)) {
+            return Err(NotAllowed::Vhost {
+                vhost: vhost.to_owned(),
+                allowed: listed(&self.vhosts),
             });
         }
         if !any(&self.refill_queues, refill_queue) {
@@ -78,6 +103,9 @@ fn any(patterns: &[Pattern], name: &str) -> bool {
 }
 
 fn listed(patterns: &[Pattern]) -> String {
+    if patterns.is_empty() {
+        return "none".to_owned();
+    }
     let patterns: Vec<_> = patterns.iter().map(|it| &*it.0).collect();
     patterns.join(", ")
 }
@@ -128,6 +156,7 @@ impl NotAllowed {
     pub(super) fn reason(&self) -> &'static str {
         match self {
             Self::Namespace { .. } => "DefaultBrokerNotAllowed",
+            Self::Vhost { .. } => "VhostNotAllowed",
             Self::RefillQueue { .. } => "RefillQueueNotAllowed",
         }
     }
@@ -185,15 +214,28 @@ mod tests {
     fn a_refusal_says_what_is_allowed() {
         let patterns = |texts: &[&str]| texts.iter().map(|it| it.parse().unwrap()).collect();
         let rules = DefaultBrokerRules {
+            vhosts: Vec::new(),
             refill_queues: patterns(&["token_buckets.*", "shop.refill"]),
             namespaces: patterns(&["team-*"]),
         };
-        assert_eq!(rules.check("team-a", "shop.refill"), Ok(()));
-        let said = rules.check("team-a", "orders").unwrap_err();
+        assert_eq!(rules.check("team-a", None, "shop.refill"), Ok(()));
+        let said = rules.check("team-a", None, "orders").unwrap_err();
         assert_eq!(said.reason(), "RefillQueueNotAllowed");
         assert!(said.to_string().contains("token_buckets.*, shop.refill"));
-        let said = rules.check("other", "shop.refill").unwrap_err();
+        let said = rules.check("other", None, "shop.refill").unwrap_err();
         assert_eq!(said.reason(), "DefaultBrokerNotAllowed");
         assert!(said.to_string().contains("team-*"));
+        let vhost =
+            |rules: &DefaultBrokerRules, name| rules.check("team-a", Some(name), "shop.refill");
+        let said = vhost(&rules, "shop").unwrap_err();
+        assert_eq!(said.reason(), "VhostNotAllowed");
+        assert!(
+            said.to_string()
+                .contains("--default-broker-vhosts allows (none)")
+        );
+        let vhosts = patterns(&["shop", "team-*"]);
+        let rules = DefaultBrokerRules { vhosts, ..rules };
+        assert_eq!(vhost(&rules, "team-b"), Ok(()));
+        assert!(vhost(&rules, "/").is_err());
     }
 }

@@ -2,32 +2,44 @@
 //! write both must not learn by them what answers at which address. So a status tells the class of a problem; hosts, users,
 //! virtual hosts, certificates and the words of a server are in the operator's log. No client required.
 
+use api::TokenBucketSpec;
 use engine::{ConnectionState, Phase};
 
 /// Whose broker it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Whose<'s> {
-    /// That of buckets without `connection`.
-    Operator,
-    /// The one that this Secret names.
-    Secret(&'s str),
+pub(super) struct Whose<'s> {
+    /// The Secret that names it; None: it is the operator's own.
+    pub(super) secret: Option<&'s str>,
+    /// The virtual host there that the resource names.
+    pub(super) vhost: Option<&'s str>,
 }
 
-impl<'s> From<Option<&'s str>> for Whose<'s> {
-    fn from(secret: Option<&'s str>) -> Self {
-        secret.map_or(Self::Operator, Self::Secret)
+impl Whose<'_> {
+    /// That of buckets without `connection`.
+    pub(super) const OPERATOR: Self = Self {
+        secret: None,
+        vhost: None,
+    };
+}
+
+impl<'s> From<&'s TokenBucketSpec> for Whose<'s> {
+    fn from(spec: &'s TokenBucketSpec) -> Self {
+        Self {
+            secret: spec.secret(),
+            vhost: spec.vhost(),
+        }
     }
 }
 
 /// What is told of a problem, by the reason and the message that it has in the log.
 pub(super) fn text(reason: &str, message: &str, whose: Whose<'_>) -> String {
-    let broker = match whose {
-        Whose::Operator => "the operator's broker".to_owned(),
-        Whose::Secret(name) => format!("the broker that Secret {name} names"),
+    let broker = match whose.secret {
+        None => "the operator's broker".to_owned(),
+        Some(name) => format!("the broker that Secret {name} names"),
     };
-    let written = match whose {
-        Whose::Operator => "the operator's --amqp-url",
-        Whose::Secret(_) => "the Secret",
+    let written = match whose.secret {
+        None => "the operator's --amqp-url",
+        Some(_) => "the Secret",
     };
     match reason {
         // Refused, silent, unknown or no broker at all: all the same, so that nobody looks for open ports by it.
@@ -36,13 +48,11 @@ pub(super) fn text(reason: &str, message: &str, whose: Whose<'_>) -> String {
              more"
         ),
         "CertificateRefused" => {
-            let authority = match whose {
-                Whose::Operator => {
+            let authority = match whose.secret {
+                None => {
                     "have its authority given to the operator (SSL_CERT_FILE; in the chart: broker.tls.caSecret)"
                 }
-                Whose::Secret(_) => {
-                    "write its authority's certificate into the key ca.crt of the Secret"
-                }
+                Some(_) => "write its authority's certificate into the key ca.crt of the Secret",
             };
             format!(
                 "{broker} has a certificate that is not trusted, or is not for the host in {written}: {authority}, or correct \
@@ -52,9 +62,13 @@ pub(super) fn text(reason: &str, message: &str, whose: Whose<'_>) -> String {
         "AuthenticationRefused" => format!(
             "{broker} refuses user name or password: correct them in {written}, or create the user"
         ),
-        "VhostRefused" => format!(
-            "{broker} refuses the virtual host in {written}: create it, or give the user permissions on it"
-        ),
+        "VhostRefused" => {
+            let vhost = whose.vhost.map_or_else(
+                || format!("the virtual host in {written}"),
+                |vhost| format!("virtual host {vhost} of spec.connection.vhost"),
+            );
+            format!("{broker} refuses {vhost}: create it, or give the user permissions on it")
+        }
         "AccessRefused" => {
             let permission = permission(message).map_or_else(String::new, |it| format!("{it} "));
             format!(
@@ -82,7 +96,7 @@ pub(super) fn text(reason: &str, message: &str, whose: Whose<'_>) -> String {
                 "{queue} exists at {broker} with other arguments{argument}: {what_to_do}. The operator's log says more"
             )
         }
-        "UnsupportedBrokerVersion" if whose != Whose::Operator => {
+        "UnsupportedBrokerVersion" if whose.secret.is_some() => {
             let instead = message.rsplit_once(". Upgrade the broker, or ");
             let instead = instead.map_or_else(String::new, |(_, it)| format!(", or {it}"));
             format!(

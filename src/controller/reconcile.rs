@@ -148,8 +148,8 @@ async fn apply(resource: &TokenBucket, context: &Arc<Context>) -> Result<Action,
         Err(error) => {
             context.metrics.reconcile_error(error.reason());
             refuse(resource, Some(resource), context, error.phase());
-            return Ok(match connection {
-                Some(connection) => Action::requeue(context.resolver.pause(namespace, connection)),
+            return Ok(match resource.spec.secret() {
+                Some(secret) => Action::requeue(context.resolver.pause(namespace, secret)),
                 None => Action::await_change(),
             });
         }
@@ -215,10 +215,10 @@ fn put_in_force(
             engine.clone(),
         )
     };
-    let connection = resource.spec.connection.as_ref();
     let decision = Decision::InForce {
         broker: endpoint.clone(),
-        secret: connection.map(|it| it.secret_ref.name.as_str().into()),
+        secret: resource.spec.secret().map(Into::into),
+        vhost: resource.spec.vhost().map(Into::into),
         suspend: resource.spec.suspend,
         moving: matches!(progress, Progress::Moving),
     };

@@ -222,12 +222,11 @@ impl Resolver {
         id: &BucketId,
         connection: Option<&ConnectionSpec>,
     ) -> Option<Result<Endpoint, ResolveError>> {
-        let Some(connection) = connection else {
-            return Some(self.own_broker());
+        let Some(name) = connection.and_then(ConnectionSpec::secret) else {
+            return Some(self.own_broker().map(|broker| in_vhost(broker, connection)));
         };
-        let name = connection.secret_ref.name.as_str();
         match self.secrets.known(id, name) {
-            Ok(outcome) => Some(outcome),
+            Ok(outcome) => Some(outcome.map(|broker| in_vhost(broker, connection))),
             Err(is_first) => {
                 if is_first {
                     // The reader ends with the program.
@@ -258,10 +257,11 @@ impl Resolver {
         namespace: &str,
         connection: Option<&ConnectionSpec>,
     ) -> Result<Endpoint, ResolveError> {
-        let Some(connection) = connection else {
-            return self.own_broker();
+        let broker = match connection.and_then(ConnectionSpec::secret) {
+            Some(name) => self.read_once(namespace, name).await?,
+            None => self.own_broker()?,
         };
-        self.read_once(namespace, &connection.secret_ref.name).await
+        Ok(in_vhost(broker, connection))
     }
 
     async fn read_once(&self, namespace: &str, name: &str) -> Result<Endpoint, ResolveError> {
@@ -273,9 +273,8 @@ impl Resolver {
 
     /// How long until the Secret may be read again.
     #[must_use]
-    pub(super) fn pause(&self, namespace: &str, connection: &ConnectionSpec) -> Duration {
-        let name = connection.secret_ref.name.as_str();
-        self.secrets.pause(namespace, name)
+    pub(super) fn pause(&self, namespace: &str, secret: &str) -> Duration {
+        self.secrets.pause(namespace, secret)
     }
 
     async fn read(&self, namespace: &str, name: &str) -> Result<Endpoint, ResolveError> {
@@ -315,5 +314,13 @@ impl Resolver {
             }),
             Err(RuleBroken::Tls) => Err(ResolveError::TlsRequired(name.to_owned())),
         }
+    }
+}
+
+/// The broker in the virtual host that the resource names, if it names one.
+fn in_vhost(broker: Endpoint, connection: Option<&ConnectionSpec>) -> Endpoint {
+    match connection.and_then(|it| it.vhost.as_deref()) {
+        Some(vhost) => broker.in_vhost(vhost),
+        None => broker,
     }
 }

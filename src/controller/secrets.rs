@@ -132,13 +132,11 @@ impl Secrets {
         if let Event::Apply(object) | Event::InitApply(object) = event {
             let id = id_of(object);
             let spec = object.0.as_ref().ok().map(|bucket| &bucket.spec);
-            let naming = spec
-                .and_then(|spec| spec.connection.as_ref())
-                .map(|it| Naming {
-                    secret: (id.namespace().to_owned(), it.secret_ref.name.clone()),
-                    uid: object.meta().uid.clone(),
-                    generation: object.meta().generation,
-                });
+            let naming = spec.and_then(|spec| spec.secret()).map(|secret| Naming {
+                secret: (id.namespace().to_owned(), secret.to_owned()),
+                uid: object.meta().uid.clone(),
+                generation: object.meta().generation,
+            });
             inner.name(&id, naming);
             self.more.notify_one();
         }

@@ -38,5 +38,6 @@ mod tenant;
 mod tls;
 mod tools;
 mod versions;
+mod vhosts;
 mod waiting;
 mod writes;

@@ -103,6 +103,15 @@ impl Endpoint {
         }))
     }
 
+    /// The same in another virtual host.
+    #[must_use]
+    pub fn in_vhost(self, vhost: &str) -> Self {
+        Self(Arc::new(Parts {
+            vhost: vhost.to_owned(),
+            ..Parts::clone(&self.0)
+        }))
+    }
+
     /// Whether it is reached by TLS.
     #[must_use]
     pub fn is_tls(&self) -> bool {

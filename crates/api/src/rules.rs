@@ -67,6 +67,18 @@ pub(crate) const TIME_ZONE_SHAPE: (&str, &str) = (
     "write the IANA name of a time zone, for example Europe/Berlin or Etc/UTC",
 );
 
+/// `spec.connection`
+pub(crate) const CONNECTION_NAMES_SOMETHING: (&str, &str) = (
+    "has(self.secretRef) || has(self.vhost)",
+    "write secretRef, vhost or both into connection, or leave connection out",
+);
+
+/// `spec.connection.vhost`
+pub(crate) const VHOST_SHAPE: (&str, &str) = (
+    "self.matches('^[^\\\\p{Cc}]+$')",
+    "write the name of a virtual host as it is at the broker, nothing escaped, for example shop or /",
+);
+
 /// `spec.connection.secretRef.name`
 pub(crate) const SECRET_NAME_SHAPE: (&str, &str) = (
     "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')",

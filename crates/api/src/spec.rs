@@ -1,7 +1,6 @@
 //! What users write. The doc comments of the fields are what `kubectl explain` shows.
 
 use kube::{CustomResource, KubeSchema};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{rules, status::TokenBucketStatus};
@@ -152,7 +151,8 @@ pub struct TokenBucketSpec {
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
 
-    /// The broker that holds the bucket. Default: the broker that the operator was started with (AMQP_URL)
+    /// The broker that holds the bucket, and its virtual host there. Default: the broker that the operator was started with
+    /// (AMQP_URL)
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connection: Option<Box<ConnectionSpec>>,
 }
@@ -165,13 +165,45 @@ fn default_refill_queue() -> String {
     "token_buckets.refill".to_owned()
 }
 
+impl TokenBucketSpec {
+    /// Name of the Secret that names its broker; None: it is at the operator's own.
+    #[must_use]
+    pub fn secret(&self) -> Option<&str> {
+        self.connection.as_deref()?.secret()
+    }
+
+    /// The virtual host that it names itself; None: that of the Secret, or of the operator's own broker.
+    #[must_use]
+    pub fn vhost(&self) -> Option<&str> {
+        self.connection.as_deref()?.vhost.as_deref()
+    }
+}
+
 /// Where the broker of a bucket is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::CONNECTION_NAMES_SOMETHING)]
 pub struct ConnectionSpec {
     /// Secret, in the namespace of the bucket, that names the broker: either a key uri with an amqp:// or amqps:// URI, or
-    /// the keys host, port, username and password, as RabbitMQ's cluster operator writes them.
-    pub secret_ref: SecretReference,
+    /// the keys host, port, username and password, as RabbitMQ's cluster operator writes them. Default: the broker that the
+    /// operator was started with (AMQP_URL)
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<SecretReference>,
+
+    /// Virtual host of the bucket, instead of that in the Secret. Without secretRef it has to be one that the operator's
+    /// administrator allows (--default-broker-vhosts). Default: that of the Secret or of AMQP_URL. Example: shop
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 255))]
+    #[x_kube(validation = rules::VHOST_SHAPE)]
+    pub vhost: Option<String>,
+}
+
+impl ConnectionSpec {
+    /// Name of the Secret that names the broker; None: it is the operator's own.
+    #[must_use]
+    pub fn secret(&self) -> Option<&str> {
+        self.secret_ref.as_ref().map(|secret| secret.name.as_str())
+    }
 }
 
 /// A Secret in the namespace of the bucket.

@@ -2,7 +2,11 @@ use amqp::BrokerError;
 
 use super::*;
 
-const WHOSE: [Whose<'static>; 2] = [Whose::Operator, Whose::Secret("rabbit-user")];
+const SECRET: Whose<'static> = Whose {
+    secret: Some("rabbit-user"),
+    vhost: None,
+};
+const WHOSE: [Whose<'static>; 2] = [Whose::OPERATOR, SECRET];
 
 /// Every error of a broker, with what must not be told in each place where it could be.
 fn errors() -> Vec<BrokerError> {
@@ -60,7 +64,7 @@ fn no_error_tells_where_a_broker_is_or_what_it_said() {
         let is_version = matches!(error, BrokerError::UnsupportedVersion { .. });
         for whose in WHOSE {
             let text = told(&error, whose);
-            let own_version = is_version && whose == Whose::Operator;
+            let own_version = is_version && whose == Whose::OPERATOR;
             assert!(own_version || !text.contains("odd"), "{whose:?}: {text}");
         }
     }
@@ -86,7 +90,7 @@ fn whatever_is_wrong_with_an_address_is_told_in_the_same_words() {
 
 #[test]
 fn people_are_told_what_to_do_and_where() {
-    let of = |error: &BrokerError| told(error, Whose::Secret("rabbit-user"));
+    let of = |error: &BrokerError| told(error, SECRET);
     let errors = errors();
     for (error, words) in [
         (
@@ -103,6 +107,12 @@ fn people_are_told_what_to_do_and_where() {
             assert!(text.contains(word), "{text}");
         }
     }
-    let own = told(&errors[0], Whose::Operator);
+    let whose = Whose {
+        vhost: Some("shop"),
+        ..SECRET
+    };
+    let vhost = told(&errors[3], whose);
+    assert!(vhost.contains("virtual host shop"), "{vhost}");
+    let own = told(&errors[0], Whose::OPERATOR);
     assert!(own.contains("--amqp-url"), "{own}");
 }

@@ -124,8 +124,11 @@ impl Decision {
     /// Whose broker the bucket is at.
     pub(super) fn whose(&self) -> Whose<'_> {
         match self {
-            Self::InForce { secret, .. } => secret.as_deref().into(),
-            Self::Refused(_) => Whose::Operator,
+            Self::InForce { secret, vhost, .. } => Whose {
+                secret: secret.as_deref(),
+                vhost: vhost.as_deref(),
+            },
+            Self::Refused(_) => Whose::OPERATOR,
         }
     }
 }

@@ -39,6 +39,7 @@ pub(super) fn in_force(generation: i64) -> ReconcileResult {
         Decision::InForce {
             broker: broker(),
             secret: None,
+            vhost: None,
             suspend: false,
             moving: false,
         },

@@ -287,21 +287,26 @@ impl ReconcileResult {
         broker_name(self.named_by())
     }
 
-    /// Who names its broker: namespace and name of a Secret, or the operator.
-    fn named_by(&self) -> (Option<&str>, &str) {
-        match self.decision.whose() {
-            // It comes before all namespaces.
-            Whose::Operator => (None, ""),
-            Whose::Secret(name) => (Some(self.id.namespace()), name),
-        }
+    /// Who names its broker: namespace and name of a Secret, or the operator, which comes before all namespaces; and the
+    /// virtual host where the resource does.
+    fn named_by(&self) -> Naming<'_> {
+        let Whose { secret, vhost } = self.decision.whose();
+        (secret.map(|name| (self.id.namespace(), name)), vhost)
     }
 }
 
-fn broker_name((namespace, name): (Option<&str>, &str)) -> String {
-    namespace.map_or_else(
+type Naming<'r> = (Option<(&'r str, &'r str)>, Option<&'r str>);
+
+fn broker_name((secret, vhost): Naming<'_>) -> String {
+    let broker = secret.map_or_else(
         || "default".to_owned(),
-        |namespace| format!("{namespace}/{name}"),
-    )
+        |(namespace, name)| format!("{namespace}/{name}"),
+    );
+    // No name of a Secret has a colon.
+    match vhost {
+        Some(vhost) => format!("{broker}:{vhost}"),
+        None => broker,
+    }
 }
 
 impl Decision {

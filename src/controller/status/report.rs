@@ -48,6 +48,8 @@ pub(crate) enum Decision {
         broker: Endpoint,
         /// The Secret that names it; None: it is the operator's own.
         secret: Option<Box<str>>,
+        /// The virtual host that the resource names.
+        vhost: Option<Box<str>>,
         /// Whether scheduled refills are suspended.
         suspend: bool,
         /// The engine gets it when it has left the broker where it was.

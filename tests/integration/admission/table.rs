@@ -70,10 +70,16 @@ fn merge(target: &mut Value, changes: &Value) {
 
 /// `{repeat: [x, 3]}` is `xxx`.
 fn expand(value: &Value) -> Value {
-    match (&value["repeat"][0], &value["repeat"][1]) {
-        (Value::String(text), Value::Number(times)) => text
+    match (&value["repeat"][0], &value["repeat"][1], value) {
+        (Value::String(text), Value::Number(times), _) => text
             .repeat(times.as_u64().unwrap_or_default() as usize)
             .into(),
+        (_, _, Value::Object(members)) => {
+            let expanded = members
+                .iter()
+                .map(|(name, value)| (name.clone(), expand(value)));
+            expanded.collect::<serde_json::Map<_, _>>().into()
+        }
         _ => value.clone(),
     }
 }

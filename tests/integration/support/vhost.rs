@@ -51,8 +51,22 @@ impl<'t> Vhost<'t> {
 
     /// Gives its user the right to configure, write and read what these regular expressions match, and nothing else.
     /// The broker remembers rights for the life of a channel.
-    pub async fn permit(&self, [configure, write, read]: [&str; 3]) {
-        let path = format!("{}/{}", self.path("permissions"), self.user);
+    pub async fn permit(&self, rights: [&str; 3]) {
+        self.permit_user(&self.user, rights).await;
+    }
+
+    /// Lets the user of another virtual host in.
+    pub async fn admit(&self, other: &Self) {
+        self.permit_user(&other.user, [".*", ".*", ".*"]).await;
+    }
+
+    /// What it is called at the broker.
+    pub fn name(&self) -> String {
+        self.name.replace("%2F", "/")
+    }
+
+    async fn permit_user(&self, user: &str, [configure, write, read]: [&str; 3]) {
+        let path = format!("{}/{user}", self.path("permissions"));
         let rights = json!({"configure": configure, "write": write, "read": read});
         self.api(Method::PUT, &path, Some(rights)).await;
     }
