@@ -6,6 +6,7 @@ mod cli;
 
 use std::future::pending;
 use std::io::{ErrorKind, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use chrono::Utc;
 use cli::{Cli, Command, RequireTls, RunArgs, ScheduleArgs, VerifyArgs};
-use token_bucket_operator::amqp::Endpoint;
+use token_bucket_operator::amqp::{Certificates, Endpoint};
 use token_bucket_operator::broker_file::BrokerFile;
 use token_bucket_operator::controller::{
     self, BrokerRules, Ceilings, DefaultBrokerRules, Scope, SecretLabel, Settings,
@@ -155,6 +156,7 @@ fn validate(args: RunArgs) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     let findings = runtime.block_on(async {
         secret_label(args.require_secret_label.as_deref())?;
+        authorities()?;
         let (broker, _) = default_broker(&args)?;
         let (client, namespace) = kubernetes(kube::Client::try_from).await?;
         let lease_namespace = args.leader_elect_namespace.unwrap_or(namespace);
@@ -183,6 +185,26 @@ fn validate(args: RunArgs) -> anyhow::Result<ExitCode> {
         true => Ok(ExitCode::FAILURE),
         false => Ok(ExitCode::SUCCESS),
     }
+}
+
+/// Authorities of one's own that cannot be read would be missed at the first connection, as a certificate that nobody has
+/// signed.
+fn authorities() -> anyhow::Result<()> {
+    let Some(path) = std::env::var_os("SSL_CERT_FILE").filter(|path| !path.is_empty()) else {
+        return Ok(());
+    };
+    let name = Path::new(&path).display();
+    let pem = std::fs::read(&path).with_context(|| {
+        format!(
+            "cannot read {name}, which SSL_CERT_FILE names (in the chart: broker.tls.caSecret): correct it, or leave it out"
+        )
+    })?;
+    Certificates::parse(Some(&pem), None).map(drop).with_context(|| {
+        format!(
+            "{name}, which SSL_CERT_FILE names (in the chart: broker.tls.caSecret): write the authorities' certificates into it in PEM, \
+             from -----BEGIN CERTIFICATE----- on"
+        )
+    })
 }
 
 /// The operator's own broker, and the file that names it.
@@ -227,6 +249,7 @@ async fn operate(args: RunArgs, stop: CancellationToken) -> anyhow::Result<()> {
         time_zones, "token-bucket-operator"
     );
     let required_secret_label = secret_label(args.require_secret_label.as_deref())?;
+    authorities()?;
     let (default_broker, broker_file) = default_broker(&args)?;
     let (own_broker, default_broker) = watch::channel(default_broker);
     let readings = Readings::new(args.ui);

@@ -32,7 +32,7 @@ pub(super) struct EngineRegistry {
 struct Inner {
     engines: HashMap<Endpoint, Running>,
     assignments: HashMap<BucketId, Assignment>,
-    /// Buckets of each namespace at each broker that a Secret names.
+    /// Buckets of each namespace at each broker that a `spec.connection` names.
     named: HashMap<Box<str>, HashMap<Endpoint, HashSet<BucketId>>>,
     /// Buckets of each namespace that were not admitted.
     refused: HashMap<Box<str>, BTreeSet<BucketId>>,
@@ -114,7 +114,7 @@ impl EngineRegistry {
         }
     }
 
-    /// Lets `id` be at a broker that a Secret of its namespace names, from the next [`EngineRegistry::assign`] on. Each broker
+    /// Lets `id` be at a broker that its `spec.connection` names, from the next [`EngineRegistry::assign`] on. Each broker
     /// costs a connection and its threads. One that is refused is reconciled when there may be room for it.
     ///
     /// # Errors

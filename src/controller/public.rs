@@ -55,8 +55,21 @@ pub(super) fn text(reason: &str, message: &str, whose: Whose<'_>) -> String {
                 Some(_) => "write its authority's certificate into the key ca.crt of the Secret",
             };
             format!(
-                "{broker} has a certificate that is not trusted, or is not for the host in {written}: {authority}, or correct \
-                 the host"
+                "{broker} has a certificate that is not trusted, is not for the host in {written}, or has expired: {authority}, correct \
+                 the host, or renew it. The operator's log says which"
+            )
+        }
+        "ClientCertificateRefused" => {
+            let pair = match whose.secret {
+                None => {
+                    "name it by a Secret with tls.crt and tls.key (spec.connection), as --amqp-url has none"
+                }
+                Some(_) => {
+                    "write tls.crt and tls.key into the Secret, of an authority that the broker trusts"
+                }
+            };
+            format!(
+                "{broker} asks for a client certificate, or refuses the one that it is shown: {pair}"
             )
         }
         "AuthenticationRefused" => format!(

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use k8s_openapi::api::core::v1::Secret;
@@ -62,16 +63,19 @@ impl Proxy {
         let user = user.replacen("amqp:", "amqps:", 1);
         let url = format!("{user}@{host}:{}/{name}", self.port);
         let authority = self.folder.path().join("ca.crt");
-        let authority = authority.to_str().expect("text");
-        let mut environment = vec![("AMQP_URL", &*url), ("REQUIRE_TLS", "all")];
-        if trusting {
-            environment.push(("SSL_CERT_FILE", authority));
-        }
-        let check = ["run", "--validate-only"].map(str::to_owned);
-        let mut operator = Operator::start_as(testbed.kubeconfig(), &check, environment);
-        let success = operator.end().await.success();
-        (success, operator.logs())
+        validated(testbed, &url, trusting.then_some(&authority)).await
     }
+}
+
+/// What the operator says of a broker, with these authorities or those of the system, and whether that is success.
+async fn validated(testbed: &Testbed, url: &str, authorities: Option<&Path>) -> (bool, String) {
+    let authorities = authorities.map(|path| ("SSL_CERT_FILE", path.to_str().expect("text")));
+    let environment = [("AMQP_URL", url), ("REQUIRE_TLS", "all")];
+    let environment = environment.into_iter().chain(authorities);
+    let check = ["run", "--validate-only"].map(str::to_owned);
+    let mut operator = Operator::start_as(testbed.kubeconfig(), &check, environment);
+    let success = operator.end().await.success();
+    (success, operator.logs())
 }
 
 impl Proxy {
@@ -175,23 +179,98 @@ async fn each_secret_has_its_authority_and_its_client_certificate_and_may_change
     for name in ["one", "two"] {
         buckets.ready(name).await;
     }
-    // The authority of the other broker.
     let missed = |status: &TokenBucketStatus| condition(status, "BrokerConnected") == "False";
-    let mut secret = proxies[0].secret(&vhost);
-    secret["ca.crt"] = json!(proxies[1].pem("ca.crt"));
-    write("other", secret).await;
-    buckets.create("other", spec("other")).await;
-    let status = buckets
-        .until("other", "its broker to be missed", missed)
-        .await;
-    let said = format!("{:?}", status.conditions);
-    assert!(said.contains("ca.crt of the Secret"), "{said}");
-    // Whoever is refused looks at the Secret again.
-    write("other", proxies[0].secret(&vhost)).await;
-    buckets.ready("other").await;
+    let mistakes = [
+        ("authority", &["ca.crt"][..], "ca.crt of the Secret"),
+        (
+            "client",
+            &["tls.crt", "tls.key"],
+            "refuses the one that it is shown",
+        ),
+    ];
+    for (name, keys, _) in mistakes {
+        let (mut secret, other) = (proxies[0].secret(&vhost), proxies[1].secret(&vhost));
+        for key in keys {
+            secret[key] = other[key].clone();
+        }
+        write(name, secret).await;
+        buckets.create(name, spec(name)).await;
+    }
+    for (name, _, words) in mistakes {
+        let status = buckets.until(name, "its broker to be missed", missed).await;
+        let said = format!("{:?}", status.conditions);
+        assert!(said.contains(words), "{said}");
+        // Whoever is refused looks at the Secret again.
+        write(name, proxies[0].secret(&vhost)).await;
+        buckets.ready(name).await;
+    }
     let logs = operator.logs();
     for secret in [proxies[0].pem("client.key"), proxies[1].pem("client.key")] {
         let line = secret.lines().nth(1).expect("a line of base64");
         assert!(!logs.contains(line), "{logs}");
+    }
+}
+
+#[tokio::test]
+async fn each_mistake_with_certificates_is_told_as_what_it_is() {
+    let testbed = testbed().await;
+    let vhost = testbed.vhost().await;
+    for (name, option, trusting, words) in [
+        (
+            "DNS:localhost",
+            Some("expired"),
+            true,
+            "it has expired: renew it",
+        ),
+        (
+            "DNS:rabbit.example.com",
+            None,
+            true,
+            "it is not for localhost, but for rabbit.example.com: write",
+        ),
+        (
+            "DNS:localhost",
+            None,
+            false,
+            "no authority that is trusted here has signed it",
+        ),
+        ("DNS:localhost", Some("authority"), true, "without CA:TRUE"),
+        (
+            "DNS:localhost",
+            Some("client"),
+            true,
+            "write tls.crt and tls.key into the Secret",
+        ),
+    ] {
+        let proxy = Proxy::start(&vhost, name, option.as_slice());
+        let (success, said) = proxy.judged(testbed, &vhost, "localhost", trusting).await;
+        assert!(!success && said.contains(words), "{option:?}: {said}");
+    }
+    let plain = vhost.amqp_url().replacen("amqp:", "amqps:", 1);
+    let (success, said) = validated(testbed, &plain, None).await;
+    assert!(
+        !success && said.contains("does not speak TLS: write amqp://"),
+        "{said}"
+    );
+}
+
+#[tokio::test]
+async fn authorities_that_cannot_be_read_end_the_start_with_the_name_of_their_file() {
+    let testbed = testbed().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let [missing, empty] = ["missing.crt", "empty.crt"].map(|name| folder.path().join(name));
+    fs::write(&empty, "").expect("a file");
+    for path in [missing, empty] {
+        let (success, said) = validated(testbed, "amqps://localhost:1", Some(&path)).await;
+        let path = path.to_str().expect("text");
+        assert!(
+            !success && said.contains(path) && said.contains("SSL_CERT_FILE"),
+            "{said}"
+        );
+        let environment = [("AMQP_URL", "amqps://localhost:1"), ("SSL_CERT_FILE", path)];
+        let run = ["run", "--listen=127.0.0.1:0", "--leader-elect=false"].map(str::to_owned);
+        let mut operator = Operator::start_as(testbed.kubeconfig(), &run, environment);
+        assert!(!operator.end().await.success());
+        assert!(operator.logs().contains(path), "{}", operator.logs());
     }
 }

@@ -1,6 +1,7 @@
 //! What can go wrong between the operator and a broker, in words for the person who has to do something about it.
 
 mod explain;
+mod tls;
 
 use bucket::machine::{Class, Failure};
 
@@ -9,7 +10,7 @@ use bucket::machine::{Class, Failure};
 pub enum BrokerError {
     /// No AMQP connection could be made.
     #[error(
-        "no connection to {endpoint}: {reason}. Is the broker running, and is this its AMQP address?"
+        "no connection to {endpoint}: {reason}. Is the broker running, and is this its AMQP address (usually 5672, by TLS 5671)?"
     )]
     Unreachable {
         /// The broker, without password.
@@ -18,14 +19,19 @@ pub enum BrokerError {
         reason: String,
     },
     /// The broker's certificate is not one that is trusted for its address.
-    #[error(
-        "the certificate of {endpoint} is refused: {reason}. If an authority of your own has signed it, set \
-         SSL_CERT_FILE to a PEM file with that authority's certificate (in the chart: broker.tls.caSecret)"
-    )]
+    #[error("the certificate of {endpoint} is refused: {reason}")]
     CertificateRefused {
         /// The broker, without password.
         endpoint: String,
-        /// What is wrong with the certificate.
+        /// What is wrong with the certificate, and what to do.
+        reason: String,
+    },
+    /// The broker asks for a certificate, or for another one.
+    #[error("{endpoint} does not let the operator in: {reason}")]
+    ClientCertificateRefused {
+        /// The broker, without password.
+        endpoint: String,
+        /// What it wants.
         reason: String,
     },
     /// User name or password are wrong.
@@ -172,6 +178,7 @@ impl BrokerError {
         match self {
             Self::Unreachable { .. } => "BrokerUnreachable",
             Self::CertificateRefused { .. } => "CertificateRefused",
+            Self::ClientCertificateRefused { .. } => "ClientCertificateRefused",
             Self::AuthenticationRefused { .. } => "AuthenticationRefused",
             Self::VhostRefused { .. } => "VhostRefused",
             Self::AccessRefused { .. } => "AccessRefused",

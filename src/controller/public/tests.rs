@@ -21,6 +21,10 @@ fn errors() -> Vec<BrokerError> {
             endpoint: odd(),
             reason: odd(),
         },
+        BrokerError::ClientCertificateRefused {
+            endpoint: odd(),
+            reason: odd(),
+        },
         BrokerError::AuthenticationRefused { endpoint: odd() },
         BrokerError::VhostRefused {
             vhost: odd(),
@@ -94,13 +98,13 @@ fn people_are_told_what_to_do_and_where() {
     let errors = errors();
     for (error, words) in [
         (
-            &errors[2],
+            &errors[3],
             &["Secret rabbit-user", "user name or password"][..],
         ),
-        (&errors[4], &["configure permission", "amq.default"]),
-        (&errors[5], &["token_bucket_api", "in use"]),
-        (&errors[7], &["queue token_bucket_api", "(x-max-length)"]),
-        (&errors[8], &["RabbitMQ 3.13", "or use classic"]),
+        (&errors[5], &["configure permission", "amq.default"]),
+        (&errors[6], &["token_bucket_api", "in use"]),
+        (&errors[8], &["queue token_bucket_api", "(x-max-length)"]),
+        (&errors[9], &["RabbitMQ 3.13", "or use classic"]),
     ] {
         let text = of(error);
         for word in words {
@@ -111,7 +115,7 @@ fn people_are_told_what_to_do_and_where() {
         vhost: Some("shop"),
         ..SECRET
     };
-    let vhost = told(&errors[3], whose);
+    let vhost = told(&errors[4], whose);
     assert!(vhost.contains("virtual host shop"), "{vhost}");
     let own = told(&errors[0], Whose::OPERATOR);
     assert!(own.contains("--amqp-url"), "{own}");

@@ -44,7 +44,11 @@ use write_policy::Priority;
 /// Writes under way at the same time.
 const IN_FLIGHT: usize = 32;
 /// What a broker is refused for, or refuses, that is in the Secret: account and certificates.
-const MAY_BE_OUTDATED: [&str; 2] = ["AuthenticationRefused", "CertificateRefused"];
+const MAY_BE_OUTDATED: [&str; 3] = [
+    "AuthenticationRefused",
+    "CertificateRefused",
+    "ClientCertificateRefused",
+];
 
 /// Writes statuses until the channel is closed, then finishes what is under way.
 pub(super) struct StatusWriter {

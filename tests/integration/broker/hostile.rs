@@ -21,6 +21,9 @@ async fn greeted_with(octets: &[u8]) -> String {
         socket.read_exact(&mut header).await.unwrap();
         // It may hang up in the middle.
         let _ = socket.write_all(octets).await;
+        if octets.is_empty() {
+            return;
+        }
         let _ = socket.read_to_end(&mut Vec::new()).await;
     };
     let endpoint = Endpoint::parse(&uri).unwrap();
@@ -58,8 +61,22 @@ async fn a_server_that_nests_its_properties_deeply_is_refused() {
 
 #[tokio::test]
 async fn what_is_no_amqp_server_is_told_as_such() {
-    let error = greeted_with(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
-    assert!(error.contains("does not speak AMQP 0-9-1"), "{error}");
+    for (answer, said) in [
+        (&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], "speaks HTTP"),
+        // What TLS says to whom it does not understand, as RabbitMQ 3.10 sends it.
+        (b"\x15\x03\x03\x00\x02\x02\x0a", "write amqps://"),
+        (b"AMQP\x03\x01\x00\x00", "speaks AMQP 1.0"),
+        (b"AMQP\x00\x01\x00\x00", "speaks AMQP 1.0"),
+        (
+            b"220 mail.example.com ESMTP\r\n",
+            "does not speak AMQP 0-9-1",
+        ),
+        (b"", "without a word"),
+    ] {
+        let error = greeted_with(answer).await;
+        assert!(error.contains(said), "{error}");
+        assert!(error.contains("usually 5672, by TLS 5671"), "{error}");
+    }
     let error = greeted_with(&[1, 0, 0, 0xff, 0xff, 0xff, 0xff]).await;
     assert!(error.contains("a frame of 4294967303 octets"), "{error}");
 }

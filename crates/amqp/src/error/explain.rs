@@ -21,16 +21,19 @@ impl BrokerError {
                     },
                 }
             }
-            _ => match quoted(&error.to_string()) {
-                // rustls' words; lapin passes them on as an error of input and output.
-                reason if reason.contains("invalid peer certificate") => Self::CertificateRefused {
-                    endpoint: name,
-                    reason,
-                },
-                reason => Self::Unreachable {
-                    endpoint: name,
-                    reason,
-                },
+            ErrorKind::IOError(io) => {
+                let inner = io.get_ref();
+                match inner.and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+                    Some(error) => Self::of_tls(endpoint, error),
+                    None => Self::Unreachable {
+                        endpoint: name,
+                        reason: quoted(&inner.map_or_else(|| io.to_string(), ToString::to_string)),
+                    },
+                }
+            }
+            _ => Self::Unreachable {
+                endpoint: name,
+                reason: quoted(&error.to_string()),
             },
         }
     }

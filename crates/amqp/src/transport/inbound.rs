@@ -69,8 +69,25 @@ pub(super) struct Beginning {
 #[derive(Debug, PartialEq, thiserror::Error)]
 pub(super) enum Untrusted {
     /// Not a frame at all.
-    #[error("the server does not speak AMQP 0-9-1")]
+    #[error("what answers does not speak AMQP 0-9-1")]
     NotAmqp,
+    /// HTTP.
+    #[error("what answers speaks HTTP, as the management interface does (15672), and not AMQP")]
+    Http,
+    /// A record of TLS.
+    #[error("what answers speaks TLS: write amqps://, or the port without TLS (5672)")]
+    Tls,
+    /// The protocol of another version.
+    #[error(
+        "what answers speaks AMQP 1.0 and not AMQP 0-9-1, which the operator needs and RabbitMQ speaks"
+    )]
+    Amqp1,
+    /// It has closed the connection instead of a greeting.
+    #[error(
+        "what answers closed the connection without a word, as a port of TLS (amqps://) or of the management interface \
+         (15672) does"
+    )]
+    Silent,
     /// A frame that was not agreed upon.
     #[error("the server sent a frame of {0} octets; at most {MOST_FRAME} are taken")]
     Frame(usize),
@@ -124,6 +141,16 @@ impl Inbound {
         Ok(())
     }
 
+    /// Nothing more comes.
+    pub(super) fn end(&self) -> Result<(), Untrusted> {
+        let nothing = !self.greeted && self.frames.gathered.is_empty() && self.frames.pass == 0;
+        if nothing {
+            Err(Untrusted::Silent)
+        } else {
+            Ok(())
+        }
+    }
+
     /// Everything wanted is gathered: first the head of a frame, then all of one that has to be looked at.
     fn decide(&mut self, out: &mut Vec<u8>) -> Result<(), Untrusted> {
         let Some(&[kind, a, b, ref size @ ..]) = self.frames.gathered.first_chunk::<HEAD>() else {
@@ -132,6 +159,9 @@ impl Inbound {
         let channel = [a, b];
         let size = usize::try_from(u32::from_be_bytes(*size)).unwrap_or(usize::MAX);
         let whole = HEAD.saturating_add(size).saturating_add(END);
+        if !self.greeted {
+            not_amqp(&self.frames.gathered)?;
+        }
         // A server that speaks another version answers with eight octets.
         if self.frames.gathered.starts_with(b"AMQP") {
             out.extend_from_slice(&self.frames.gathered);
@@ -277,6 +307,17 @@ impl Inbound {
         let rest = if too_long { 0 } else { body };
         let instead = content::wrapped(channel, payload, rest);
         instead.map(Some).ok_or(Untrusted::Properties)
+    }
+}
+
+/// Refuses what the beginning of an answer shows to be another protocol.
+fn not_amqp(first: &[u8]) -> Result<(), Untrusted> {
+    match *first {
+        [b'H', b'T', b'T', b'P', b'/', ..] => Err(Untrusted::Http),
+        [0x15 | 0x16, 3, ..] => Err(Untrusted::Tls),
+        // Its protocol, or SASL before it.
+        [b'A', b'M', b'Q', b'P', 0 | 3, 1, ..] => Err(Untrusted::Amqp1),
+        _ => Ok(()),
     }
 }
 

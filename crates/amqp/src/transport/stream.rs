@@ -89,9 +89,12 @@ impl AsyncRead for AmqpStream {
             this.taken = 0;
             let reading = Pin::new(&mut this.stream).poll_read(context, &mut this.received);
             let count = ready!(reading)?;
-            let fed = this
-                .inbound
-                .feed(&this.received[..count], &mut this.incoming);
+            let fed = match count {
+                0 => this.inbound.end(),
+                count => this
+                    .inbound
+                    .feed(&this.received[..count], &mut this.incoming),
+            };
             fed.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
             if count > 0 && this.incoming.is_empty() {
                 // Nothing for the library in it. What else its thread has to do comes first.

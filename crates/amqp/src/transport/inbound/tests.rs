@@ -318,10 +318,7 @@ fn what_no_broker_sends_ends_the_connection() {
     let declare = AMQPFrame::Method(1, AMQPClass::Queue(QueueMethod::Declare(declare)));
     let refused = fed(&encoded(&declare), 100);
     assert_eq!(refused, Err(Untrusted::Method(vec![0, 50, 0, 10])));
-    assert_eq!(
-        fed(b"HTTP/1.1 400 Bad Request", 100),
-        Err(Untrusted::NotAmqp)
-    );
+    assert_eq!(fed(b"HTTP/1.1 400 Bad Request", 100), Err(Untrusted::Http));
     let head = |kind: u8| [kind, 0, 0, 0xff, 0xff, 0xff, 0xff];
     for kind in [FRAME_METHOD, FRAME_BODY, FRAME_HEARTBEAT] {
         let refused = fed(&head(kind), 1);
