@@ -32,12 +32,24 @@ pub(super) struct EngineRegistry {
 struct Inner {
     engines: HashMap<Endpoint, Running>,
     assignments: HashMap<BucketId, Assignment>,
+    sources: HashMap<BucketId, Source>,
+    /// Engines that have been told to stop: each is cancelled when it has.
+    ending: Vec<(Endpoint, CancellationToken)>,
     /// Buckets of each namespace at each broker that a `spec.connection` names.
     named: HashMap<Box<str>, HashMap<Endpoint, HashSet<BucketId>>>,
     /// Buckets of each namespace that were not admitted.
     refused: HashMap<Box<str>, BTreeSet<BucketId>>,
     /// Buckets of each namespace that are about to leave a broker.
     visits: HashMap<Box<str>, usize>,
+}
+
+/// What names the broker of a bucket.
+#[derive(Debug, PartialEq, Eq)]
+struct Source {
+    /// Namespace and name of a Secret; None: the operator's own setting.
+    secret: Option<(Box<str>, Box<str>)>,
+    /// The resource names its virtual host itself.
+    vhost: Option<Box<str>>,
 }
 
 /// Where a bucket is.
@@ -73,6 +85,7 @@ struct Running {
     visits: usize,
     /// Whether buckets are at the broker still.
     used: Arc<Mutex<bool>>,
+    ended: CancellationToken,
 }
 
 /// An engine that goes on while a bucket leaves.
@@ -140,6 +153,38 @@ impl EngineRegistry {
         Ok(())
     }
 
+    /// What names the broker of `id`, a Secret or the operator's own setting, names `endpoint`. When it named another one before,
+    /// all of its buckets leave that one together, and are reconciled. One after the other, the engine there would go on
+    /// meanwhile, and take the refill requests of those that have left for requests of nobody.
+    pub(super) fn follow(
+        &self,
+        id: &BucketId,
+        endpoint: &Endpoint,
+        secret: Option<&str>,
+        vhost: Option<&str>,
+    ) {
+        let mut inner = self.inner();
+        let source = Source {
+            secret: secret.map(|name| (id.namespace().into(), name.into())),
+            vhost: vhost.map(Into::into),
+        };
+        let is_of_source = |inner: &Inner, id: &_| inner.sources.get(id) == Some(&source);
+        let before = inner.assignments.get(id).map(|it| it.endpoint.clone());
+        if let Some(before) = before.filter(|before| before != endpoint)
+            && is_of_source(&inner, id)
+        {
+            let at = inner.engines.get(&before).map(|it| it.buckets.iter());
+            let along = at.into_iter().flatten();
+            let along = along.filter(|other| *other != id && is_of_source(&inner, other));
+            let along: Vec<_> = along.cloned().collect();
+            for other in &along {
+                self.release(&mut inner, other);
+            }
+            self.triggers.send(&along);
+        }
+        inner.sources.insert(id.clone(), source);
+    }
+
     /// The engine of `endpoint`, which `id` is at from now on; where it was before, it is released.
     pub(super) fn assign(&self, id: &BucketId, endpoint: &Endpoint) -> Engine {
         let mut inner = self.inner();
@@ -150,10 +195,7 @@ impl EngineRegistry {
         {
             self.release(&mut inner, id);
         }
-        let running = inner
-            .engines
-            .entry(endpoint.clone())
-            .or_insert_with(|| self.start(endpoint));
+        let running = self.running(&mut inner, endpoint);
         running.buckets.insert(id.clone());
         let engine = running.engine.clone();
         inner
@@ -175,10 +217,7 @@ impl EngineRegistry {
             return None;
         }
         *of_namespace += 1;
-        let running = inner
-            .engines
-            .entry(endpoint.clone())
-            .or_insert_with(|| self.start(endpoint));
+        let running = self.running(&mut inner, endpoint);
         running.visits += 1;
         Some(Visit {
             registry: self,
@@ -213,13 +252,16 @@ impl EngineRegistry {
 
     /// Nothing is done for `id` any more; its queues stay. An engine without buckets stops.
     pub(super) fn unassign(&self, id: &BucketId) {
-        self.release(&mut self.inner(), id);
+        let mut inner = self.inner();
+        inner.sources.remove(id);
+        self.release(&mut inner, id);
     }
 
     /// Nothing is known of `id` any more.
     pub(super) fn forget(&self, id: &BucketId) {
         let mut inner = self.inner();
         inner.not_refused(id);
+        inner.sources.remove(id);
         self.release(&mut inner, id);
     }
 
@@ -305,21 +347,48 @@ impl EngineRegistry {
         running.stop.cancel();
         // What it says of its connection after this would be remembered for ever.
         *lock(&running.used) = false;
+        let ended = running.ended.clone();
         inner.engines.remove(endpoint);
+        inner.ending.retain(|(_, ended)| !ended.is_cancelled());
+        inner.ending.push((endpoint.clone(), ended));
         // Told here, before another engine for the same broker can tell that it is connected.
         let _ = self.reports.send(Report::Left(endpoint.clone()));
     }
 
-    fn start(&self, endpoint: &Endpoint) -> Running {
+    /// The engine of `endpoint`, from now on if there was none.
+    fn running<'i>(&self, inner: &'i mut Inner, endpoint: &Endpoint) -> &'i mut Running {
+        // One that reached the same place as somebody else lets go of the refill queues first.
+        let place = |it: &Endpoint| (it.host().to_owned(), it.port(), it.vhost().to_owned());
+        let ending = inner.ending.iter();
+        let ending = ending.filter(|(at, _)| place(at) == place(endpoint));
+        let ending: Vec<_> = ending.map(|(_, ended)| ended.clone()).collect();
+        let running = inner.engines.entry(endpoint.clone());
+        running.or_insert_with(|| self.start(endpoint, ending))
+    }
+
+    /// An engine that begins when others have ended.
+    fn start(&self, endpoint: &Endpoint, ending: Vec<CancellationToken>) -> Running {
         let stop = self.stop.child_token();
         let (sender, mut outcomes) = mpsc::unbounded_channel();
         let (engine, work) =
             Engine::start(endpoint.clone(), self.options.clone(), sender, stop.clone());
+        let ended = CancellationToken::new();
         let supervised = {
             let stop = stop.clone();
             let crashed = self.crashed.clone().drop_guard();
+            let ended = ended.clone().drop_guard();
             async move {
+                let ending = async {
+                    for other in &ending {
+                        other.cancelled().await;
+                    }
+                };
+                tokio::select! {
+                    () = ending => {}
+                    () = stop.cancelled() => {}
+                }
                 work.await;
+                drop(ended);
                 if stop.is_cancelled() {
                     crashed.disarm();
                 }
@@ -356,6 +425,7 @@ impl EngineRegistry {
             buckets: HashSet::new(),
             visits: 0,
             used,
+            ended,
         }
     }
 

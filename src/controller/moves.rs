@@ -56,62 +56,75 @@ enum Stage {
     Arrived,
 }
 
-/// Whether a bucket may be put in force.
+/// What is to be done about a bucket that shall be at a broker.
 #[derive(Debug)]
-pub(super) enum Progress {
-    /// It may, with this.
+pub(super) enum Plan {
+    /// It may be put in force, with this.
     Arrived(Option<Arc<Moved>>),
     /// It is reconciled when it may.
     Moving,
+    /// It has its queues elsewhere: that move has to begin.
+    Begin(Arc<Home>),
 }
 
 impl Moves {
-    /// A bucket shall be at `to`, whose engine that is. It was at `home` before, if anywhere.
-    pub(super) fn progress(
-        context: &Arc<Context>,
-        removal: Removal,
+    /// A bucket shall be at `to`. It has its queues at `home`, if anywhere.
+    pub(super) fn plan(
+        &self,
+        id: &BucketId,
+        uid: &str,
         home: Option<Arc<Home>>,
         to: &Endpoint,
-        engine: Engine,
-    ) -> Progress {
-        let mut moves = context.moves.lock();
-        let before = moves.remove(&removal.id).filter(|it| it.uid == removal.uid);
-        let moved = before.as_ref().and_then(|it| it.moved.clone());
-        match before {
-            Some(before) if matches!(before.stage, Stage::Leaving(_)) => {
-                moves.insert(removal.id, before);
-                return Progress::Moving;
-            }
-            Some(before) if before.to == *to => {
-                let has_arrived = matches!(before.stage, Stage::Arrived);
-                moves.insert(removal.id, before);
-                return if has_arrived {
-                    Progress::Arrived(moved)
-                } else {
-                    Progress::Moving
-                };
-            }
-            Some(Move {
-                stage: Stage::Locating(task),
-                ..
-            }) => task.abort(),
-            _ => {}
+    ) -> Plan {
+        let mut moves = self.lock();
+        let before = moves.get_mut(id).filter(|it| *it.uid == *uid);
+        let elsewhere = home.filter(|home| home.endpoint != *to);
+        match (before, elsewhere) {
+            (None, None) => Plan::Arrived(None),
+            (None, Some(home)) => Plan::Begin(home),
+            (Some(it), elsewhere) => match (&it.stage, elsewhere) {
+                (Stage::Leaving(_), _) => Plan::Moving,
+                (Stage::Locating(_), _) if it.to == *to => Plan::Moving,
+                (Stage::Arrived, _) if it.to == *to => Plan::Arrived(it.moved.clone()),
+                (_, Some(home)) => Plan::Begin(home),
+                // It goes nowhere after all.
+                (stage, None) => {
+                    if let Stage::Locating(task) = stage {
+                        task.abort();
+                    }
+                    it.stage = Stage::Arrived;
+                    it.to = to.clone();
+                    Plan::Arrived(it.moved.clone())
+                }
+            },
         }
-        let (id, uid) = (removal.id.clone(), removal.uid.clone());
-        let stage = match home.filter(|home| home.endpoint != *to) {
-            // Where it was, or where nobody knows that it was anywhere.
-            None if moved.is_none() => return Progress::Arrived(None),
-            None => Stage::Arrived,
-            Some(home) => {
-                let moving = go(context.clone(), removal, home, engine, moved.clone());
-                Stage::Locating(tokio::spawn(moving).abort_handle())
+    }
+
+    /// The move from `home` to `to`, whose engine that is, begins.
+    pub(super) fn begin(
+        context: &Arc<Context>,
+        removal: Removal,
+        home: Arc<Home>,
+        to: &Endpoint,
+        engine: Engine,
+    ) {
+        let mut moves = context.moves.lock();
+        let id = removal.id.clone();
+        let before = moves.remove(&id).filter(|it| it.uid == removal.uid);
+        let moved = before.as_ref().and_then(|it| it.moved.clone());
+        if let Some(before) = before {
+            match &before.stage {
+                Stage::Locating(task) => task.abort(),
+                Stage::Leaving(_) => {
+                    moves.insert(id, before);
+                    return;
+                }
+                Stage::Arrived => {}
             }
-        };
-        let progress = match stage {
-            Stage::Arrived => Progress::Arrived(moved.clone()),
-            _ => Progress::Moving,
-        };
-        let to = to.clone();
+        }
+        let (uid, to) = (removal.uid.clone(), to.clone());
+        let moving = go(context.clone(), removal, home, engine, moved.clone());
+        let stage = Stage::Locating(tokio::spawn(moving).abort_handle());
         moves.insert(
             id,
             Move {
@@ -121,7 +134,6 @@ impl Moves {
                 moved,
             },
         );
-        progress
     }
 
     /// The resource is being deleted: whether its bucket has gone where it was to be. None: it is leaving at the moment, and is

@@ -15,7 +15,7 @@ use super::cleanup::{abandon, cleanup};
 use super::conflict::Verdict;
 use super::context::Context;
 use super::errors::Error;
-use super::moves::{Moves, Progress};
+use super::moves::{Moves, Plan};
 use super::removals::ATTEMPT_TIMEOUT;
 use super::resolve::ResolveError;
 use super::resource::{Guarded, id_of};
@@ -204,27 +204,27 @@ fn put_in_force(
     context: &Arc<Context>,
 ) {
     let id = bucket.id.clone();
-    let engine = context.engines.assign(&id, endpoint);
-    let progress = {
+    let (secret, vhost) = (resource.spec.secret(), resource.spec.vhost());
+    let plan = {
         let home = context.index().home(&id);
-        Moves::progress(
-            context,
-            moving(resource, &bucket),
-            home,
-            endpoint,
-            engine.clone(),
-        )
+        context.moves.plan(&id, &bucket.uid, home, endpoint)
     };
     let decision = Decision::InForce {
         broker: endpoint.clone(),
-        secret: resource.spec.secret().map(Into::into),
-        vhost: resource.spec.vhost().map(Into::into),
+        secret: secret.map(Into::into),
+        vhost: vhost.map(Into::into),
         suspend: resource.spec.suspend,
-        moving: matches!(progress, Progress::Moving),
+        moving: !matches!(plan, Plan::Arrived(_)),
     };
     report(resource, Some(resource), decision, context);
-    let Progress::Arrived(moved) = progress else {
-        return;
+    context.engines.follow(&id, endpoint, secret, vhost);
+    let engine = context.engines.assign(&id, endpoint);
+    let moved = match plan {
+        Plan::Arrived(moved) => moved,
+        Plan::Moving => return,
+        Plan::Begin(home) => {
+            return Moves::begin(context, moving(resource, &bucket), home, endpoint, engine);
+        }
     };
     let revision =
         u64::try_from(resource.meta().generation.unwrap_or_default()).unwrap_or_default();

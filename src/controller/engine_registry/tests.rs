@@ -87,3 +87,50 @@ async fn whoever_was_refused_is_looked_at_again_when_a_broker_is_left() {
     let inner = registry.inner();
     assert!(inner.refused.is_empty() && inner.named.is_empty() && inner.engines.is_empty());
 }
+
+#[tokio::test]
+async fn the_buckets_of_a_changed_secret_leave_together_and_nobody_else_does() {
+    let mut scene = scene(100);
+    let places = [
+        ("a", Some("rabbit")),
+        ("b", Some("rabbit")),
+        ("c", Some("other")),
+        ("d", None),
+    ];
+    for (name, secret) in places {
+        scene.registry.follow(&id(name), &broker(1), secret, None);
+        scene.registry.assign(&id(name), &broker(1));
+    }
+    let at = |registry: &EngineRegistry| {
+        let at = places.map(|(name, _)| registry.broker_of(&id(name)));
+        at.map(|at| at.map(|at| at.vhost().to_owned()))
+    };
+    let [one, two] = ["1", "2"].map(|vhost| Some(vhost.to_owned()));
+    // It names another Secret now: that concerns nobody else.
+    scene
+        .registry
+        .follow(&id("c"), &broker(2), Some("third"), None);
+    scene.registry.assign(&id("c"), &broker(2));
+    assert_eq!(
+        at(&scene.registry),
+        [one.clone(), one.clone(), two.clone(), one.clone()]
+    );
+    scene.triggers.try_recv().unwrap_err();
+    // The Secret names another broker.
+    scene
+        .registry
+        .follow(&id("a"), &broker(2), Some("rabbit"), None);
+    scene.registry.assign(&id("a"), &broker(2));
+    assert_eq!(
+        at(&scene.registry),
+        [two.clone(), None, two.clone(), one.clone()]
+    );
+    assert_eq!(scene.triggers.try_recv().unwrap().name, "b");
+    scene.triggers.try_recv().unwrap_err();
+    scene
+        .registry
+        .follow(&id("b"), &broker(2), Some("rabbit"), None);
+    scene.registry.assign(&id("b"), &broker(2));
+    assert_eq!(at(&scene.registry), [two.clone(), two.clone(), two, one]);
+    scene.registry.drain().await;
+}
