@@ -116,6 +116,17 @@ pub(super) fn text(reason: &str, message: &str, whose: Whose<'_>) -> String {
                 "{broker} is older than RabbitMQ 3.13 and may lose refills on quorum queues: upgrade it{instead}"
             )
         }
+        "QueueUnavailable" => {
+            let queue = message.split_once(" is not available");
+            let queue = queue.map_or("a queue of the bucket", |(queue, _)| queue);
+            format!(
+                "{queue} is not available at {broker}: its node is down, or its process. Refills go on when it is back; the operator's log \
+                 says more"
+            )
+        }
+        "BrokerInternalError" => format!(
+            "{broker} ended the connection over an error of its own. The operator tries again; their logs say more"
+        ),
         "NoQueue" => format!("a queue of the bucket is missing at {broker}"),
         "ChannelClosed" | "ProtocolError" => format!(
             "{broker} broke off what the operator asked of it. It tries again by itself; its log says more"
@@ -165,6 +176,7 @@ pub(super) fn hidden(phase: &Phase) -> Option<&str> {
         "AccessRefused",
         "BrokerLimit",
         "QueueArgumentsDiffer",
+        "QueueUnavailable",
         "NoQueue",
         "ChannelClosed",
         "ProtocolError",

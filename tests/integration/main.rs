@@ -37,6 +37,7 @@ mod support;
 mod tenant;
 mod tls;
 mod tools;
+mod unavailable;
 mod versions;
 mod vhosts;
 mod waiting;

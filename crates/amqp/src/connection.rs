@@ -24,6 +24,8 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// Limit for an answer of the broker. It is long: a broker that synchronises its disk can be slow, and giving up means
 /// a new connection.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+/// Limit for an answer to a question that costs the broker nothing.
+const PROBE_LIMIT: Duration = Duration::from_secs(5);
 /// Limit for a farewell.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 /// Numbers of channels that the client library can use no more, of the 2,047 that a connection has by default. Then there
@@ -194,7 +196,8 @@ impl Broker {
     }
 
     /// Awaits what the broker answers to `action`, within a limit. A broker that is connected and does not answer is
-    /// given up: what it was asked may or may not happen.
+    /// given up: what it was asked may or may not happen. But when it answers others, and can be asked the same again, it is
+    /// the queue that does not answer.
     pub(super) async fn answer<T>(
         &self,
         action: Action<'_>,
@@ -225,6 +228,12 @@ impl Broker {
                 () = sleep(ANSWER_LIMIT) => match (self.blocked(), during) {
                     (true, During::AlarmWait) => {}
                     (true, During::AlarmFail) => return Err(BrokerError::Blocked),
+                    (false, During::AlarmFail) if !action.queue.is_empty() && self.answers().await => {
+                        return Err(BrokerError::QueueUnavailable {
+                            queue: action.queue.to_owned(),
+                            message: format!("no answer within {} s", ANSWER_LIMIT.as_secs()),
+                        });
+                    }
                     (false, _) => {
                         let error = BrokerError::Timeout { doing: action.verb };
                         return Err(self.give_up(error));
@@ -232,6 +241,12 @@ impl Broker {
                 },
             }
         }
+    }
+
+    /// Whether the broker answers anything on the connection.
+    async fn answers(&self) -> bool {
+        let opened = timeout(PROBE_LIMIT, pool::open(&self.connection)).await;
+        matches!(opened, Ok(Ok(_)))
     }
 
     /// Channels report the end of their connection each in its own way; the connection knows the reason.

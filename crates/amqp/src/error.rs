@@ -68,6 +68,33 @@ pub enum BrokerError {
         /// The queue.
         queue: String,
     },
+    /// The queue is exclusive to another connection.
+    #[error(
+        "queue {queue} is exclusive to another connection, and goes when that ends. Stop the program that has declared it, or \
+         use another name"
+    )]
+    Locked {
+        /// The queue.
+        queue: String,
+    },
+    /// The queue is there, and cannot be reached at present.
+    #[error(
+        "queue {queue} is not available: {message}. Its node is down, or its process; refills go on when it is back"
+    )]
+    QueueUnavailable {
+        /// The queue.
+        queue: String,
+        /// The broker's own words.
+        message: String,
+    },
+    /// The broker has ended the connection over an error of its own.
+    #[error(
+        "the broker ended the connection over an error of its own: {message}. Its log says more"
+    )]
+    Internal {
+        /// The broker's own words.
+        message: String,
+    },
     /// The queue does not exist.
     #[error("there is no queue {queue}")]
     NoQueue {
@@ -183,6 +210,9 @@ impl BrokerError {
             Self::VhostRefused { .. } => "VhostRefused",
             Self::AccessRefused { .. } => "AccessRefused",
             Self::InUse { .. } => "QueueInUse",
+            Self::Locked { .. } => "QueueLocked",
+            Self::QueueUnavailable { .. } => "QueueUnavailable",
+            Self::Internal { .. } => "BrokerInternalError",
             Self::NoQueue { .. } => "NoQueue",
             Self::OtherArguments { .. } => "QueueArgumentsDiffer",
             Self::NotEmpty { .. } => "QueueNotEmpty",
@@ -204,7 +234,10 @@ impl BrokerError {
     pub fn is_connection_lost(&self) -> bool {
         matches!(
             self,
-            Self::ConnectionLost { .. } | Self::Timeout { .. } | Self::WornOut
+            Self::ConnectionLost { .. }
+                | Self::Internal { .. }
+                | Self::Timeout { .. }
+                | Self::WornOut
         )
     }
 
@@ -217,6 +250,7 @@ impl BrokerError {
                 | Self::VhostRefused { .. }
                 | Self::AccessRefused { .. }
                 | Self::InUse { .. }
+                | Self::Locked { .. }
                 | Self::OtherArguments { .. }
                 | Self::NotEmpty { .. }
                 | Self::ParkedQueueFull { .. }
@@ -233,8 +267,9 @@ impl BrokerError {
             error if error.is_connection_lost() => Class::ConnectionLost,
             Self::Blocked => Class::Blocked,
             Self::NoQueue { .. } => Class::NoQueue,
-            Self::InUse { .. } => Class::InUse,
+            Self::InUse { .. } | Self::Locked { .. } => Class::InUse,
             Self::MessageRefused { .. } => Class::Refused,
+            Self::QueueUnavailable { .. } => Class::Unavailable,
             error if error.needs_person() => Class::Person,
             _ => Class::Transient,
         };

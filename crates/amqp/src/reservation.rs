@@ -98,7 +98,7 @@ impl Broker {
 fn reserved<T>(declared: Result<T, BrokerError>) -> Result<bool, BrokerError> {
     match declared {
         Ok(_) => Ok(true),
-        Err(BrokerError::InUse { .. } | BrokerError::OtherArguments { .. }) => Ok(false),
+        Err(BrokerError::Locked { .. } | BrokerError::OtherArguments { .. }) => Ok(false),
         Err(error) => Err(error),
     }
 }

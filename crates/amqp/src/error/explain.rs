@@ -5,6 +5,9 @@ use lapin::ErrorKind;
 use super::{Action, BrokerError, quoted};
 use crate::endpoint::Endpoint;
 
+/// The broker's reply code for an error of its own, which ends the connection.
+const INTERNAL_ERROR: u16 = 541;
+
 impl BrokerError {
     /// For what happens while connecting.
     pub(crate) fn connecting(endpoint: &Endpoint, error: &lapin::Error) -> Self {
@@ -40,8 +43,13 @@ impl BrokerError {
 
     /// For what ends a connection.
     pub(crate) fn lost(error: &lapin::Error) -> Self {
-        Self::ConnectionLost {
-            reason: quoted(&error.to_string()),
+        match error.kind() {
+            ErrorKind::ProtocolError(error) if error.get_id() == INTERNAL_ERROR => Self::Internal {
+                message: quoted(error.get_message().as_str()),
+            },
+            _ => Self::ConnectionLost {
+                reason: quoted(&error.to_string()),
+            },
         }
     }
 
@@ -56,19 +64,19 @@ impl BrokerError {
                     (403, message) => Self::AccessRefused {
                         what: refused(&action, &message),
                     },
-                    // A classic queue whose node is down is not missing.
-                    (404, reason) if reason.contains("is down or inaccessible") => {
-                        Self::ChannelClosed { reason }
+                    (404, message) if is_unavailable(&message) => {
+                        Self::QueueUnavailable { queue, message }
                     }
                     (404, message) => Self::NoQueue {
                         queue: missing(&message).map_or(queue, str::to_owned),
                     },
-                    (405, _) => Self::InUse { queue },
+                    (405, _) => Self::Locked { queue },
                     // Only a commit can be incomplete: whoever declares is told of arguments.
                     (406, message) if message.contains("partial tx completion") => {
                         Self::PartlyRefused
                     }
                     (406, message) => Self::OtherArguments { queue, message },
+                    (INTERNAL_ERROR, message) => Self::Internal { message },
                     (_, reason)
                         if matches!(error.kind(), lapin::protocol::AMQPErrorKind::Hard(_)) =>
                     {
@@ -97,6 +105,20 @@ fn is_limit(message: &str) -> bool {
         && ["is reached", "has reached"]
             .iter()
             .any(|words| message.contains(words))
+}
+
+/// Whether a queue that was not found is there all the same. RabbitMQ has one reply code for both, and takes for missing what has
+/// a ledger or tokens in it; so what it says of each is what there is to go by (`rabbit_amqqueue:absent/2`, 3.10 to 4.0).
+fn is_unavailable(message: &str) -> bool {
+    [
+        "is down or inaccessible",
+        "due to timeout",
+        "process is stopped by supervisor",
+        "has crashed and failed to restart",
+        "may be stopping or being demoted",
+    ]
+    .iter()
+    .any(|words| message.contains(words))
 }
 
 /// The queue that is missing, of many that were named at one time.
@@ -148,7 +170,7 @@ mod tests {
         );
         assert_eq!(
             told(405, "RESOURCE_LOCKED - cannot obtain exclusive access"),
-            BrokerError::InUse { queue: "q".into() }
+            BrokerError::Locked { queue: "q".into() }
         );
         assert_eq!(
             told(404, "NOT_FOUND - no queue 'q' in vhost '/'"),
@@ -158,7 +180,35 @@ mod tests {
             told(320, "CONNECTION_FORCED - broker forced connection closure").is_connection_lost()
         );
         assert!(told(541, "INTERNAL_ERROR").is_connection_lost());
+        assert_eq!(told(541, "INTERNAL_ERROR").kind(), "BrokerInternalError");
         assert_eq!(told(311, "CONTENT_TOO_LARGE").kind(), "ChannelClosed");
+    }
+
+    #[test]
+    fn a_queue_that_cannot_be_reached_is_not_missing() {
+        for words in [
+            "home node 'rabbit@b' of durable queue 'q' in vhost '/' is down or inaccessible",
+            "failed to perform operation on queue 'q' in vhost '/' due to timeout",
+            "queue 'q' in vhost '/' process is stopped by supervisor",
+            "queue 'q' in vhost '/' has crashed and failed to restart",
+            "failed to perform operation on queue 'q' in vhost '/': its master replica <1.2.3> may be stopping or being demoted",
+        ] {
+            let error = told(404, &format!("NOT_FOUND - {words}"));
+            assert_eq!(error.kind(), "QueueUnavailable", "{words}");
+            assert_eq!(error.failure().class, bucket::machine::Class::Unavailable);
+            assert!(
+                error.to_string().starts_with("queue q is not available"),
+                "{error}"
+            );
+        }
+        // LavinMQ.
+        for words in ["Queue 'q' doesn't exists", "Queue 'q' not found"] {
+            assert_eq!(told(404, words), BrokerError::NoQueue { queue: "q".into() });
+        }
+        assert_eq!(
+            told(405, "RESOURCE_LOCKED - Exclusive queue").kind(),
+            "QueueLocked"
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Machine;
 use super::effect::Effect;
 use super::event::Now;
-use super::failure::Failure;
+use super::failure::{Class, Failure};
 use super::outcome::Observed;
 use crate::BucketId;
 
@@ -134,6 +134,11 @@ impl Machine {
                     self.update(&id, |state| state.observe(Observed { tokens, at }));
                 }
                 Ok(None) => self.inspect(&id),
+                // That says what it is, and when it is over.
+                Err(Failure {
+                    class: Class::InUse | Class::Transient | Class::Unavailable | Class::Person,
+                    ..
+                }) if swept => self.inspect(&id),
                 Err(_) => {}
             }
         }

@@ -20,6 +20,8 @@ pub enum Class {
     Person,
     /// A resource alarm is in force: it is tried again when that is over.
     Blocked,
+    /// A queue is there and cannot be reached; others can. It is tried again.
+    Unavailable,
     /// A queue is missing.
     NoQueue,
     /// Somebody else consumes the queue.

@@ -350,9 +350,14 @@ impl Machine {
             // The alarm was over before this was told.
             Class::Blocked => self.pause(id, now),
             Class::Person => self.stall(id, Phase::of(&failure), now),
-            Class::Transient | Class::NoQueue | Class::InUse | Class::Refused => {
+            Class::Transient
+            | Class::Unavailable
+            | Class::NoQueue
+            | Class::InUse
+            | Class::Refused => {
                 // That a queue was deleted, or that somebody else is making it, is no news for a moment.
-                if self.buckets.get(id).is_some_and(|entry| entry.failures > 1) {
+                let is_news = failure.class == Class::Unavailable;
+                if is_news || self.buckets.get(id).is_some_and(|entry| entry.failures > 1) {
                     self.show(id, Phase::of(&failure));
                 }
                 self.pause(id, now);

@@ -188,9 +188,11 @@ impl Phase {
         } = failure;
         match class {
             Class::Person | Class::InUse | Class::Refused => Self::stalled(reason, message),
-            Class::Transient | Class::Blocked | Class::NoQueue | Class::ConnectionLost => {
-                Self::progressing(reason, message)
-            }
+            Class::Transient
+            | Class::Unavailable
+            | Class::Blocked
+            | Class::NoQueue
+            | Class::ConnectionLost => Self::progressing(reason, message),
         }
     }
 }
