@@ -127,11 +127,6 @@ impl<'t> Vhost<'t> {
         .await;
     }
 
-    /// Its name.
-    pub fn name(&self) -> String {
-        self.name.replace("%2F", "/")
-    }
-
     /// What the operator connects to.
     pub fn amqp_url(&self) -> String {
         let (_, server) = self
