@@ -1,6 +1,7 @@
 //! A few channels for queue verbs. Each carries one verb at a time: when the broker answers with 404, 406 or 403 it
 //! closes the channel, and nobody else's verb may go with it.
 
+use std::collections::VecDeque;
 use std::ops::Deref;
 use std::sync::{Mutex, PoisonError};
 
@@ -8,6 +9,10 @@ use lapin::protocol::AMQPErrorKind;
 use lapin::{Channel, Connection, ErrorKind};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::error::BrokerError;
+
+/// Channels that wait for an answer at most: the oldest has it by then.
+const MOST_ABANDONED: usize = 64;
 /// More channels than this make nothing faster.
 const CHANNELS: usize = 16;
 /// The client library remembers every queue that a channel has named until the channel is closed.
@@ -18,6 +23,8 @@ pub(super) struct Pool {
     permits: Semaphore,
     /// Each with how often it was used.
     idle: Mutex<Vec<(Channel, usize)>>,
+    /// Those that an answer is on its way to, the oldest first.
+    abandoned: Mutex<VecDeque<Channel>>,
 }
 
 impl Pool {
@@ -25,6 +32,7 @@ impl Pool {
         Self {
             permits: Semaphore::new(CHANNELS),
             idle: Mutex::new(Vec::new()),
+            abandoned: Mutex::default(),
         }
     }
 
@@ -46,8 +54,23 @@ impl Pool {
             pool: self,
             channel,
             uses,
+            is_back: false,
             _permit: permit,
         })
+    }
+
+    /// Keeps a channel until the broker has answered on it: when both sides close one at the same time, the client library gives
+    /// up the connection.
+    fn abandon(&self, channel: Channel) {
+        let mut abandoned = self
+            .abandoned
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        abandoned.retain(|channel| channel.status().connected());
+        abandoned.push_back(channel);
+        if abandoned.len() > MOST_ABANDONED {
+            abandoned.pop_front();
+        }
     }
 }
 
@@ -70,29 +93,46 @@ pub(super) fn is_closed_channel(error: &lapin::Error) -> bool {
     }
 }
 
-/// A channel on loan. Dropped without being put back it is closed: an answer may still be on its way to it.
+/// A channel on loan. Dropped without being put back it is used no more: an answer may still be on its way to it.
 pub(super) struct Lease<'a> {
     pool: &'a Pool,
     channel: Channel,
     uses: usize,
+    is_back: bool,
     _permit: SemaphorePermit<'a>,
 }
 
 impl Lease<'_> {
+    /// Gives the channel back after this, unless the answer of the broker is still to come.
+    pub(super) fn answered<T>(self, answer: &Result<T, BrokerError>) {
+        if !matches!(answer, Err(BrokerError::QueueUnavailable { .. })) {
+            self.put_back();
+        }
+    }
+
     /// Gives the channel back for others, unless the broker has closed it or it is worn.
     pub(super) fn put_back(self) {
         self.put_back_after(1);
     }
 
     /// The same after several verbs.
-    pub(super) fn put_back_after(self, verbs: usize) {
+    pub(super) fn put_back_after(mut self, verbs: usize) {
+        self.is_back = true;
         let uses = self.uses + verbs;
         if uses < MOST_USES && self.channel.status().connected() {
             self.pool
                 .idle
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
-                .push((self.channel, uses));
+                .push((self.channel.clone(), uses));
+        }
+    }
+}
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        if !self.is_back && self.channel.status().connected() {
+            self.pool.abandon(self.channel.clone());
         }
     }
 }

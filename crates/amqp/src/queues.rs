@@ -126,7 +126,7 @@ impl Broker {
         let arguments = wire::explicit(arguments, self.version());
         let answer = channel.queue_declare(name, QueueDeclareOptions::durable(), arguments);
         let declared = self.answer(action, During::AlarmFail, answer).await;
-        channel.put_back();
+        channel.answered(&declared);
         Ok(declared?.message_count().into())
     }
 
@@ -196,7 +196,7 @@ impl Broker {
         let channel = self.lease(action).await?;
         let answer = channel.queue_declare(name, passive(), FieldTable::default());
         let found = self.answer(action, During::AlarmFail, answer).await;
-        channel.put_back();
+        channel.answered(&found);
         match found {
             Ok(found) => Ok(Some((
                 found.message_count().into(),
@@ -236,7 +236,7 @@ impl Broker {
         let channel = self.lease(action).await?;
         let answer = channel.queue_delete(name, QueueDeleteOptions::default());
         let deleted = self.answer(action, During::AlarmFail, answer).await;
-        channel.put_back();
+        channel.answered(&deleted);
         match deleted {
             Ok(messages) => Ok(Deleted::Gone {
                 messages: messages.into(),
