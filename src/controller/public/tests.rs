@@ -34,12 +34,6 @@ fn errors() -> Vec<BrokerError> {
             what: format!("declare a queue (configure access to queue '{}')", odd()),
         },
         BrokerError::InUse { queue: queue() },
-        BrokerError::Locked { queue: queue() },
-        BrokerError::QueueUnavailable {
-            queue: queue(),
-            message: odd(),
-        },
-        BrokerError::Internal { message: odd() },
         BrokerError::NoQueue { queue: odd() },
         BrokerError::OtherArguments {
             queue: queue(),
@@ -60,6 +54,12 @@ fn errors() -> Vec<BrokerError> {
         BrokerError::WornOut,
         BrokerError::ChannelClosed { reason: odd() },
         BrokerError::Protocol { message: odd() },
+        BrokerError::Locked { queue: queue() },
+        BrokerError::QueueUnavailable {
+            queue: queue(),
+            message: odd(),
+        },
+        BrokerError::Internal { message: odd() },
     ]
 }
 
