@@ -175,7 +175,7 @@ async fn whom_a_look_concerns_is_told_when_the_secret_is_not_as_it_was() {
         (at("amqp://h"), Some(Vec::new())),
         (away, None),
         (at("amqp://h"), Some(Vec::new())),
-        (at("amqp://new@h"), Some(all.clone())),
+        (at("amqp://new:p@h"), Some(all.clone())),
         (
             Err(ResolveError::SecretNotFound("rabbit".into())),
             Some(all),
