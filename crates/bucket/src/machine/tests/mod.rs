@@ -2,6 +2,7 @@
 
 mod changed_by_others;
 mod ledgers;
+mod moved;
 mod refills;
 
 use super::*;
