@@ -33,8 +33,8 @@ pub struct Leaving<'a> {
 }
 
 impl Broker {
-    /// Carries out what is decided about the queues of a bucket that leaves, and answers it, with what the bucket had where
-    /// the queues were its own. A connection that ends between the count of the tokens and the answer costs these tokens:
+    /// Carries out what is decided about the queues of a bucket that leaves, and answers it, with what a bucket that moves
+    /// had where the queues were its own. A connection that ends between the count of the tokens and the answer costs these tokens:
     /// they are never at two brokers.
     ///
     /// Who holds the ledger could come with it when there is another bucket of that name. So one that is absent is waited
@@ -47,7 +47,7 @@ impl Broker {
         &self,
         leaving: Leaving<'_>,
         hold_limit: Option<Duration>,
-    ) -> Result<Option<(Parting, Contents)>, BrokerError> {
+    ) -> Result<Option<(Parting, Option<Contents>)>, BrokerError> {
         let Leaving {
             name,
             uid,
@@ -75,12 +75,11 @@ impl Broker {
             .as_ref()
             .and_then(|message| Ledger::from_json(&message.data).ok());
         let parting = Parting::of(read.as_ref(), uid, policy, established);
-        let mut had = Contents {
-            tokens: 0,
-            ledger: read.map(Box::new),
-        };
+        let mut had = None;
         if moves && matches!(parting, Parting::Delete | Parting::Keep(_)) {
-            had.tokens = self.purge(name).await?;
+            let tokens = self.purge(name).await?;
+            let ledger = read.map(Box::new);
+            had = Some(Contents { tokens, ledger });
         }
         if parting == Parting::Delete {
             self.delete_both(&channel, name, action).await?;
@@ -115,7 +114,7 @@ impl Broker {
         let channel = self.lease(action).await?;
         let purged = channel.queue_purge(name, QueuePurgeOptions::default());
         let purged = self.answer(action, During::AlarmFail, purged).await;
-        channel.put_back();
+        channel.answered(&purged);
         match purged {
             Ok(tokens) => Ok(tokens.into()),
             Err(BrokerError::NoQueue { .. }) => Ok(0),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use amqp::{Broker, BrokerError, Leaving, RequestPublisher, TransactionChannel};
 use bucket::machine::{Absence, BatchId, ConsumerId, Effect, Event, Take, Transaction};
-use bucket::{BucketId, Parting, QueueType, RefillRequest, queue_name};
+use bucket::{BucketId, QueueType, RefillRequest, queue_name};
 use futures::StreamExt;
 use tokio::sync::{OnceCell, Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -300,8 +300,7 @@ impl Session {
                         let mut contents = None;
                         if let Some((parting, had)) = removed {
                             log_removed(&name, &parting);
-                            let ours = matches!(parting, Parting::Delete | Parting::Keep(_));
-                            contents = Some(had).filter(|_| moves && ours);
+                            contents = had;
                         }
                         if let Some(queue) = refill_queue {
                             let deleted = consumer::delete(&broker, &queue).await;
