@@ -281,20 +281,14 @@ impl EngineRegistry {
     #[must_use]
     pub(super) fn is_elsewhere(&self, id: &BucketId, endpoint: &Endpoint) -> bool {
         let inner = self.inner();
-        let place = |endpoint: &Endpoint| {
-            let running = inner.engines.get(endpoint);
-            running.map_or_else(|| Place::unknown(endpoint), |it| it.engine.place())
-        };
         let at = inner.assignments.get(id);
-        at.is_some_and(|at| !place(&at.endpoint).may_be(&place(endpoint)))
+        at.is_some_and(|at| !inner.place(&at.endpoint).may_be(&inner.place(endpoint)))
     }
 
     /// Which broker `endpoint` is, as far as that is known.
     #[must_use]
     pub(super) fn place(&self, endpoint: &Endpoint) -> Place {
-        let inner = self.inner();
-        let running = inner.engines.get(endpoint);
-        running.map_or_else(|| Place::unknown(endpoint), |it| it.engine.place())
+        self.inner().place(endpoint)
     }
 
     /// Waits until an engine has ended that was not told to, which is a bug.
@@ -439,6 +433,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Inner {
+    fn place(&self, endpoint: &Endpoint) -> Place {
+        let running = self.engines.get(endpoint);
+        running.map_or_else(|| Place::unknown(endpoint), |it| it.engine.place())
+    }
+
     fn not_refused(&mut self, id: &BucketId) {
         if let Some(refused) = self.refused.get_mut(id.namespace()) {
             refused.remove(id);

@@ -10,7 +10,8 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{
-    Buckets, Network, Operator, Proxy, RARELY, Vhost, event, eventually, reason, testbed,
+    Buckets, Namespace, Network, Operator, Proxy, RARELY, Testbed, Vhost, event, eventually,
+    reason, testbed,
 };
 
 const QUEUE: &str = "token_bucket_x";
@@ -25,6 +26,21 @@ fn at(secret: &str) -> Value {
 fn spec(policy: &str) -> Value {
     json!({"schedule": RARELY, "amount": 5, "maximum": 42, "initialTokens": 42, "deletionPolicy": policy,
            "connection": {"secretRef": {"name": "a"}}})
+}
+
+/// Two virtual hosts, which are two places, and the Secrets `a` and `b` that name them.
+async fn two_brokers() -> (
+    &'static Testbed,
+    Namespace<'static>,
+    Vhost<'static>,
+    Vhost<'static>,
+) {
+    let testbed = testbed().await;
+    let namespace = testbed.namespace().await;
+    let (a, b) = (testbed.vhost().await, testbed.vhost().await);
+    namespace.create_secret("a", &a.amqp_url()).await;
+    namespace.create_secret("b", &b.amqp_url()).await;
+    (testbed, namespace, a, b)
 }
 
 /// Takes tokens wherever they are, one now and then, until it is told to stop; answers how many it got.
@@ -46,12 +62,8 @@ async fn take_tokens(vhosts: [&Vhost<'_>; 2], stop: CancellationToken) -> u64 {
 
 #[tokio::test]
 async fn the_tokens_move_with_their_bucket_while_workers_take_them() {
-    let testbed = testbed().await;
-    let namespace = testbed.namespace().await;
+    let (testbed, namespace, a, b) = two_brokers().await;
     let buckets = Buckets::of(testbed, &namespace).await;
-    let (a, b) = (testbed.vhost().await, testbed.vhost().await);
-    namespace.create_secret("a", &a.amqp_url()).await;
-    namespace.create_secret("b", &b.amqp_url()).await;
     let _operator = Operator::start_at(testbed, &namespace, None, &[]).await;
     buckets.create("x", spec("Delete")).await;
     a.depth_becomes(QUEUE, 42).await;
@@ -88,12 +100,8 @@ async fn the_tokens_move_with_their_bucket_while_workers_take_them() {
 
 #[tokio::test]
 async fn queues_that_stay_are_empty_and_are_gone_on_with_when_the_bucket_comes_back() {
-    let testbed = testbed().await;
-    let namespace = testbed.namespace().await;
+    let (testbed, namespace, a, b) = two_brokers().await;
     let buckets = Buckets::of(testbed, &namespace).await;
-    let (a, b) = (testbed.vhost().await, testbed.vhost().await);
-    namespace.create_secret("a", &a.amqp_url()).await;
-    namespace.create_secret("b", &b.amqp_url()).await;
     let _operator = Operator::start_at(testbed, &namespace, None, &[]).await;
     buckets.create("x", spec("Retain")).await;
     buckets.ready("x").await;
