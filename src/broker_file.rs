@@ -11,7 +11,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
 
 use crate::ops::Metrics;
-use amqp::{Endpoint, EndpointError};
+use endpoint::{Endpoint, EndpointError};
 
 /// The kubelet itself needs about a minute to put a changed Secret there.
 const READ_EVERY: Duration = Duration::from_secs(5);

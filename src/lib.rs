@@ -15,5 +15,6 @@ pub mod verify;
 pub use amqp;
 pub use api;
 pub use bucket;
+pub use endpoint;
 pub use engine;
 pub use schedule;

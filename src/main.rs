@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use chrono::Utc;
 use cli::{Cli, Command, RequireTls, RunArgs, ScheduleArgs, VerifyArgs};
-use token_bucket_operator::amqp::{Certificates, Endpoint};
+use token_bucket_operator::endpoint::{Certificates, Endpoint};
 use token_bucket_operator::broker_file::BrokerFile;
 use token_bucket_operator::controller::{
     self, BrokerRules, Ceilings, DefaultBrokerRules, Scope, SecretLabel, Settings,

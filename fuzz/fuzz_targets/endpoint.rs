@@ -1,7 +1,7 @@
 //! Wherever the password of a URI has characters that should have been escaped: three of it in a row are never shown.
 #![no_main]
 
-use amqp::Endpoint;
+use endpoint::Endpoint;
 use libfuzzer_sys::fuzz_target;
 
 /// What a password is made of. Letters and digits are in no other part of the URI, so that what is shown of them is the

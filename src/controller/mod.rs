@@ -2,7 +2,6 @@
 //! [resolves](resolve) the broker and judges [name conflicts](conflict)), [`cleanup`], [`status`].
 
 mod broker_rules;
-mod broker_secret;
 mod ceilings;
 mod cleanup;
 mod conflict;

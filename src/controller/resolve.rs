@@ -13,13 +13,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
 use super::broker_rules::{BrokerRules, RuleBroken};
-use super::broker_secret::{SecretProblem, endpoint};
 use super::rereads::Seen;
 use super::secret_label::SecretLabel;
 use super::secrets::{Answer, SecretName, Secrets};
 use super::triggers::ReconcileTriggers;
 use crate::ops::api_error::ApiError;
-use amqp::Endpoint;
+use endpoint::{Endpoint, SecretError};
 use api::ConnectionSpec;
 use bucket::BucketId;
 use bucket::machine::Class;
@@ -53,7 +52,7 @@ pub(super) enum ResolveError {
         name: String,
         /// What is wrong with it.
         #[source]
-        problem: SecretProblem,
+        problem: SecretError,
     },
     /// The broker is not one that the administrator allows.
     #[error(
@@ -299,11 +298,11 @@ impl Resolver {
                 label: label.clone(),
             });
         }
-        let endpoint = endpoint(&secret.data.unwrap_or_default()).map_err(|problem| {
-            ResolveError::InvalidSecret {
-                name: name.to_owned(),
-                problem,
-            }
+        let data = secret.data.unwrap_or_default();
+        let data = data.into_iter().map(|(key, value)| (key, value.0)).collect();
+        let endpoint = endpoint::endpoint(&data).map_err(|problem| ResolveError::InvalidSecret {
+            name: name.to_owned(),
+            problem,
         })?;
         // Here, so that nobody connects to it: neither for its buckets nor for their deletion.
         match self.rules.check(&endpoint) {

@@ -11,7 +11,7 @@ use tokio::time::{Duration, interval, sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::claims::Claims;
-use super::endpoint::Endpoint;
+use endpoint::Endpoint;
 use super::error::{Action, BrokerError};
 use super::pool::{self, Lease, Pool};
 use super::stamps::Stamps;

@@ -1,13 +1,11 @@
 //! The only code that speaks AMQP: connections, queues, ledgers, refill requests, and the transaction that refills.
 
 mod celery;
-mod certificates;
 mod channel;
 mod claims;
 mod connection;
 mod consumer;
 mod delivery;
-mod endpoint;
 mod error;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -27,11 +25,10 @@ mod version;
 mod wire;
 mod write_ledger;
 
-pub use certificates::{Certificates, CertificatesError};
 pub use connection::Broker;
 pub use consumer::RefillConsumer;
 pub use delivery::{Delivery, Forward, REJECTED_REASON};
-pub use endpoint::{BrokerUri, Endpoint, EndpointError, address, host, port};
+pub use endpoint::Endpoint;
 pub use error::BrokerError;
 pub use place::Place;
 pub use publisher::RequestPublisher;

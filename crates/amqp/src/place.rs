@@ -1,6 +1,6 @@
 //! Where queues are. A queue of one name is the same queue for all who are at one place, whatever name they reached it by.
 
-use super::endpoint::Endpoint;
+use endpoint::Endpoint;
 
 /// A virtual host of a broker, as far as it is known which broker that is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

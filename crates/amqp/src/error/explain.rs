@@ -3,7 +3,7 @@
 use lapin::ErrorKind;
 
 use super::{Action, BrokerError, quoted};
-use crate::endpoint::Endpoint;
+use endpoint::Endpoint;
 
 /// The broker's reply code for an error of its own, which ends the connection.
 const INTERNAL_ERROR: u16 = 541;

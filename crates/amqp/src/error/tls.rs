@@ -3,7 +3,7 @@
 use rustls::{AlertDescription, CertificateError, Error};
 
 use super::{BrokerError, quoted};
-use crate::endpoint::Endpoint;
+use endpoint::Endpoint;
 
 impl BrokerError {
     /// For what TLS says while connecting.

@@ -9,8 +9,8 @@ pub(super) const END: usize = 1;
 /// Octets of a frame at most, from the broker and to it: what RabbitMQ agrees to unless it is configured otherwise. A content
 /// header is one frame, so no larger one comes from publishers either.
 pub(super) const MOST_FRAME: usize = 131_072;
-/// The same between the client library and us.
-pub(super) const LIBRARY_FRAME: usize = crate::endpoint::FRAME_MAX as usize;
+/// The same between the client library and us: it keeps room for 64 of them in each connection.
+pub(super) const LIBRARY_FRAME: usize = 8_192;
 
 /// Gathers what somebody has to look at, lets pass or leaves out what they say.
 #[derive(Debug)]

@@ -8,14 +8,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use lapin::tcp::AsyncTcpStream;
-use lapin::uri::{AMQPAuthority, AMQPUri};
+use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPUri};
 use lapin::{Connection, ConnectionProperties};
 use tokio::time::{Duration, timeout};
 
 use super::frames::LIBRARY_FRAME;
 use super::inbound::Told;
 use super::stream::{self, AmqpStream};
-use crate::certificates::Certificates;
+use endpoint::Certificates;
 use crate::version::Version;
 
 /// A handle to the socket of one connection.
@@ -39,8 +39,12 @@ impl Socket {
         limit: Duration,
     ) -> lapin::Result<Connection> {
         let this = self.clone();
+        let query = AMQPQueryString {
+            frame_max: u32::try_from(LIBRARY_FRAME).ok(),
+            ..uri.query
+        };
         Connection::connector(
-            uri,
+            AMQPUri { query, ..uri },
             stream::runtime(),
             async move |uri: AMQPUri, _| {
                 let runtime = lapin::runtime::default_runtime()?;

@@ -1,5 +1,8 @@
-//! Where a broker is and as whom to speak to it.
+//! Where a broker is and as whom to speak to it: what the operator and its clients read of URIs and Secrets, by the same
+//! rules. Nothing here shows a password or a private key.
 
+mod certificates;
+mod secret;
 mod uri;
 
 use std::fmt;
@@ -9,7 +12,8 @@ use std::time::Duration;
 
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
 
-use crate::certificates::Certificates;
+pub use certificates::{Certificates, CertificatesError};
+pub use secret::{SecretError, endpoint};
 pub use uri::{BrokerUri, EndpointError, address, host, port};
 
 /// Seconds between heartbeats of a broker that is asked for none.
@@ -18,10 +22,6 @@ const BROKERS_HEARTBEAT: u16 = 60;
 const HOLD_MARGIN: Duration = Duration::from_secs(5);
 /// Seconds between heartbeats unless the URI says otherwise. A dead peer is noticed after twice that.
 const HEARTBEAT: u16 = 10;
-
-/// Largest frame of the client library, which keeps room for 64 of them in each connection. With the broker more is agreed
-/// upon: see `transport`.
-pub(super) const FRAME_MAX: u32 = 8_192;
 
 /// Where to connect and as whom. Neither `Debug` nor `Display` shows the password or a key. Thousands of buckets have the same,
 /// so clones share it. Two that differ in their heartbeats only are equal: each costs a connection and its threads, and whoever
@@ -119,7 +119,8 @@ impl Endpoint {
     }
 
     /// With which certificates, when it is reached by TLS.
-    pub(super) fn certificates(&self) -> Option<&Certificates> {
+    #[must_use]
+    pub fn certificates(&self) -> Option<&Certificates> {
         self.0.tls.as_ref()
     }
 
@@ -129,7 +130,9 @@ impl Endpoint {
         &self.0.vhost
     }
 
-    pub(super) fn uri(&self) -> AMQPUri {
+    /// The same for the client library. The password is in it.
+    #[must_use]
+    pub fn uri(&self) -> AMQPUri {
         AMQPUri {
             scheme: if self.is_tls() {
                 AMQPScheme::AMQPS
@@ -147,7 +150,6 @@ impl Endpoint {
             vhost: self.0.vhost.clone(),
             query: AMQPQueryString {
                 heartbeat: Some(self.0.heartbeat),
-                frame_max: Some(FRAME_MAX),
                 ..Default::default()
             },
         }

@@ -2,11 +2,11 @@ use std::process::Command;
 
 use super::*;
 
-fn of(pairs: &[(&str, &str)]) -> Result<Endpoint, SecretProblem> {
+fn of(pairs: &[(&str, &str)]) -> Result<Endpoint, SecretError> {
     endpoint(
         &pairs
             .iter()
-            .map(|(key, value)| ((*key).into(), ByteString(value.as_bytes().into())))
+            .map(|(key, value)| ((*key).into(), value.as_bytes().into()))
             .collect(),
     )
 }
@@ -75,24 +75,24 @@ fn the_uri_of_the_management_interface_is_refused_without_repeating_it() {
 
 #[test]
 fn what_is_missing_is_named() {
-    assert_eq!(of(&[]), Err(SecretProblem::Missing("host or uri")));
+    assert_eq!(of(&[]), Err(SecretError::Missing("host or uri")));
     assert_eq!(
         of(&[("host", "h"), ("password", "p")]),
-        Err(SecretProblem::Missing("username"))
+        Err(SecretError::Missing("username"))
     );
     assert_eq!(
         of(&[("host", "h"), ("username", "u")]),
-        Err(SecretProblem::Missing("password"))
+        Err(SecretError::Missing("password"))
     );
     assert_eq!(
         of(&[("host", "h"), ("port", "0")]),
-        Err(SecretProblem::Port)
+        Err(SecretError::Port)
     );
 }
 
 const PARTS: [(&str, &str); 3] = [("host", "h"), ("username", "u"), ("password", "p")];
 
-fn with(more: &[(&str, &str)]) -> Result<Endpoint, SecretProblem> {
+fn with(more: &[(&str, &str)]) -> Result<Endpoint, SecretError> {
     of(&[PARTS.as_slice(), more].concat())
 }
 
@@ -104,7 +104,7 @@ fn the_virtual_host_has_the_keys_of_other_operators() {
     }
     assert_eq!(
         with(&[("vhost", "v"), ("virtual-host", "w")]),
-        Err(SecretProblem::Contradiction("vhost", "virtual-host"))
+        Err(SecretError::Contradiction("vhost", "virtual-host"))
     );
 }
 
@@ -116,7 +116,7 @@ fn tls_is_asked_for_at_any_port() {
     assert_eq!(with(&[("tls", "false"), ("port", "5671")]), at(5671, false));
     assert_eq!(
         with(&[("tls", "yes")]),
-        Err(SecretProblem::NotBoolean("tls"))
+        Err(SecretError::NotBoolean("tls"))
     );
 }
 
@@ -125,19 +125,19 @@ fn keys_that_contradict_the_uri_are_refused() {
     let uri = |uri| ("uri", uri);
     assert_eq!(
         of(&[uri("amqp://u:p@h"), ("virtual_host", "v")]),
-        Err(SecretProblem::Contradiction("virtual_host", "uri"))
+        Err(SecretError::Contradiction("virtual_host", "uri"))
     );
     assert_eq!(
         of(&[uri("amqp://u:p@h"), ("ssl", "true")]),
-        Err(SecretProblem::Contradiction("ssl", "uri"))
+        Err(SecretError::Contradiction("ssl", "uri"))
     );
     assert_eq!(
         with(&[uri("amqp://u:p@h/w"), ("vhost", "v")]),
-        Err(SecretProblem::Contradiction("vhost", "uri"))
+        Err(SecretError::Contradiction("vhost", "uri"))
     );
     assert_eq!(
         with(&[uri("amqp://u:p@h/w")]),
-        Err(SecretProblem::NoVhost("uri"))
+        Err(SecretError::NoVhost("uri"))
     );
     assert!(with(&[uri("amqp://u:p@h/v"), ("vhost", "v")]).is_ok());
     assert!(with(&[uri("http://h:15672")]).is_ok());
@@ -155,7 +155,7 @@ fn a_host_that_is_more_than_one_is_refused_without_repeating_it() {
         " h",
     ] {
         let problem = of(&[("host", host), ("username", "u"), ("password", "p")]);
-        assert_eq!(problem, Err(SecretProblem::Host), "{host}");
+        assert_eq!(problem, Err(SecretError::Host), "{host}");
     }
     let there = of(&[("host", "[::1]"), ("username", "u"), ("password", "p")]).unwrap();
     assert_eq!(there.host(), "::1");
@@ -179,7 +179,7 @@ fn no_key_beside_the_uri_is_ignored() {
         let problem = of(&[uri, vhost, (key, other)]);
         assert_eq!(
             problem,
-            Err(SecretProblem::Contradiction(key, "uri")),
+            Err(SecretError::Contradiction(key, "uri")),
             "{key}"
         );
     }
@@ -197,7 +197,7 @@ fn what_a_uri_leaves_out_comes_from_the_other_keys() {
     assert_eq!(endpoint, Ok(expected));
     assert_eq!(
         of(&[("uri", "amqp://h"), ("username", "u")]),
-        Err(SecretProblem::Missing("password"))
+        Err(SecretError::Missing("password"))
     );
     assert_eq!(
         of(&[("uri", "amqp://h")]),
@@ -213,13 +213,13 @@ fn one_address_is_understood_and_several_are_refused() {
     assert_eq!(at("h:5673"), there("h", 5673, false));
     assert_eq!(at("h"), there("h", 5672, false));
     assert_eq!(at("[::1]:5671\n"), there("::1", 5671, true));
-    assert_eq!(at("a:5672,b:5672"), Err(SecretProblem::Several));
+    assert_eq!(at("a:5672,b:5672"), Err(SecretError::Several));
     for addresses in ["amqp://u:hush@h", "u:hush@h:5672", "h:0", "h/v"] {
-        assert_eq!(at(addresses), Err(SecretProblem::Addresses), "{addresses}");
+        assert_eq!(at(addresses), Err(SecretError::Addresses), "{addresses}");
     }
     assert_eq!(
         with(&[("addresses", "g:5672")]),
-        Err(SecretProblem::Contradiction("host", "addresses"))
+        Err(SecretError::Contradiction("host", "addresses"))
     );
 }
 
@@ -232,7 +232,7 @@ fn credentials_that_may_not_be_escaped_are_not_compared() {
     let elsewhere = ("connection_string", "amqp://u:p%41@g:5672/");
     assert_eq!(
         of(&[parts.as_slice(), &[elsewhere]].concat()),
-        Err(SecretProblem::Contradiction("host", "connection_string"))
+        Err(SecretError::Contradiction("host", "connection_string"))
     );
 }
 
@@ -250,7 +250,7 @@ const BY_TLS: [(&str, &str); 4] = [
     ("tls", "true"),
 ];
 
-fn by_tls(more: &[(&str, &str)]) -> Result<Endpoint, SecretProblem> {
+fn by_tls(more: &[(&str, &str)]) -> Result<Endpoint, SecretError> {
     of(&[BY_TLS.as_slice(), more].concat())
 }
 
@@ -287,35 +287,35 @@ fn certificates_that_cannot_be_used_are_refused_without_repeating_them() {
     for (keys, problem) in [
         (
             vec![("ca.crt", "hush")],
-            SecretProblem::Certificate("ca.crt"),
+            SecretError::Certificate("ca.crt"),
         ),
         (
             vec![("ca.crt", &*cut)],
-            SecretProblem::Certificate("ca.crt"),
+            SecretError::Certificate("ca.crt"),
         ),
         (
             vec![("tls.crt", "hush"), ("tls.key", &*one)],
-            SecretProblem::Certificate("tls.crt"),
+            SecretError::Certificate("tls.crt"),
         ),
         (
             vec![("tls.crt", &*one), ("tls.key", "hush")],
-            SecretProblem::PrivateKey("tls.key"),
+            SecretError::PrivateKey("tls.key"),
         ),
         (
             vec![("tls.crt", &*one), ("tls.key", &*encrypted)],
-            SecretProblem::PrivateKey("tls.key"),
+            SecretError::PrivateKey("tls.key"),
         ),
         (
             vec![("tls.crt", &*one), ("tls.key", &*other)],
-            SecretProblem::Pair("tls.crt", "tls.key"),
+            SecretError::Pair("tls.crt", "tls.key"),
         ),
         (
             vec![("tls.crt", &*one)],
-            SecretProblem::Half("tls.crt", "tls.key"),
+            SecretError::Half("tls.crt", "tls.key"),
         ),
         (
             vec![("tls.key", &*one)],
-            SecretProblem::Half("tls.key", "tls.crt"),
+            SecretError::Half("tls.key", "tls.crt"),
         ),
     ] {
         let said = by_tls(&keys).unwrap_err();
@@ -329,7 +329,7 @@ fn certificates_without_tls_are_refused() {
     let pem = pair();
     assert_eq!(
         with(&[("ca.crt", &pem)]),
-        Err(SecretProblem::NoTls("ca.crt"))
+        Err(SecretError::NoTls("ca.crt"))
     );
     assert_eq!(
         of(&[
@@ -337,6 +337,6 @@ fn certificates_without_tls_are_refused() {
             ("tls.crt", &pem),
             ("tls.key", &pem)
         ]),
-        Err(SecretProblem::NoTls("tls.crt"))
+        Err(SecretError::NoTls("tls.crt"))
     );
 }

@@ -68,17 +68,22 @@ impl Certificates {
     }
 
     /// Whether only authorities of its own are trusted.
-    pub(super) fn has_authorities(&self) -> bool {
+    #[must_use]
+    pub fn has_authorities(&self) -> bool {
         self.authorities.is_some()
     }
 
     /// Whether the client shows a certificate.
-    pub(super) fn has_client(&self) -> bool {
+    #[must_use]
+    pub fn has_client(&self) -> bool {
         self.client.is_some()
     }
 
     /// What makes TLS connections with them. One for each connection: what it remembers of a session is for nobody else.
-    pub(super) fn connector(&self) -> io::Result<RustlsConnector> {
+    ///
+    /// # Errors
+    /// When the certificates of the system cannot be read.
+    pub fn connector(&self) -> io::Result<RustlsConnector> {
         let unreadable = || io::Error::from(io::ErrorKind::InvalidData);
         let config = match &self.authorities {
             Some(pem) => RustlsConnectorConfig::default()

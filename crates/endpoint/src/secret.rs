@@ -4,23 +4,21 @@ mod certificates;
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::ByteString;
-
-use amqp::{BrokerUri, Endpoint, EndpointError};
+use crate::{BrokerUri, Endpoint, EndpointError};
 
 const VHOST_KEYS: [&str; 3] = ["vhost", "virtual_host", "virtual-host"];
 const TLS_KEYS: [&str; 2] = ["tls", "ssl"];
 /// Credentials in the second one, of RabbitMQ's cluster operator, are not escaped.
 const URI_KEYS: [&str; 2] = ["uri", "connection_string"];
 
-type Data = BTreeMap<String, ByteString>;
+type Data = BTreeMap<String, Vec<u8>>;
 
 /// What a Secret says of something, and by which key.
 type Said<T> = Option<(&'static str, T)>;
 
 /// What is wrong with a Secret. Never says what is in it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum SecretProblem {
+pub enum SecretError {
     /// The keys that name a broker are missing.
     #[error(
         "has no key {0}: write host, username and password (port and vhost where needed), or uri with an AMQP URI"
@@ -92,8 +90,12 @@ pub(super) enum SecretProblem {
     Half(&'static str, &'static str),
 }
 
-/// The broker that a Secret names. What several keys say of it has to be the same.
-pub(super) fn endpoint(data: &Data) -> Result<Endpoint, SecretProblem> {
+/// The broker that a Secret names, given its data as the application sees it (not in base64). What several keys say of it has to
+/// be the same.
+///
+/// # Errors
+/// Says which key is wrong and what to write, and nothing of what is in it.
+pub fn endpoint(data: &Data) -> Result<Endpoint, SecretError> {
     let Keys {
         mut host,
         mut port,
@@ -113,7 +115,7 @@ pub(super) fn endpoint(data: &Data) -> Result<Endpoint, SecretProblem> {
             tls = agreed(tls, Some((key, uri.tls)))?;
         }
         if is_apart && vhost.is_none() && uri.vhost != "/" {
-            return Err(SecretProblem::NoVhost(key));
+            return Err(SecretError::NoVhost(key));
         }
         vhost = agreed(vhost, Some((key, uri.vhost.clone())))?;
         let is_alone = username.is_none() && password.is_none();
@@ -125,11 +127,11 @@ pub(super) fn endpoint(data: &Data) -> Result<Endpoint, SecretProblem> {
         }
         first = first.or(Some(uri));
     }
-    let (_, host) = host.ok_or(SecretProblem::Missing("host or uri"))?;
+    let (_, host) = host.ok_or(SecretError::Missing("host or uri"))?;
     let credentials = match (username, password) {
         (None, None) if !is_apart => None,
-        (None, _) => return Err(SecretProblem::Missing("username")),
-        (_, None) => return Err(SecretProblem::Missing("password")),
+        (None, _) => return Err(SecretError::Missing("username")),
+        (_, None) => return Err(SecretError::Missing("password")),
         (Some((_, username)), Some((_, password))) => Some((username, password)),
     };
     let uri = BrokerUri {
@@ -153,19 +155,19 @@ struct Keys {
 }
 
 impl Keys {
-    fn read(data: &Data) -> Result<Self, SecretProblem> {
+    fn read(data: &Data) -> Result<Self, SecretError> {
         let owned = |key| Ok(text(data, key)?.map(|text| (key, text.to_owned())));
         let host = match text(data, "host")? {
-            Some(host) => Some(amqp::host(host).ok_or(SecretProblem::Host)?),
+            Some(host) => Some(crate::host(host).ok_or(SecretError::Host)?),
             None => None,
         };
         let port = match text(data, "port")? {
-            Some(port) => Some(amqp::port(port).ok_or(SecretProblem::Port)?),
+            Some(port) => Some(crate::port(port).ok_or(SecretError::Port)?),
             None => None,
         };
         let address = match text(data, "addresses")? {
-            Some(several) if several.contains([',', ';']) => return Err(SecretProblem::Several),
-            Some(address) => Some(amqp::address(address).ok_or(SecretProblem::Addresses)?),
+            Some(several) if several.contains([',', ';']) => return Err(SecretError::Several),
+            Some(address) => Some(crate::address(address).ok_or(SecretError::Addresses)?),
             None => None,
         };
         let lower = |key, host: Option<&str>| host.map(|host| (key, host.to_ascii_lowercase()));
@@ -181,7 +183,7 @@ impl Keys {
                 None => None,
                 Some((key, text)) => match text.to_ascii_lowercase().parse() {
                     Ok(tls) => Some((key, tls)),
-                    Err(_) => return Err(SecretProblem::NotBoolean(key)),
+                    Err(_) => return Err(SecretError::NotBoolean(key)),
                 },
             },
             username: owned("username")?,
@@ -192,12 +194,12 @@ impl Keys {
 
 /// The URIs. Beside a host those that are none do not matter: other operators have the address of the management interface in
 /// them, or credentials that are not escaped.
-fn uris(data: &Data, is_apart: bool) -> Result<Vec<(&'static str, BrokerUri)>, SecretProblem> {
+fn uris(data: &Data, is_apart: bool) -> Result<Vec<(&'static str, BrokerUri)>, SecretError> {
     let mut uris = Vec::new();
     for key in URI_KEYS {
         let parsed = match text(data, key) {
             Ok(None) => continue,
-            Ok(Some(uri)) => BrokerUri::parse(uri).map_err(|error| SecretProblem::Uri(key, error)),
+            Ok(Some(uri)) => BrokerUri::parse(uri).map_err(|error| SecretError::Uri(key, error)),
             Err(problem) => Err(problem),
         };
         match parsed {
@@ -210,27 +212,27 @@ fn uris(data: &Data, is_apart: bool) -> Result<Vec<(&'static str, BrokerUri)>, S
 }
 
 /// What both say, or the one that says something.
-fn agreed<T: PartialEq>(first: Said<T>, second: Said<T>) -> Result<Said<T>, SecretProblem> {
+fn agreed<T: PartialEq>(first: Said<T>, second: Said<T>) -> Result<Said<T>, SecretError> {
     match (first, second) {
         (Some((first, one)), Some((second, other))) if one != other => {
-            Err(SecretProblem::Contradiction(first, second))
+            Err(SecretError::Contradiction(first, second))
         }
         (first, second) => Ok(first.or(second)),
     }
 }
 
-fn text<'a>(data: &'a Data, key: &'static str) -> Result<Option<&'a str>, SecretProblem> {
-    match data.get(key).map(|value| str::from_utf8(&value.0)) {
+fn text<'a>(data: &'a Data, key: &'static str) -> Result<Option<&'a str>, SecretError> {
+    match data.get(key).map(|value| str::from_utf8(value)) {
         None => Ok(None),
         Some(Ok(text)) => {
             Ok(Some(text.trim_end_matches(['\r', '\n'])).filter(|text| !text.is_empty()))
         }
-        Some(Err(_)) => Err(SecretProblem::NotText(key)),
+        Some(Err(_)) => Err(SecretError::NotText(key)),
     }
 }
 
 /// What these keys, which mean the same, say, and the first of them.
-fn one_of(data: &Data, keys: &[&'static str]) -> Result<Said<String>, SecretProblem> {
+fn one_of(data: &Data, keys: &[&'static str]) -> Result<Said<String>, SecretError> {
     let mut found = None;
     for &key in keys {
         let said = text(data, key)?.map(|text| (key, text.to_owned()));
