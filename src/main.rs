@@ -14,11 +14,11 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use chrono::Utc;
 use cli::{Cli, Command, RequireTls, RunArgs, ScheduleArgs, VerifyArgs};
-use token_bucket_operator::endpoint::{Certificates, Endpoint};
 use token_bucket_operator::broker_file::BrokerFile;
 use token_bucket_operator::controller::{
     self, BrokerRules, Ceilings, DefaultBrokerRules, Scope, SecretLabel, Settings,
 };
+use token_bucket_operator::endpoint::{Certificates, Endpoint};
 use token_bucket_operator::engine::LeaseValidity;
 use token_bucket_operator::ops::api_proxy::with_proxy;
 use token_bucket_operator::ops::api_requests::{counted_client, with_user_agent};

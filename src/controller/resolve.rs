@@ -18,10 +18,10 @@ use super::secret_label::SecretLabel;
 use super::secrets::{Answer, SecretName, Secrets};
 use super::triggers::ReconcileTriggers;
 use crate::ops::api_error::ApiError;
-use endpoint::{Endpoint, SecretError};
 use api::ConnectionSpec;
 use bucket::BucketId;
 use bucket::machine::Class;
+use endpoint::{Endpoint, SecretError};
 
 /// Secrets that are read at the same time.
 const MOST_READS: usize = 32;
@@ -299,11 +299,15 @@ impl Resolver {
             });
         }
         let data = secret.data.unwrap_or_default();
-        let data = data.into_iter().map(|(key, value)| (key, value.0)).collect();
-        let endpoint = endpoint::endpoint(&data).map_err(|problem| ResolveError::InvalidSecret {
-            name: name.to_owned(),
-            problem,
-        })?;
+        let data = data
+            .into_iter()
+            .map(|(key, value)| (key, value.0))
+            .collect();
+        let endpoint =
+            endpoint::endpoint(&data).map_err(|problem| ResolveError::InvalidSecret {
+                name: name.to_owned(),
+                problem,
+            })?;
         // Here, so that nobody connects to it: neither for its buckets nor for their deletion.
         match self.rules.check(&endpoint) {
             Ok(()) => Ok(endpoint),

@@ -11,13 +11,13 @@ use tokio::time::{Duration, interval, sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::claims::Claims;
-use endpoint::Endpoint;
 use super::error::{Action, BrokerError};
 use super::pool::{self, Lease, Pool};
 use super::stamps::Stamps;
 use super::transport::Socket;
 use super::version::Version;
 use bucket::PROGRAM;
+use endpoint::Endpoint;
 
 /// Limit for TCP, TLS and AMQP handshake together.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -83,8 +83,7 @@ impl Broker {
             .with_client_property("product".into(), PROGRAM.into())
             .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into());
         let socket = Socket::default();
-        let certificates = endpoint.certificates().cloned();
-        let opening = socket.open(endpoint.uri(), certificates, properties, CONNECT_LIMIT);
+        let opening = socket.open(endpoint, properties, CONNECT_LIMIT);
         let connection = match timeout(CONNECT_LIMIT, opening).await {
             Ok(Ok(connection)) => connection,
             Ok(Err(error)) => {

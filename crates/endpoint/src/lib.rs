@@ -2,6 +2,7 @@
 //! rules. Nothing here shows a password or a private key.
 
 mod certificates;
+mod dial;
 mod secret;
 mod uri;
 
@@ -13,6 +14,7 @@ use std::time::Duration;
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
 
 pub use certificates::{Certificates, CertificatesError};
+pub use dial::{Stream, dial};
 pub use secret::{SecretError, endpoint};
 pub use uri::{BrokerUri, EndpointError, address, host, port};
 

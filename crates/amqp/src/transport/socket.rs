@@ -1,22 +1,20 @@
 //! The TCP socket under a connection. The client library runs each connection on a thread of its own, which waits for
 //! ever on a peer that is silent; a second handle to the socket can end that wait.
 
-use std::io;
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use lapin::tcp::AsyncTcpStream;
-use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPUri};
+use lapin::uri::{AMQPQueryString, AMQPUri};
 use lapin::{Connection, ConnectionProperties};
-use tokio::time::{Duration, timeout};
+use tokio::time::Duration;
 
 use super::frames::LIBRARY_FRAME;
 use super::inbound::Told;
 use super::stream::{self, AmqpStream};
-use endpoint::Certificates;
 use crate::version::Version;
+use endpoint::{Endpoint, dial};
 
 /// A handle to the socket of one connection.
 #[derive(Clone, Debug, Default)]
@@ -30,15 +28,14 @@ struct State {
 }
 
 impl Socket {
-    /// Connects within `limit`, the TLS handshake with these certificates included, and speaks AMQP on what comes of it.
+    /// Connects within `limit`, the TLS handshake included, and speaks AMQP on what comes of it.
     pub(crate) async fn open(
         &self,
-        uri: AMQPUri,
-        certificates: Option<Certificates>,
+        endpoint: &Endpoint,
         properties: ConnectionProperties,
         limit: Duration,
     ) -> lapin::Result<Connection> {
-        let this = self.clone();
+        let (this, endpoint, uri) = (self.clone(), endpoint.clone(), endpoint.uri());
         let query = AMQPQueryString {
             frame_max: u32::try_from(LIBRARY_FRAME).ok(),
             ..uri.query
@@ -46,33 +43,10 @@ impl Socket {
         Connection::connector(
             AMQPUri { query, ..uri },
             stream::runtime(),
-            async move |uri: AMQPUri, _| {
-                let runtime = lapin::runtime::default_runtime()?;
-                let connecting = async {
-                    let AMQPAuthority { host, port, .. } = uri.authority;
-                    let address = runtime.to_socket_addrs((host.clone(), port));
-                    let socket = AsyncTcpStream::connect(&runtime, address).await?;
-                    match &certificates {
-                        Some(certificates) => {
-                            socket.into_rustls(&certificates.connector()?, &host).await
-                        }
-                        None => Ok(socket),
-                    }
-                };
-                let socket = timeout(limit, connecting)
-                    .await
-                    .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
-                let handle = match &socket {
-                    AsyncTcpStream::Plain(stream) => {
-                        stream.get_ref().as_fd().try_clone_to_owned()?
-                    }
-                    AsyncTcpStream::Rustls(stream) => {
-                        stream.get_ref().0.get_ref().as_fd().try_clone_to_owned()?
-                    }
-                    _ => return Err(io::Error::from(io::ErrorKind::Unsupported).into()),
-                };
+            async move |_, _| {
+                let (socket, handle) = dial(&endpoint, limit).await?;
                 // Each connection is made once; recovery is off.
-                let _ = this.0.socket.set(handle.into());
+                let _ = this.0.socket.set(handle);
                 // Given up while it was being made.
                 if this.0.aborted.load(Ordering::SeqCst) {
                     this.abort();

@@ -84,10 +84,7 @@ fn what_is_missing_is_named() {
         of(&[("host", "h"), ("username", "u")]),
         Err(SecretError::Missing("password"))
     );
-    assert_eq!(
-        of(&[("host", "h"), ("port", "0")]),
-        Err(SecretError::Port)
-    );
+    assert_eq!(of(&[("host", "h"), ("port", "0")]), Err(SecretError::Port));
 }
 
 const PARTS: [(&str, &str); 3] = [("host", "h"), ("username", "u"), ("password", "p")];
@@ -114,10 +111,7 @@ fn tls_is_asked_for_at_any_port() {
     assert_eq!(with(&[("tls", "true"), ("port", "5673")]), at(5673, true));
     assert_eq!(with(&[("ssl", "True")]), at(5671, true));
     assert_eq!(with(&[("tls", "false"), ("port", "5671")]), at(5671, false));
-    assert_eq!(
-        with(&[("tls", "yes")]),
-        Err(SecretError::NotBoolean("tls"))
-    );
+    assert_eq!(with(&[("tls", "yes")]), Err(SecretError::NotBoolean("tls")));
 }
 
 #[test]
@@ -285,14 +279,8 @@ fn certificates_that_cannot_be_used_are_refused_without_repeating_them() {
     let encrypted = one.replace("BEGIN PRIVATE", "BEGIN ENCRYPTED PRIVATE");
     let encrypted = encrypted.replace("END PRIVATE", "END ENCRYPTED PRIVATE");
     for (keys, problem) in [
-        (
-            vec![("ca.crt", "hush")],
-            SecretError::Certificate("ca.crt"),
-        ),
-        (
-            vec![("ca.crt", &*cut)],
-            SecretError::Certificate("ca.crt"),
-        ),
+        (vec![("ca.crt", "hush")], SecretError::Certificate("ca.crt")),
+        (vec![("ca.crt", &*cut)], SecretError::Certificate("ca.crt")),
         (
             vec![("tls.crt", "hush"), ("tls.key", &*one)],
             SecretError::Certificate("tls.crt"),
@@ -327,10 +315,7 @@ fn certificates_that_cannot_be_used_are_refused_without_repeating_them() {
 #[test]
 fn certificates_without_tls_are_refused() {
     let pem = pair();
-    assert_eq!(
-        with(&[("ca.crt", &pem)]),
-        Err(SecretError::NoTls("ca.crt"))
-    );
+    assert_eq!(with(&[("ca.crt", &pem)]), Err(SecretError::NoTls("ca.crt")));
     assert_eq!(
         of(&[
             ("uri", "amqp://u:p@h"),

@@ -1,0 +1,62 @@
+//! What an answer of the broker means for what comes next.
+
+use lapin::ErrorKind;
+use lapin::protocol::AMQPErrorKind;
+
+/// Why something asked of the broker did not happen.
+#[derive(Clone, Debug)]
+pub(crate) enum Failure {
+    /// There is no queue. The operator may be replacing it.
+    NoQueue,
+    /// Its node is down, or its process.
+    Unavailable(String),
+    /// Not allowed.
+    Refused(String),
+    /// The connection is of no use any more.
+    Lost(String),
+    /// The channel is gone, the connection is not.
+    Channel(String),
+}
+
+impl From<lapin::Error> for Failure {
+    fn from(error: lapin::Error) -> Self {
+        match error.kind() {
+            ErrorKind::ProtocolError(amqp) => {
+                let text = amqp.get_message().as_str();
+                match (amqp.get_id(), amqp.kind()) {
+                    (_, AMQPErrorKind::Hard(_)) => Self::Lost(text.to_owned()),
+                    (404, _) if is_unavailable(text) => Self::Unavailable(text.to_owned()),
+                    (404, _) => Self::NoQueue,
+                    (403 | 405, _) => Self::Refused(text.to_owned()),
+                    _ => Self::Channel(text.to_owned()),
+                }
+            }
+            ErrorKind::InvalidChannel(_) | ErrorKind::InvalidChannelState(..) => {
+                Self::Channel(error.to_string())
+            }
+            _ => Self::Lost(error.to_string()),
+        }
+    }
+}
+
+/// Whether a queue that was not found is there all the same: RabbitMQ has one reply code for both
+/// (`rabbit_amqqueue:absent/2`, 3.10 to 4.0).
+fn is_unavailable(text: &str) -> bool {
+    [
+        "is down or inaccessible",
+        "due to timeout",
+        "process is stopped by supervisor",
+        "has crashed and failed to restart",
+        "may be stopping or being demoted",
+    ]
+    .iter()
+    .any(|words| text.contains(words))
+}
+
+/// Whether the broker has closed a channel with this error, and not the connection.
+pub(crate) fn closes_channel(error: &lapin::Error) -> bool {
+    match error.kind() {
+        ErrorKind::ProtocolError(error) => matches!(error.kind(), AMQPErrorKind::Soft(_)),
+        _ => false,
+    }
+}
