@@ -7,6 +7,7 @@ mod broker;
 mod ceilings;
 mod celery;
 mod chart;
+mod client;
 mod controller;
 mod credentials;
 mod crowds;

@@ -120,7 +120,7 @@ async fn take_all(
     wanted: &[(Name, u32)],
 ) -> Result<Option<usize>, Failure> {
     // Asked first, so that what is given back in vain is the exception: a quorum queue counts how often it was.
-    if let Some(short) = counted_short(client, link, wanted).await? {
+    if let Some(short) = counted_short(link, wanted).await? {
         return Ok(Some(short));
     }
     let channel = link.lease().await?;
@@ -145,21 +145,11 @@ async fn take_all(
     Ok(short)
 }
 
-/// The first bucket that has not enough; None also where counting is not allowed.
-async fn counted_short(
-    client: &Client,
-    link: &Link,
-    wanted: &[(Name, u32)],
-) -> Result<Option<usize>, Failure> {
+/// The first bucket that has not enough.
+async fn counted_short(link: &Link, wanted: &[(Name, u32)]) -> Result<Option<usize>, Failure> {
     for (at, (name, tokens)) in wanted.iter().enumerate() {
-        if !client.may_count() {
-            break;
-        }
-        match take::count(link, name).await {
-            Ok(count) if count < *tokens => return Ok(Some(at)),
-            Ok(_) => {}
-            Err(Failure::Refused(_)) => client.may_not_count(),
-            Err(failure) => return Err(failure),
+        if take::count(link, name).await? < *tokens {
+            return Ok(Some(at));
         }
     }
     Ok(None)

@@ -157,8 +157,7 @@ impl Bucket {
         all::all(client, vec![(name.clone(), tokens)]).await
     }
 
-    /// Counts the tokens that are there. It takes the permission to *configure* the queue, though nothing is changed. What clients
-    /// hold in lease mode is not counted.
+    /// Counts the tokens that are there. What clients hold in lease mode is not counted.
     ///
     /// # Errors
     /// Those of [`Bucket::try_acquire`].

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -47,8 +46,6 @@ pub(crate) struct Inner {
     buckets: Mutex<HashMap<Name, Weak<Shared>>>,
     pub(crate) tasks: TaskTracker,
     pub(crate) closed: CancellationToken,
-    /// The broker does not let this user count.
-    may_not_count: AtomicBool,
     runtime: Handle,
 }
 
@@ -112,7 +109,6 @@ impl Builder {
             buckets: Mutex::default(),
             tasks: TaskTracker::new(),
             closed: CancellationToken::new(),
-            may_not_count: AtomicBool::new(false),
             runtime: Handle::current(),
         };
         inner.takes.first(Instant::now() + self.patience).await?;
@@ -168,14 +164,6 @@ impl Client {
         self.0.tasks.wait().await;
         self.0.takes.close().await;
         self.0.refunds.close().await;
-    }
-
-    pub(crate) fn may_count(&self) -> bool {
-        !self.0.may_not_count.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn may_not_count(&self) {
-        self.0.may_not_count.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn patience(&self) -> Duration {
@@ -259,7 +247,7 @@ impl Client {
                 Err(failure) => failure,
                 Ok(channel) => {
                     let sent = refund::send(&link, &channel, bucket, left).await;
-                    let _ = channel.close(200, "OK".into()).await;
+                    link.close_channel(&channel).await;
                     match sent {
                         Ok(Sent::All) => {
                             self.0.observer.refunded(bucket.bucket(), tokens);

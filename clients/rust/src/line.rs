@@ -52,6 +52,8 @@ pub(crate) struct Line {
     /// No more will ask.
     is_over: bool,
     waiters: VecDeque<Waiter>,
+    /// Somebody wanted a token who did not wait.
+    is_wanted: bool,
     /// Tokens that the broker has let go of, and nobody has yet.
     taken: usize,
     /// Tokens that were held when the broker ended the consumer. If the queue was deleted they are ours.
@@ -79,6 +81,7 @@ impl Line {
             asks,
             is_over: false,
             waiters: VecDeque::new(),
+            is_wanted: false,
             taken: 0,
             orphans: 0,
             closed,
@@ -101,7 +104,7 @@ impl Line {
     async fn demand(&mut self) -> bool {
         loop {
             self.prune();
-            if !self.waiters.is_empty() {
+            if !self.waiters.is_empty() || std::mem::take(&mut self.is_wanted) {
                 return true;
             }
             self.return_taken();
@@ -252,7 +255,7 @@ impl Line {
             take::take_up_to(link, channel, last.tag, self.prefetch.unwrap_or(1)).await?;
             self.orphans = held.len();
         }
-        let _ = channel.close(200, "OK".into()).await;
+        link.close_channel(channel).await;
         Ok(Ended::Again)
     }
 
@@ -299,11 +302,12 @@ impl Line {
     /// Takes in what the line is told. `spare` tokens are in hand.
     fn enter(&mut self, ask: Option<Ask>, spare: usize) {
         match ask {
-            // Whoever does not want to wait stays if there is a token for them.
+            // Whoever does not want to wait stays only if there is a token for them.
             Some(Ask::Waiter {
                 answer,
                 is_try: true,
-            }) if !self.waiters.is_empty() && spare + self.taken <= self.waiters.len() => {
+            }) if spare + self.taken <= self.waiters.len() => {
+                self.is_wanted = true;
                 let _ = answer.send(Ok(None));
             }
             Some(Ask::Waiter { answer, is_try }) => {
@@ -444,7 +448,7 @@ impl Consuming {
         link.answer(cancel).await?;
         let held = self.held.make_contiguous();
         give_back(&home.client, link, channel, &home.name, held).await?;
-        let _ = channel.close(200, "OK".into()).await;
+        link.close_channel(channel).await;
         Ok(())
     }
 }

@@ -111,13 +111,22 @@ impl Link {
 
     /// A channel of its own.
     pub(crate) async fn channel(&self) -> Result<Channel, Failure> {
-        loop {
-            match self.connection.create_channel().await {
-                // The number of a channel that was closed over an error: the next one is tried.
-                Err(error) if closes_channel(&error) => {}
-                opened => return self.answer(async { opened }).await,
+        let opening = async {
+            loop {
+                match self.connection.create_channel().await {
+                    // The number of a channel that was closed over an error: the next one is tried.
+                    Err(error) if closes_channel(&error) => {}
+                    opened => return opened,
+                }
             }
-        }
+        };
+        self.answer(opening).await
+    }
+
+    /// Closes one. What is held on it goes back.
+    pub(crate) async fn close_channel(&self, channel: &Channel) {
+        // An error means that it has ended already.
+        let _ = self.answer(channel.close(200, "OK".into())).await;
     }
 
     /// A channel for one verb, of a few that are kept.

@@ -84,7 +84,7 @@ pub(crate) const TAKE: Action = Action {
 };
 pub(crate) const COUNT: Action = Action {
     verb: "count tokens",
-    needs: "configure permission on the queue (RabbitMQ asks for it, though nothing is changed)",
+    needs: "access to the queue",
 };
 pub(crate) const REFUND: Action = Action {
     verb: "give tokens back",
