@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use endpoint::{EndpointError, SecretError};
+use token_bucket_endpoint::{EndpointError, SecretError};
 
 /// Why a token was not taken or not given back. No variant carries a password.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -130,6 +130,9 @@ pub enum Error {
         /// What ended the connection.
         reason: String,
     },
+    /// That is no schedule, or no time zone.
+    #[error("{0}")]
+    InvalidSchedule(String),
     /// The client was closed.
     #[error("the client is closed")]
     Closed,

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use endpoint::{Endpoint, dial};
 use lapin::runtime::default_runtime;
 use lapin::tcp::AsyncTcpStream;
 use lapin::{Channel, Connection, ConnectionProperties, ErrorKind};
+use token_bucket_endpoint::{Endpoint, dial};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 

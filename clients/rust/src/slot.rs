@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use endpoint::Endpoint;
+use token_bucket_endpoint::Endpoint;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{debug, warn};
@@ -34,7 +34,7 @@ impl Source {
                     path: path.clone(),
                     reason: error.to_string(),
                 })?;
-                endpoint::endpoint(&data).map_err(|source| Error::InvalidSecret {
+                token_bucket_endpoint::endpoint(&data).map_err(|source| Error::InvalidSecret {
                     path: path.clone(),
                     source,
                 })
