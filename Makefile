@@ -15,10 +15,10 @@ demo-down: ## stop the demo and remove what it has stored
 	@demo/down
 
 # What depends on the broker runs on RabbitMQ 4 as well. That needs root; the gate insists on it.
-on_rabbitmq_4 := broker:: celery:: edits:: engine:: ledgers:: moves:: permissions:: quorum:: refills:: repairs:: unavailable:: waiting::
+on_rabbitmq_4 := broker:: celery:: edits:: engine:: ledgers:: moves:: permissions:: quorum:: recipes::workers:: refills:: repairs:: unavailable:: waiting::
 
 # What the tests ask for themselves as well. Here nothing waits for a build that has been told how long to wait.
-of_tests := servers python helm helm-3 lua prometheus chromium axe
+of_tests := servers python javascript go-worker helm helm-3 lua prometheus chromium axe
 
 test: tools ## run all tests, on real servers too
 	cargo test --locked --workspace

@@ -29,6 +29,7 @@ mod ownership;
 mod page;
 mod permissions;
 mod quorum;
+mod recipes;
 mod refills;
 mod release;
 mod repairs;

@@ -14,6 +14,7 @@ mod proxy;
 mod testbed;
 mod vhost;
 mod wait;
+mod workers;
 
 pub use accountant::{Account, Accountant, Pace};
 pub use buckets::{Buckets, RARELY, SOON, condition, last_tick, reason};
@@ -28,6 +29,7 @@ pub use proxy::{Network, Proxy};
 pub use testbed::{Testbed, stage, testbed, tool};
 pub use vhost::Vhost;
 pub use wait::eventually;
+pub use workers::{Worker, calls_become};
 
 /// A number that no other test of this or another run has: a part of names.
 fn unique() -> String {
