@@ -5,12 +5,20 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use crate::support::{Buckets, Namespace, Operator, RARELY, Testbed, Vhost, Worker};
+use crate::support::{
+    Buckets, Helm, Namespace, Operator, RARELY, Testbed, Vhost, Worker, calls_become, chart, stage,
+};
 
 mod workers;
 
 fn file(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn apply(testbed: &Testbed, namespace: &Namespace<'_>, path: &str) {
+    let path = file(path);
+    let path = path.to_str().expect("text");
+    testbed.kubectl_ok(&["apply", "-n", namespace.name(), "-f", path]);
 }
 
 /// An operator that is to find these buckets, of which each is full and nothing becomes due.
@@ -45,6 +53,103 @@ async fn all_end_well(workers: &mut [Worker]) {
         let status = worker.end().await;
         assert!(status.success(), "{status}: {}", worker.log());
     }
+}
+
+#[tokio::test]
+async fn of_several_limits_each_holds_and_no_token_is_taken_for_nothing() {
+    let stage = stage().await;
+    let (testbed, namespace, vhost, buckets) = &stage;
+    apply(testbed, namespace, "examples/recipes/several-limits.yaml");
+    buckets
+        .edit("maps-per-second", json!({"initialTokens": 5}))
+        .await;
+    let _operator = begin(&stage, &["maps-per-second", "maps-per-day"]).await;
+    let [second, day] = ["token_bucket_maps_per_second", "token_bucket_maps_per_day"];
+    vhost.depth_becomes(second, 5).await;
+    vhost.depth_becomes(day, 10_000).await;
+    // The day is nearly over.
+    assert_eq!(vhost.take(day, 9_992).await, 9_992);
+
+    let both = ["maps_per_second", "maps_per_day"];
+    let mut worker = [Worker::go(vhost, &both, 20)];
+    calls_become(&worker, 5).await;
+    buckets.request_refill("maps-per-second", "one").await;
+    calls_become(&worker, 8).await;
+    // Now it takes of the one, finds none in the other, and gives back.
+    buckets.request_refill("maps-per-second", "two").await;
+    vhost.depth_becomes(second, 5).await;
+    assert_eq!(vhost.depth(day).await, Some(0));
+
+    buckets.request_refill("maps-per-day", "tomorrow").await;
+    calls_become(&worker, 13).await;
+    let spec = json!({"schedule": "* * * * * *"});
+    buckets.edit("maps-per-second", spec).await;
+    all_end_well(&mut worker).await;
+    assert_eq!(vhost.depth(day).await, Some(10_000 - 12));
+}
+
+#[tokio::test]
+async fn what_is_reserved_is_left_to_important_workers() {
+    let stage = stage().await;
+    let (testbed, namespace, vhost, buckets) = &stage;
+    apply(testbed, namespace, "examples/recipes/priority.yaml");
+    let _operator = begin(&stage, &["reserved", "shared"]).await;
+    vhost.depth_becomes("token_bucket_reserved", 20).await;
+    vhost.depth_becomes("token_bucket_shared", 40).await;
+
+    let mut others = workers(vhost, "shared", 20);
+    calls_become(&others, 40).await;
+    let mut important = [Worker::go(vhost, &["-first", "reserved", "shared"], 30)];
+    calls_become(&important, 20).await;
+    let next = "the next minute";
+    buckets.request_refill("reserved", next).await;
+    all_end_well(&mut important).await;
+    vhost.depth_becomes("token_bucket_reserved", 10).await;
+    calls_become(&others, 40).await;
+    buckets.request_refill("shared", next).await;
+    all_end_well(&mut others).await;
+}
+
+#[tokio::test]
+async fn no_tenant_takes_from_the_share_of_another() {
+    let stage = stage().await;
+    let (testbed, namespace, vhost, buckets) = &stage;
+    let values = file("examples/recipes/tenants-values.yaml");
+    let values = values.to_str().expect("text");
+    let chart = chart();
+    let helm = Helm::new(Some(testbed));
+    let manifests = helm.ok(&[
+        "template",
+        "tenants",
+        chart.to_str().expect("text"),
+        "--kube-version=1.35.0",
+        "--show-only=templates/buckets.yaml",
+        "--set=broker.existingSecret.name=broker",
+        "--namespace",
+        namespace.name(),
+        "--values",
+        values,
+    ]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let rendered = folder.path().join("buckets.yaml");
+    fs::write(&rendered, manifests).expect("a file");
+    apply(testbed, namespace, rendered.to_str().expect("text"));
+    let names = ["maps-red", "maps-blue", "maps-green"];
+    let _operator = begin(&stage, &names).await;
+    for (name, share) in names.into_iter().zip([25, 25, 50]) {
+        let queue = format!("token_bucket_{}", name.replace('-', "_"));
+        vhost.depth_becomes(&queue, share).await;
+    }
+
+    let mut greedy = workers(vhost, "maps_red", 10);
+    calls_become(&greedy, 25).await;
+    let mut modest = [
+        Worker::go(vhost, &["maps_blue"], 25),
+        Worker::node(vhost, "maps_green", 50),
+    ];
+    all_end_well(&mut modest).await;
+    buckets.request_refill("maps-red", "the next minute").await;
+    all_end_well(&mut greedy).await;
 }
 
 #[test]
