@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::{
     Buckets, Helm, Namespace, Operator, RARELY, Testbed, Vhost, Worker, calls_become, chart, stage,
@@ -150,6 +150,57 @@ async fn no_tenant_takes_from_the_share_of_another() {
     all_end_well(&mut modest).await;
     buckets.request_refill("maps-red", "the next minute").await;
     all_end_well(&mut greedy).await;
+}
+
+#[tokio::test]
+async fn a_job_takes_one_token_before_its_call_and_waits_for_it() {
+    let stage = stage().await;
+    let (testbed, namespace, vhost, buckets) = &stage;
+    apply(testbed, namespace, "examples/hourly-api-limit.yaml");
+    apply(testbed, namespace, "examples/recipes/job.yaml");
+    let operator = begin(&stage, &["my-api-client"]).await;
+    let queue = "token_bucket_my_api_client";
+    vhost.depth_becomes(queue, 1000).await;
+    let job = [
+        "get",
+        "cronjob",
+        "nightly-report",
+        "-o",
+        "json",
+        "-n",
+        namespace.name(),
+    ];
+    let job: Value = serde_json::from_str(&testbed.kubectl_ok(&job)).expect("JSON");
+    let pod = &job["spec"]["jobTemplate"]["spec"]["template"]["spec"];
+    let script = pod["containers"][0]["args"][0].as_str().expect("a script");
+    let setting = |name: &str| testbed.setting(name).to_owned();
+    let at = |vhost: String| {
+        [
+            (
+                "API",
+                format!("http://{}/livez", operator.address().expect("it listens")),
+            ),
+            ("RABBITMQ", setting("RABBITMQ_MANAGEMENT_URL")),
+            ("VHOST", vhost.replace('/', "%2F")),
+            ("ACCOUNT_USER", setting("RABBITMQ_USER")),
+            ("ACCOUNT_PASSWORD", setting("RABBITMQ_PASSWORD")),
+        ]
+    };
+
+    let mut first = [Worker::shell(script, &at(vhost.name()))];
+    all_end_well(&mut first).await;
+    assert_eq!(vhost.depth(queue).await, Some(999));
+    assert_eq!(vhost.take(queue, 999).await, 999);
+    let mut next = [Worker::shell(script, &at(vhost.name()))];
+    next[0].says("sleep 10").await;
+    buckets.request_refill("my-api-client", "now").await;
+    all_end_well(&mut next).await;
+    assert_eq!(vhost.depth(queue).await, Some(999));
+
+    let empty = testbed.vhost().await;
+    let mut astray = Worker::shell(script, &at(empty.name()));
+    assert!(!astray.end().await.success());
+    assert!(astray.log().contains("404"), "{}", astray.log());
 }
 
 #[test]

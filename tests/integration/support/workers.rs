@@ -36,6 +36,11 @@ impl Worker {
         Self::start(folder, "node", &[&program, bucket], &at(vhost))
     }
 
+    /// A script, which says each command before it runs it.
+    pub fn shell(script: &str, environment: &[(&str, String)]) -> Self {
+        Self::start(folder(0), "sh", &["-x", "-ec", script], environment)
+    }
+
     fn start(
         folder: TempDir,
         program: &str,
