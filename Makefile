@@ -18,7 +18,7 @@ demo-down: ## stop the demo and remove what it has stored
 on_rabbitmq_4 := broker:: celery:: edits:: engine:: ledgers:: moves:: permissions:: quorum:: recipes::workers:: refills:: repairs:: unavailable:: waiting::
 
 # What the tests ask for themselves as well. Here nothing waits for a build that has been told how long to wait.
-of_tests := servers python javascript go-worker helm helm-3 lua prometheus chromium axe
+of_tests := servers python javascript go-worker keda helm helm-3 lua prometheus chromium axe
 
 test: tools ## run all tests, on real servers too
 	cargo test --locked --workspace

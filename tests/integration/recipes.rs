@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     Buckets, Helm, Namespace, Operator, RARELY, Testbed, Vhost, Worker, calls_become, chart, stage,
+    testbed, tool,
 };
 
 mod workers;
@@ -201,6 +202,53 @@ async fn a_job_takes_one_token_before_its_call_and_waits_for_it() {
     let mut astray = Worker::shell(script, &at(empty.name()));
     assert!(!astray.end().await.success());
     assert!(astray.log().contains("404"), "{}", astray.log());
+}
+
+#[tokio::test]
+async fn keda_knows_the_fields_of_the_scaled_object() {
+    let testbed = testbed().await;
+    let namespace = testbed.namespace().await;
+    let folder = tool("keda");
+    for kind in ["scaledobjects", "triggerauthentications"] {
+        let crd = format!("{folder}/keda.sh_{kind}.yaml");
+        // A cluster of one's own may have another version.
+        if !testbed.kubectl(&["get", "-f", &crd]).status.success() {
+            testbed.kubectl_ok(&["apply", "--server-side", "-f", &crd]);
+        }
+        testbed.kubectl_ok(&["wait", "--for=condition=Established", "-f", &crd]);
+    }
+    let create = |path: &Path| {
+        let path = path.to_str().expect("text");
+        let home = namespace.name();
+        testbed.kubectl(&["create", "--validate=strict", "-n", home, "-f", path])
+    };
+
+    let example = file("examples/recipes/keda.yaml");
+    let text = fs::read_to_string(&example).expect("the example");
+    let broken = tempfile::tempdir().expect("a folder");
+    let broken = |from: &str, to: &str| {
+        assert!(text.contains(from), "{from}");
+        let path = broken.path().join("keda.yaml");
+        fs::write(&path, text.replace(from, to)).expect("a file");
+        let output = create(&path);
+        testbed.kubectl(&[
+            "delete",
+            "-n",
+            namespace.name(),
+            "--ignore-not-found",
+            "-f",
+            path.to_str().expect("text"),
+        ]);
+        String::from_utf8(output.stderr).expect("text")
+    };
+    let said = broken("formula:", "formulas:");
+    assert!(said.contains("formulas"), "{said}");
+    let said = broken("maxReplicaCount: 10", "maxReplicaCount: 0");
+    assert!(said.contains("maxReplicaCount"), "{said}");
+
+    let output = create(&example);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
 }
 
 #[test]

@@ -11,6 +11,7 @@ HELM_VERSION=4.3.1
 # Has axe-core 4.12.1 in it.
 AXE_PLAYWRIGHT_VERSION=0.1.8
 HELM_3_VERSION=3.22.0
+KEDA_VERSION=2.21.0
 
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/token-bucket-operator
 etcd_cache=$cache/etcd-$ETCD_VERSION
