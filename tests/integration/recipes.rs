@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::support::{
-    Buckets, Helm, Namespace, Operator, RARELY, Testbed, Vhost, Worker, calls_become, chart, stage,
-    testbed, tool,
+    Buckets, Helm, Namespace, Operator, RARELY, Testbed, Vhost, Worker, calls_become, chart,
+    condition, stage, testbed, tool,
 };
 
 mod workers;
@@ -151,6 +151,52 @@ async fn no_tenant_takes_from_the_share_of_another() {
     all_end_well(&mut modest).await;
     buckets.request_refill("maps-red", "the next minute").await;
     all_end_well(&mut greedy).await;
+}
+
+#[tokio::test]
+async fn a_bucket_that_is_suspended_and_drained_stops_its_workers_until_it_is_resumed() {
+    let stage = stage().await;
+    let (testbed, namespace, vhost, buckets) = &stage;
+    apply(testbed, namespace, "examples/hourly-api-limit.yaml");
+    let operator = begin(&stage, &["my-api-client"]).await;
+    let queue = "token_bucket_my_api_client";
+    vhost.depth_becomes(queue, 1000).await;
+    let patch = |text: &str| {
+        let home = namespace.name();
+        let patch = [
+            "patch",
+            "tb",
+            "my-api-client",
+            "--type=merge",
+            "-n",
+            home,
+            "-p",
+            text,
+        ];
+        testbed.kubectl_ok(&patch);
+    };
+
+    patch(r#"{"spec": {"suspend": true}}"#);
+    buckets.ready("my-api-client").await;
+    let purge = ["purge_queue", "-p", &vhost.name(), queue];
+    testbed.rabbitmqctl(&purge).await;
+    let mut workers = workers(vhost, "my_api_client", 5);
+    let drained = buckets
+        .until("my-api-client", "no tokens", |status| {
+            status.available_tokens == Some(0)
+        })
+        .await;
+    assert_eq!(condition(&drained, "Ready"), "True");
+    assert_eq!(drained.tokens_issued, Some(1000));
+    assert_eq!(drained.next_refill_time, None);
+
+    // A few calls, to see whether the API works again.
+    patch(r#"{"spec": {"amount": 2}}"#);
+    buckets.request_refill("my-api-client", "two").await;
+    calls_become(&workers, 2).await;
+    patch(r#"{"spec": {"suspend": false, "schedule": "* * * * * *"}}"#);
+    all_end_well(&mut workers).await;
+    assert!(!operator.logs().contains("WARN"), "{}", operator.logs());
 }
 
 #[tokio::test]
