@@ -11,6 +11,7 @@ mod report;
 mod scale;
 mod steady;
 mod system;
+mod takes;
 mod ticks;
 
 // The tests' fixture; the bench needs a part of it.
@@ -53,6 +54,8 @@ enum Scenario {
     Ticks,
     /// One bucket that is due every second
     Punctual,
+    /// Tokens taken by the clients, beside the Python library; a thousand that wait
+    Takes,
     /// 1,000 buckets: created, after a restart, deleted
     Scale1000,
     /// 10,000 buckets: created, idle, after a restart, deleted
@@ -83,6 +86,7 @@ async fn main() {
                 }
             }
             Scenario::Punctual => punctual::run(&mut report, rounds).await,
+            Scenario::Takes => takes::run(&mut report, rounds).await,
             Scenario::Scale1000 => scale::run(&mut report, 1_000, rounds).await,
             Scenario::Scale10000 => scale::run(&mut report, 10_000, 1).await,
         }

@@ -138,6 +138,16 @@ impl Raw {
         self.call((90, 20), Arguments::default(), (90, 21));
     }
 
+    /// Asks for a message, which the broker forgets with the answer.
+    pub fn get(&mut self, queue: &str) {
+        const NO_ACK: u8 = 1;
+        let get = Arguments::default()
+            .short(0)
+            .short_text(queue)
+            .octet(NO_ACK);
+        self.call((BASIC, 70), get, (BASIC, 71));
+    }
+
     fn call(&mut self, ask: (u16, u16), arguments: Arguments, answer: (u16, u16)) {
         self.send(&method(CHANNEL, ask.0, ask.1, arguments));
         self.expect(answer.0, answer.1);

@@ -6,7 +6,7 @@ use lapin::protocol::AMQPErrorKind;
 /// Why something asked of the broker did not happen.
 #[derive(Clone, Debug)]
 pub(crate) enum Failure {
-    /// There is no queue. The operator may be replacing it.
+    /// There is no queue, or the operator is just making it.
     NoQueue,
     /// Its node is down, or its process.
     Unavailable(String),
@@ -26,8 +26,9 @@ impl From<lapin::Error> for Failure {
                 match (amqp.get_id(), amqp.kind()) {
                     (_, AMQPErrorKind::Hard(_)) => Self::Lost(text.to_owned()),
                     (404, _) if is_unavailable(text) => Self::Unavailable(text.to_owned()),
-                    (404, _) => Self::NoQueue,
-                    (403 | 405, _) => Self::Refused(text.to_owned()),
+                    // Its name is reserved while it is made.
+                    (404 | 405, _) => Self::NoQueue,
+                    (403, _) => Self::Refused(text.to_owned()),
                     _ => Self::Channel(text.to_owned()),
                 }
             }
