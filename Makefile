@@ -1,7 +1,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test check crds manifests image tools servers chaos simulate fuzz bench release node
+.PHONY: help demo demo-down test check crds manifests image tools servers chaos simulate fuzz bench release node package
 
 scripts := .ci/run .ci/release charts/render fuzz/run tests/image tests/node demo/up demo/down demo/take tests/testbed/testbed tests/testbed/tools
 
@@ -15,7 +15,7 @@ demo-down: ## stop the demo and remove what it has stored
 	@demo/down
 
 # What depends on the broker runs on RabbitMQ 4 as well. That needs root; the gate insists on it.
-on_rabbitmq_4 := broker:: celery:: edits:: engine:: ledgers:: moves:: permissions:: quorum:: recipes::workers:: refills:: repairs:: unavailable:: waiting::
+on_rabbitmq_4 := broker:: celery:: client:: edits:: engine:: ledgers:: moves:: permissions:: quorum:: recipes::workers:: refills:: repairs:: unavailable:: waiting::
 
 # What the tests ask for themselves as well. Here nothing waits for a build that has been told how long to wait.
 of_tests := servers python javascript go-worker keda helm helm-3 lua prometheus chromium axe
@@ -68,6 +68,9 @@ image: ## build the image without Docker (needs root) and try the operator in it
 
 node: ## install the chart on a real node (needs root): kubelet and containerd run the pods from the image
 	tests/node
+
+package: ## pack the crates that are published, and build them from what is packed
+	cargo package --locked --package token-bucket-schedule --package token-bucket-endpoint --package token-bucket-client
 
 release: ## make a release, here: VERSION=…
 	.ci/release "$(VERSION)"

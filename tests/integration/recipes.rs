@@ -38,15 +38,14 @@ async fn begin(
     operator
 }
 
-/// Two workers in each language with so much work each.
+/// Four workers, in each language, with so much work each.
 fn workers(vhost: &Vhost<'_>, bucket: &str, calls: usize) -> Vec<Worker> {
-    let pair = || {
-        [
-            Worker::go(vhost, &[bucket], calls),
-            Worker::node(vhost, bucket, calls),
-        ]
-    };
-    [pair(), pair()].into_iter().flatten().collect()
+    vec![
+        Worker::go(vhost, &[bucket], calls),
+        Worker::node(vhost, bucket, calls),
+        Worker::rust(vhost, bucket, calls),
+        Worker::rust(vhost, bucket, calls),
+    ]
 }
 
 async fn all_end_well(workers: &mut [Worker]) {
@@ -146,7 +145,7 @@ async fn no_tenant_takes_from_the_share_of_another() {
     calls_become(&greedy, 25).await;
     let mut modest = [
         Worker::go(vhost, &["maps_blue"], 25),
-        Worker::node(vhost, "maps_green", 50),
+        Worker::rust(vhost, "maps_green", 50),
     ];
     all_end_well(&mut modest).await;
     buckets.request_refill("maps-red", "the next minute").await;

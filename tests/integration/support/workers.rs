@@ -3,6 +3,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
+use std::sync::OnceLock;
 
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
@@ -21,6 +22,30 @@ impl Worker {
     pub fn go(vhost: &Vhost<'_>, arguments: &[&str], calls: usize) -> Self {
         let program = tool("go-worker");
         Self::start(folder(calls), &program, arguments, &at(vhost))
+    }
+
+    /// The one in Rust.
+    pub fn rust(vhost: &Vhost<'_>, bucket: &str, calls: usize) -> Self {
+        static BUILT: OnceLock<()> = OnceLock::new();
+        BUILT.get_or_init(|| {
+            // All of the workspace, as it is built for the tests: nothing is compiled twice.
+            let build = [
+                "build",
+                "--quiet",
+                "--locked",
+                "--workspace",
+                "--example",
+                "worker",
+            ];
+            let built = std::process::Command::new(env!("CARGO"))
+                .args(build)
+                .status();
+            assert!(built.expect("cargo").success(), "it is above why");
+        });
+        let programs = Path::new(env!("CARGO_BIN_EXE_token-bucket-operator")).parent();
+        let program = programs.expect("a folder").join("examples/worker");
+        let program = program.to_str().expect("text");
+        Self::start(folder(calls), program, &[bucket], &at(vhost))
     }
 
     /// The one for Node.js.
