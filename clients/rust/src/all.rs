@@ -13,7 +13,7 @@ use crate::client::Client;
 use crate::failure::Failure;
 use crate::link::Link;
 use crate::name::{Name, TAKE};
-use crate::take::{self, HeldToken};
+use crate::take;
 use crate::token::{Origin, Token};
 
 /// Tokens of one bucket at one time.
@@ -119,28 +119,33 @@ async fn take_all(
     link: &Link,
     wanted: &[(Name, u32)],
 ) -> Result<Option<usize>, Failure> {
-    // Asked first, so that what is given back in vain is the exception: a quorum queue counts how often it was.
+    // Asked first, so that what is taken in vain is the exception.
     if let Some(short) = counted_short(link, wanted).await? {
         return Ok(Some(short));
     }
     let channel = link.lease().await?;
-    let short = match take::hold(link, &channel, wanted).await? {
-        Ok(held) => {
-            if let Some(last) = held.last() {
-                take::take_up_to(link, &channel, last.tag, 0).await?;
+    let mut held = Vec::new();
+    let short = match take::hold(link, &channel, wanted, &mut held).await {
+        Ok(short) => short,
+        Err((at, Failure::NoQueue)) => {
+            // The queue was deleted while some of its tokens were held: they went with it, and nobody has counted them.
+            let (name, _) = &wanted[at];
+            if let Ok(gone @ 1..) = u32::try_from(held.last().map_or(0, Vec::len)) {
+                client.refund_in_background(name, gone);
             }
-            None
+            return Err(Failure::NoQueue);
         }
-        Err((short, held)) => {
-            let mut at = 0;
-            for (name, tokens) in &wanted[..=short] {
-                let end = (at + *tokens as usize).min(held.len());
-                give_back(client, link, &channel, name, &held[at..end]).await?;
-                at = end;
-            }
-            Some(short)
-        }
+        Err((_, failure)) => return Err(failure),
     };
+    if let Some(&last) = held.iter().flatten().next_back() {
+        if short.is_some() {
+            let held = wanted.iter().zip(&held);
+            let held = held.map(|((name, _), held)| (name, held.len()));
+            give_back(client, link, &channel, last, held).await?;
+        } else {
+            take::take_up_to(link, &channel, last, 0).await?;
+        }
+    }
     channel.put_back();
     Ok(short)
 }
@@ -155,23 +160,22 @@ async fn counted_short(link: &Link, wanted: &[(Name, u32)]) -> Result<Option<usi
     Ok(None)
 }
 
-/// Gives back what is held on a channel, one by one; for those that the queue might drop others are published first.
-pub(crate) async fn give_back(
+/// Gives back everything that is held on a channel, up to this tag. It is taken first and then put into the buckets anew: what is
+/// simply given back is lost where the queue was replaced meanwhile, and a quorum queue of RabbitMQ 4 drops what was given back too
+/// often. Who may not put anything into a bucket has no choice.
+pub(crate) async fn give_back<'a>(
     client: &Client,
     link: &Link,
     channel: &lapin::Channel,
-    bucket: &Name,
-    held: &[HeldToken],
+    tag: u64,
+    held: impl IntoIterator<Item = (&'a Name, usize)>,
 ) -> Result<(), Failure> {
-    take::give_back(link, channel, held).await?;
-    let worn = held.iter().filter(|token| token.is_worn).count();
-    if worn == 0 {
-        return Ok(());
+    if !client.may_refund().await {
+        return take::give_back_up_to(link, channel, tag).await;
     }
-    let worn = u32::try_from(worn).unwrap_or(u32::MAX);
-    match client.refund(bucket, worn).await {
-        Ok(()) => take::drop_worn(link, channel, held).await,
-        // They come back when the channel ends: the queue may drop them then, but they are not there twice.
-        Err(error) => Err(Failure::Channel(error.to_string())),
+    take::take_up_to(link, channel, tag, 0).await?;
+    for (bucket, tokens) in held {
+        client.refund_in_background(bucket, u32::try_from(tokens).unwrap_or(u32::MAX));
     }
+    Ok(())
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use token_bucket_endpoint::Endpoint;
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
+use tokio::sync::{OnceCell, oneshot};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -46,6 +46,7 @@ pub(crate) struct Inner {
     buckets: Mutex<HashMap<Name, Weak<Shared>>>,
     pub(crate) tasks: TaskTracker,
     pub(crate) closed: CancellationToken,
+    may_refund: OnceCell<bool>,
     runtime: Handle,
 }
 
@@ -109,6 +110,7 @@ impl Builder {
             buckets: Mutex::default(),
             tasks: TaskTracker::new(),
             closed: CancellationToken::new(),
+            may_refund: OnceCell::new(),
             runtime: Handle::current(),
         };
         inner.takes.first(Instant::now() + self.patience).await?;
@@ -236,6 +238,25 @@ impl Client {
         self.0.tasks.spawn_on(task, &self.0.runtime);
     }
 
+    /// Whether the broker lets this user put tokens into buckets. It is asked once.
+    pub(crate) async fn may_refund(&self) -> bool {
+        let ask = async || {
+            let link = self
+                .0
+                .refunds
+                .link(Instant::now() + self.0.patience)
+                .await
+                .ok();
+            match refund::is_allowed(&*link.ok_or(())?).await {
+                Ok(()) => Ok(true),
+                Err(Failure::Refused(_)) => Ok(false),
+                Err(_) => Err(()),
+            }
+        };
+        let may_refund = self.0.may_refund.get_or_try_init(ask).await;
+        may_refund.is_ok_and(|may_refund| *may_refund)
+    }
+
     /// Puts tokens into a bucket.
     pub(crate) async fn refund(&self, bucket: &Name, tokens: u32) -> Result<(), Error> {
         let mut retry = Retry::new(self.0.patience);
@@ -281,6 +302,9 @@ impl Client {
 
     /// The same for a token that nobody waits for any more.
     pub(crate) fn refund_in_background(&self, bucket: &Name, tokens: u32) {
+        if tokens == 0 {
+            return;
+        }
         let (client, bucket) = (self.clone(), bucket.clone());
         self.spawn(async move {
             if let Err(error) = client.refund(&bucket, tokens).await {

@@ -5,8 +5,8 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
-use futures::future::{BoxFuture, try_join};
+use futures::future::{BoxFuture, FutureExt, try_join};
+use futures::stream::{FuturesOrdered, StreamExt};
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Consumer};
@@ -21,9 +21,11 @@ use crate::client::Retry;
 use crate::failure::Failure;
 use crate::link::Link;
 use crate::name::TAKE;
-use crate::take::{self, HeldToken};
+use crate::take;
 use crate::token::{Handover, Token};
 
+/// Acknowledgements under way: whoever comes in the meantime need not wait for the next answer.
+const MOST_COMMITS: usize = 4;
 /// How long tokens are held in lease mode while nobody asks for one.
 const IDLE: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -178,7 +180,8 @@ impl Line {
             consumer,
             has_ended: false,
             held: VecDeque::new(),
-            commit: None,
+            commits: FuturesOrdered::new(),
+            committing: 0,
             is_last: false,
         };
         let ended = self.follow(&mut consuming).await;
@@ -194,16 +197,15 @@ impl Line {
         loop {
             self.prune();
             self.hand_out();
-            if consuming.commit.is_none() {
-                let wanted = self.waiters.len().min(consuming.held.len());
-                if wanted > 0 {
-                    let is_last = self.prefetch.is_none() && wanted == self.waiters.len();
-                    consuming.start(wanted, self.prefetch.unwrap_or(1), is_last);
-                } else if consuming.has_ended {
-                    return self.ended(consuming).await.map(|ended| (ended, false));
-                }
+            let unserved = self.waiters.len().saturating_sub(consuming.committing);
+            let wanted = unserved.min(consuming.held.len());
+            if wanted > 0 && !consuming.is_last && consuming.commits.len() < MOST_COMMITS {
+                let is_last = self.prefetch.is_none() && wanted == unserved;
+                consuming.start(wanted, self.prefetch.unwrap_or(1), is_last);
+            } else if consuming.has_ended && consuming.commits.is_empty() {
+                return self.ended(consuming).await.map(|ended| (ended, false));
             }
-            let is_idle = self.waiters.is_empty() && consuming.commit.is_none();
+            let is_idle = self.waiters.is_empty() && consuming.commits.is_empty();
             let is_late = || Instant::now() >= idle_at || self.closed.is_cancelled();
             if is_idle && (self.prefetch.is_none() || self.is_over || is_late()) {
                 consuming.stop(&self.home).await?;
@@ -214,16 +216,19 @@ impl Line {
                     if matches!(ask, Some(Ask::Waiter { .. })) {
                         idle_at = Instant::now() + IDLE;
                     }
-                    let spare = consuming.spare();
-                    self.enter(ask, spare);
+                    let in_hand = consuming.held.len() + consuming.committing;
+                    self.enter(ask, in_hand);
+                    while let Ok(ask) = self.asks.try_recv() {
+                        self.enter(Some(ask), in_hand);
+                    }
                 }
                 event = consuming.next() => match event {
-                    Event::Token(token) => consuming.held.push_back(token),
+                    Event::Held => {}
                     Event::Ended => consuming.has_ended = true,
                     Event::Taken(tokens) => {
                         self.taken += tokens?;
                         self.hand_out();
-                        if consuming.is_last {
+                        if consuming.is_last && consuming.commits.is_empty() {
                             let ended = if self.waiters.is_empty() {
                                 Ended::NoDemand
                             } else {
@@ -251,8 +256,8 @@ impl Line {
         if !channel.status().connected() {
             return Err(Failure::Channel("the broker closed it".to_owned()));
         }
-        if let Some(last) = held.back() {
-            take::take_up_to(link, channel, last.tag, self.prefetch.unwrap_or(1)).await?;
+        if let Some(&last) = held.back() {
+            take::take_up_to(link, channel, last, self.prefetch.unwrap_or(1)).await?;
             self.orphans = held.len();
         }
         link.close_channel(channel).await;
@@ -299,14 +304,14 @@ impl Line {
         }
     }
 
-    /// Takes in what the line is told. `spare` tokens are in hand.
-    fn enter(&mut self, ask: Option<Ask>, spare: usize) {
+    /// Takes in what the line is told while so many tokens are in hand.
+    fn enter(&mut self, ask: Option<Ask>, in_hand: usize) {
         match ask {
             // Whoever does not want to wait stays only if there is a token for them.
             Some(Ask::Waiter {
                 answer,
                 is_try: true,
-            }) if spare + self.taken <= self.waiters.len() => {
+            }) if in_hand + self.taken <= self.waiters.len() => {
                 self.is_wanted = true;
                 let _ = answer.send(Ok(None));
             }
@@ -367,7 +372,8 @@ impl Line {
 
 /// What happens to a consumer.
 enum Event {
-    Token(HeldToken),
+    /// Tokens came.
+    Held,
     Ended,
     /// So many are taken.
     Taken(Result<usize, Failure>),
@@ -379,10 +385,12 @@ struct Consuming {
     channel: Channel,
     consumer: Consumer,
     has_ended: bool,
-    /// Given out by the broker and not yet taken, in order.
-    held: VecDeque<HeldToken>,
-    /// So many of them are being taken.
-    commit: Option<(usize, BoxFuture<'static, Result<(), Failure>>)>,
+    /// Delivery tags of what the broker has given out, and is not being taken, in order.
+    held: VecDeque<u64>,
+    /// Acknowledgements under way, each with its number of tokens.
+    commits: FuturesOrdered<BoxFuture<'static, Result<usize, Failure>>>,
+    /// Tokens in them.
+    committing: usize,
     /// The consumer ends with them.
     is_last: bool,
 }
@@ -390,43 +398,40 @@ struct Consuming {
 impl Consuming {
     /// What happens next. Cancel-safe.
     async fn next(&mut self) -> Event {
-        let taking = async {
-            match &mut self.commit {
-                None => pending().await,
-                Some((tokens, answer)) => answer.await.map(|()| *tokens),
-            }
-        };
-        let taken = tokio::select! {
+        tokio::select! {
             delivery = self.consumer.next(), if !self.has_ended => {
-                return match delivery {
-                    Some(Ok(delivery)) => {
-                        let headers = delivery.properties.headers().as_ref();
-                        Event::Token(HeldToken::new(delivery.delivery_tag, headers))
+                let mut delivery = delivery;
+                // All that are there already.
+                loop {
+                    let Some(Ok(token)) = &delivery else {
+                        return Event::Ended;
+                    };
+                    self.held.push_back(token.delivery_tag);
+                    match self.consumer.next().now_or_never() {
+                        Some(next) => delivery = next,
+                        None => return Event::Held,
                     }
-                    Some(Err(_)) | None => Event::Ended,
-                };
+                }
             }
-            taken = taking => taken,
-        };
-        self.commit = None;
-        if let Ok(tokens) = taken {
-            self.held.drain(..tokens);
+            Some(taken) = self.commits.next() => {
+                if let Ok(tokens) = taken {
+                    self.committing -= tokens;
+                }
+                Event::Taken(taken)
+            }
+            else => pending().await,
         }
-        Event::Taken(taken)
-    }
-
-    /// Tokens that nobody is going to get yet.
-    fn spare(&self) -> usize {
-        let committing = self.commit.as_ref().map_or(0, |(tokens, _)| *tokens);
-        self.held.len() - committing
     }
 
     /// Takes the first ones. The last time the broker is told first that no more are wanted: it handles what comes on a channel in
     /// order, and so sends none that would have to go back.
     fn start(&mut self, tokens: usize, prefetch: u16, is_last: bool) {
         let (link, channel) = (self.link.clone(), self.channel.clone());
-        let (tag, consumer) = (self.held[tokens - 1].tag, self.consumer.tag());
-        self.is_last = is_last;
+        let Some(last) = self.held.drain(..tokens).next_back() else {
+            return;
+        };
+        let (tag, consumer) = (last, self.consumer.tag());
+        (self.is_last, self.committing) = (is_last, self.committing + tokens);
         let commit = async move {
             let cancel = async {
                 if is_last {
@@ -436,9 +441,9 @@ impl Consuming {
                 Ok(())
             };
             let take = take::take_up_to(&link, &channel, tag, prefetch);
-            try_join(cancel, take).await.map(drop)
+            try_join(cancel, take).await.map(|_| tokens)
         };
-        self.commit = Some((tokens, Box::pin(commit)));
+        self.commits.push_back(Box::pin(commit));
     }
 
     /// Wants no more, and gives back what is held. What may be on its way comes back with the end of the channel.
@@ -446,8 +451,10 @@ impl Consuming {
         let Self { link, channel, .. } = self;
         let cancel = channel.basic_cancel(self.consumer.tag(), BasicCancelOptions::default());
         link.answer(cancel).await?;
-        let held = self.held.make_contiguous();
-        give_back(&home.client, link, channel, &home.name, held).await?;
+        if let Some(&last) = self.held.back() {
+            let held = [(&home.name, self.held.len())];
+            give_back(&home.client, link, channel, last, held).await?;
+        }
         link.close_channel(channel).await;
         Ok(())
     }

@@ -30,6 +30,23 @@ pub(crate) async fn channel(link: &Link) -> Result<Channel, Failure> {
     Ok(channel)
 }
 
+/// Whether the user may send anything: to where nobody is.
+pub(crate) async fn is_allowed(link: &Link) -> Result<(), Failure> {
+    let channel = channel(link).await?;
+    let options = BasicPublishOptions::default();
+    let probe = async {
+        let nowhere = "token_bucket_client.nowhere".into();
+        let properties = BasicProperties::default();
+        channel
+            .basic_publish("".into(), nowhere, options, b"", properties)
+            .await?
+            .await
+    };
+    link.answer(probe).await?;
+    link.close_channel(&channel).await;
+    Ok(())
+}
+
 /// Sends tokens. An error means that it is not known how many of them are there.
 pub(crate) async fn send(
     link: &Link,

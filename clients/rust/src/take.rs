@@ -1,19 +1,15 @@
 //! Takes tokens that are there. A token is the caller's only when the broker has let go of it, so none is ever there twice.
 
-use futures::future::{join_all, try_join, try_join_all};
+use futures::future::{join_all, try_join};
 use lapin::Channel;
 use lapin::options::{
     BasicAckOptions, BasicGetOptions, BasicNackOptions, BasicQosOptions, QueueDeclareOptions,
 };
-use lapin::types::{AMQPValue, FieldTable};
+use lapin::types::FieldTable;
 
 use crate::failure::Failure;
 use crate::link::Link;
 use crate::name::Name;
-
-/// How often a quorum queue has given the message out before. RabbitMQ 4 drops it after a number of times, 20 unless a policy says
-/// another.
-const DELIVERY_COUNT: &str = "x-delivery-count";
 
 /// Takes one token, if there is one. The broker forgets it with the answer: when that does not come, the token is lost.
 pub(crate) async fn one(link: &Link, bucket: &Name) -> Result<bool, Failure> {
@@ -37,51 +33,40 @@ pub(crate) async fn count(link: &Link, bucket: &Name) -> Result<u32, Failure> {
     Ok(queue.message_count())
 }
 
-/// A token that the broker has given out, and gets back unless it is acknowledged.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct HeldToken {
-    pub(crate) tag: u64,
-    /// It was given back before. The next time it may be dropped.
-    pub(crate) is_worn: bool,
-}
-
-impl HeldToken {
-    pub(crate) fn new(tag: u64, headers: Option<&FieldTable>) -> Self {
-        let count = headers.and_then(|headers| headers.inner().get(DELIVERY_COUNT));
-        let is_worn = match count {
-            None => false,
-            Some(AMQPValue::LongLongInt(count)) => *count > 0,
-            Some(AMQPValue::LongInt(count)) => *count > 0,
-            Some(AMQPValue::ShortShortUInt(count)) => *count > 0,
-            Some(_) => true,
-        };
-        Self { tag, is_worn }
-    }
-}
-
-/// Holds these many tokens of each bucket, or those that there are of the first that is short.
+/// Holds these many tokens of each bucket, until one is short: then it is which one. `held` has the delivery tags of each bucket, also after
+/// an error, which comes with the bucket that it is about.
 pub(crate) async fn hold(
     link: &Link,
     channel: &Channel,
     wanted: &[(Name, u32)],
-) -> Result<Result<Vec<HeldToken>, (usize, Vec<HeldToken>)>, Failure> {
-    let mut tokens = Vec::new();
+    held: &mut Vec<Vec<u64>>,
+) -> Result<Option<usize>, (usize, Failure)> {
     for (at, (bucket, count)) in wanted.iter().enumerate() {
         let get = || channel.basic_get(bucket.wire(), BasicGetOptions { no_ack: false });
         let gets = join_all((0..*count).map(|_| get()));
-        let got = link.answer(async { Ok(gets.await) }).await?;
-        for got in got {
-            if let Some(got) = link.answer(async { got }).await? {
-                let headers = got.properties.headers().as_ref();
-                tokens.push(HeldToken::new(got.delivery.delivery_tag, headers));
+        let gets = link.answer(async { Ok(gets.await) }).await;
+        let mut tokens = Vec::new();
+        let mut failed = None;
+        for got in gets.map_err(|failure| (at, failure))? {
+            match link.answer(async { got }).await {
+                Ok(Some(got)) => tokens.push(got.delivery.delivery_tag),
+                Ok(None) => {}
+                // The others fail with it.
+                Err(failure) => {
+                    failed = Some(failure);
+                    break;
+                }
             }
         }
-        let before: usize = wanted[..=at].iter().map(|(_, count)| *count as usize).sum();
-        if tokens.len() < before {
-            return Ok(Err((at, tokens)));
+        let is_short = tokens.len() < *count as usize;
+        held.push(tokens);
+        match failed {
+            Some(failure) => return Err((at, failure)),
+            None if is_short => return Ok(Some(at)),
+            None => {}
         }
     }
-    Ok(Ok(tokens))
+    Ok(None)
 }
 
 /// Takes everything that is held on a channel up to this one. When it has answered, the broker has let go of them: it handles what
@@ -97,47 +82,17 @@ pub(crate) async fn take_up_to(
     link.answer(try_join(ack, answered)).await.map(drop)
 }
 
-/// Gives those back that were never given back before. The others are the caller's to replace.
-pub(crate) async fn give_back(
+/// Gives everything back that is held on a channel up to this one.
+pub(crate) async fn give_back_up_to(
     link: &Link,
     channel: &Channel,
-    held: &[HeldToken],
+    tag: u64,
 ) -> Result<(), Failure> {
     let options = BasicNackOptions {
-        multiple: false,
+        multiple: true,
         requeue: true,
     };
-    let fresh = held.iter().filter(|token| !token.is_worn);
-    let nacks = fresh.map(|token| channel.basic_nack(token.tag, options));
-    link.answer(try_join_all(nacks)).await.map(drop)
-}
-
-/// Drops these, for which others were published.
-pub(crate) async fn drop_worn(
-    link: &Link,
-    channel: &Channel,
-    held: &[HeldToken],
-) -> Result<(), Failure> {
-    let worn = held.iter().filter(|token| token.is_worn);
-    let acks = worn.map(|token| channel.basic_ack(token.tag, BasicAckOptions { multiple: false }));
-    link.answer(try_join_all(acks)).await.map(drop)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_token_is_worn_that_a_quorum_queue_has_got_back_before() {
-        let with = |value| {
-            let mut headers = FieldTable::default();
-            headers.insert(DELIVERY_COUNT.into(), value);
-            HeldToken::new(1, Some(&headers)).is_worn
-        };
-        assert!(!HeldToken::new(1, None).is_worn);
-        assert!(!HeldToken::new(1, Some(&FieldTable::default())).is_worn);
-        assert!(!with(AMQPValue::LongLongInt(0)));
-        assert!(with(AMQPValue::LongLongInt(1)));
-        assert!(with(AMQPValue::LongString("many".into())));
-    }
+    let nack = channel.basic_nack(tag, options);
+    let answered = channel.basic_qos(0, BasicQosOptions::default());
+    link.answer(try_join(nack, answered)).await.map(drop)
 }

@@ -316,6 +316,11 @@ impl<'t> Vhost<'t> {
             .expect("a channel")
     }
 
+    /// Forgets the test's own connection: the broker was restarted.
+    pub async fn reconnect(&self) {
+        self.connection.lock().await.take();
+    }
+
     /// Cuts every connection of this vhost, the test's own too, as an administrator would.
     pub async fn close_all_connections(&self) {
         let own = self.connection.lock().await.take();

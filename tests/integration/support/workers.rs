@@ -107,6 +107,11 @@ impl Worker {
         .await;
     }
 
+    /// Kills it, and waits until it is gone.
+    pub async fn kill(&mut self) {
+        self.process.kill().await.expect("it is killed");
+    }
+
     /// Waits until it has ended by itself.
     pub async fn end(&mut self) -> ExitStatus {
         let end = timeout(SOON, self.process.wait()).await;
