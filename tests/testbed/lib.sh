@@ -13,6 +13,11 @@ AXE_PLAYWRIGHT_VERSION=0.1.8
 HELM_3_VERSION=3.22.0
 KEDA_VERSION=2.21.0
 
+# Of the Python client's environments. aiormq is under aio-pika and kombu under Celery.
+PYTHON_CLIENT_NEWEST=(celery==5.7.0 kombu==5.7.0 aio-pika==10.2.1 mypy==2.4.1 ruff==0.17.6 build==1.6.1 hatchling==1.33.0)
+PYTHON_CLIENT_OLDEST=(celery==5.3.6 kombu==5.3.7 aio-pika==9.4.3)
+PYTHON_CLIENT_BOTH=(django==5.2.19 gevent==26.9.0 pytest==9.2.0 pytest-xdist==3.8.0)
+
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/token-bucket-operator
 etcd_cache=$cache/etcd-$ETCD_VERSION
 kubernetes_cache=$cache/kubernetes-$KUBERNETES_VERSION
