@@ -1,9 +1,9 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test check crds manifests image tools servers chaos simulate fuzz bench release node package
+.PHONY: help demo demo-down test test-clients check crds manifests image tools servers chaos simulate fuzz bench release node package
 
-scripts := .ci/run .ci/release charts/render fuzz/run tests/image tests/node demo/up demo/down demo/take tests/testbed/testbed tests/testbed/tools
+scripts := .ci/run .ci/release charts/render clients/python/check fuzz/run tests/image tests/node demo/up demo/down demo/take tests/testbed/testbed tests/testbed/tools
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -18,13 +18,20 @@ demo-down: ## stop the demo and remove what it has stored
 on_rabbitmq_4 := broker:: celery:: client:: edits:: engine:: ledgers:: moves:: permissions:: quorum:: recipes::workers:: refills:: repairs:: unavailable:: waiting::
 
 # What the tests ask for themselves as well. Here nothing waits for a build that has been told how long to wait.
-of_tests := servers python javascript go-worker keda helm helm-3 lua prometheus chromium axe
+of_tests := servers python python-client javascript go-worker keda helm helm-3 lua prometheus chromium axe
 
 test: tools ## run all tests, on real servers too
 	cargo test --locked --workspace
 	@if tests/testbed/tools rabbitmq-4; then echo "once more, on RabbitMQ 4:"; \
 		TESTBED_BROKER=4 cargo test --locked --test integration -- --include-ignored $(on_rabbitmq_4); \
 	elif [[ -z $${CI:-} ]]; then echo "SKIPPED, for the reason above: the tests on RabbitMQ 4"; \
+	else exit 1; fi
+	@$(MAKE) --no-print-directory test-clients
+
+test-clients: ## check the Python client, with the newest and the oldest Celery, on real brokers
+	clients/python/check
+	@if tests/testbed/tools rabbitmq-4; then echo "once more, on RabbitMQ 4:"; TESTBED_BROKER=4 clients/python/check; \
+	elif [[ -z $${CI:-} ]]; then echo "SKIPPED, for the reason above: the Python client on RabbitMQ 4"; \
 	else exit 1; fi
 
 chaos: servers ## break things at random and count every token: SEED=… DURATION=… (seconds) OPERATORS=… RIVALS=… FAULTS=…
