@@ -318,7 +318,10 @@ async def _in_time(waiting: Coroutine[Any, Any, object], deadline: float) -> boo
 async def _wait_for_token(link: Link, bucket: str, deadline: float) -> bool:
     """Waits for one token as a consumer: the broker hands it over the moment it is there."""
     while time.monotonic() < deadline:
-        waiting = await patiently(lambda: _consuming(link, bucket))
+        try:
+            waiting = await patiently(lambda: whole(link, _consuming(link, bucket), _end))
+        except Broken:
+            continue
         try:
             return await waiting.until(deadline)
         except Broken:
@@ -326,8 +329,12 @@ async def _wait_for_token(link: Link, bucket: str, deadline: float) -> bool:
             continue
         finally:
             # Also when the caller was cancelled. What has come for it goes back.
-            link.later(waiting.end())
+            _end(waiting)
     return False
+
+
+def _end(waiting: _Waiting) -> None:
+    waiting.link.later(waiting.end())
 
 
 async def _consuming(link: Link, bucket: str) -> _Waiting:
@@ -381,7 +388,7 @@ class _Waiting:
     async def _take(self) -> None:
         async with about(self.bucket):
             # First, so that the broker sends no other one for it.
-            await self.channel.basic_cancel(self.consumer, nowait=True)
+            await asyncio.wait_for(self.channel.basic_cancel(self.consumer), ANSWER_WITHIN)
             await keep(self.channel, self.bucket, self.delivered[0].tag)
 
     async def end(self) -> None:
@@ -393,7 +400,7 @@ class _Waiting:
                     await _refund(self.link, self.bucket, 1)
             elif not self.channel.is_closed:
                 async with about(self.bucket):
-                    await self.channel.basic_cancel(self.consumer)
+                    await asyncio.wait_for(self.channel.basic_cancel(self.consumer), ANSWER_WITHIN)
                 # What came before the answer is handled first.
                 await asyncio.sleep(0)
                 if self.delivered:

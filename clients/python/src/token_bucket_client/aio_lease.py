@@ -10,7 +10,7 @@ from aiormq.abc import AbstractChannel, DeliveredMessage
 from .aio_link import Link, Token, about, close, consumes, give_back, keep, patiently
 from .errors import BrokerUnreachableError, TokenBucketError
 from .lease import IDLE
-from .session import Broken
+from .session import ANSWER_WITHIN, Broken
 
 
 class AsyncLease:
@@ -96,7 +96,7 @@ class AsyncLease:
                 continue
             if self._closing or (not self._requests and loop.time() - last > IDLE):
                 async with about(self._bucket):
-                    await self._channel.basic_cancel(consumer)
+                    await asyncio.wait_for(self._channel.basic_cancel(consumer), ANSWER_WITHIN)
                 # Those that are on their way already are handled first.
                 await asyncio.sleep(0)
                 if self._held:

@@ -16,6 +16,7 @@ from aiormq import spec
 from aiormq.abc import AbstractChannel, DeliveredMessage
 from aiormq.abc import AbstractConnection as Wire
 from kombu.connection import Connection as KombuConnection
+from pamqp.exceptions import AMQPInternalError
 
 from .errors import (
     AccessRefusedError,
@@ -94,6 +95,7 @@ class Link:
                     aiormq.exceptions.ConnectionNotAllowed,
                     # That is what it makes of a virtual host that is not there.
                     aiormq.exceptions.InvalidFrameError,
+                    AMQPInternalError,
                 ) as error:
                     raise BrokerRefusedError(self.broker, _words(error)) from None
                 except BROKEN as error:
