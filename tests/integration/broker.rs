@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
 mod baton;
+mod channels;
 mod conformance;
 mod connection;
 mod consumer;

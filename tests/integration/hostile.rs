@@ -273,7 +273,7 @@ async fn hostile_servers_are_not_felt_by_others() {
     });
     let uri = by_way_of(&narrow, &theirs[5].amqp_url());
     tenant.bucket("has-two-channels", &uri, json!({})).await;
-    servers.insert("has-two-channels", (narrow, &["used up"]));
+    servers.insert("has-two-channels", (narrow, &["channel_max"]));
     let chameleon = Server::in_front_of(&theirs[3].amqp_url(), |to, number, mut frame| {
         if to == To::Client && frame.is([10, 10]) {
             let version = ["3.8.30", "3.9.99", "2.99.9", "\u{1b}\n\n\n.9"][number % 4];

@@ -7,6 +7,7 @@ use lapin::options::BasicGetOptions;
 use lapin::types::ShortString;
 use tracing::debug;
 
+use super::allowance::{OwnChannel, Use};
 use super::connection::{Broker, During};
 use super::error::{Action, BrokerError};
 use super::transport::Batch;
@@ -16,9 +17,10 @@ impl Broker {
     /// A channel of its own in transaction mode.
     pub(super) async fn transaction_channel(
         &self,
+        what: Use,
         action: Action<'_>,
-    ) -> Result<Channel, BrokerError> {
-        let channel = self.channel(action).await?;
+    ) -> Result<OwnChannel, BrokerError> {
+        let channel = self.channel(what, action).await?;
         self.answer(action, During::AlarmFail, channel.tx_select())
             .await?;
         Ok(channel)
@@ -69,7 +71,7 @@ impl Broker {
             needs: "read",
             queue: "",
         };
-        let channel = self.transaction_channel(action).await?;
+        let channel = self.transaction_channel(Use::Verb, action).await?;
         let options = BasicGetOptions { no_ack: false };
         let gets = queues
             .iter()

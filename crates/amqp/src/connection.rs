@@ -1,6 +1,7 @@
 //! One connection to a broker.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures::StreamExt;
@@ -10,6 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Duration, interval, sleep, timeout};
 use tracing::{debug, info, warn};
 
+use super::allowance::{Allowance, LEAST_CHANNELS, OwnChannel, Use};
 use super::claims::Claims;
 use super::error::{Action, BrokerError};
 use super::pool::{self, Lease, Pool};
@@ -39,6 +41,7 @@ pub struct Broker {
     connection: Connection,
     socket: Socket,
     state: watch::Sender<State>,
+    allowance: Arc<Allowance>,
     pool: Pool,
     claims: Claims,
     stamps: Stamps,
@@ -70,6 +73,18 @@ impl Broker {
     /// # Errors
     /// Says whether a person has to do something ([`BrokerError::needs_person`]).
     pub async fn connect(endpoint: &Endpoint, name: &str) -> Result<Self, BrokerError> {
+        Self::connect_with(endpoint, name, usize::MAX).await
+    }
+
+    /// The same, with so many channels at most: after [`BrokerError::ChannelLimit`] no more are tried to be opened.
+    ///
+    /// # Errors
+    /// As for [`Broker::connect`].
+    pub async fn connect_with(
+        endpoint: &Endpoint,
+        name: &str,
+        channels: usize,
+    ) -> Result<Self, BrokerError> {
         // The client library panics beyond the limit of AMQP.
         if endpoint.vhost().len() > usize::from(u8::MAX) {
             let message = "its name is longer than 255 bytes".to_owned();
@@ -99,17 +114,26 @@ impl Broker {
                 });
             }
         };
+        let agreed = socket.channel_max();
+        if agreed < LEAST_CHANNELS {
+            socket.abort();
+            let message = format!("it allows {agreed} channels on a connection (channel_max)");
+            return Err(BrokerError::Limit { message });
+        }
+        let allowance = Allowance::new(agreed.min(channels));
         let state = watch::Sender::new(State::default());
         let watcher = tokio::spawn(watch_over(
             connection.status().clone(),
             Box::pin(connection.events_listener()),
             socket.clone(),
             state.clone(),
+            allowance.clone(),
         ));
         Ok(Self {
             connection,
             socket,
             state,
+            allowance,
             pool: Pool::new(),
             claims: Claims::default(),
             stamps: Stamps::default(),
@@ -184,19 +208,49 @@ impl Broker {
 
     /// A channel of the pool, for one verb.
     pub(super) async fn lease(&self, action: Action<'_>) -> Result<Lease<'_>, BrokerError> {
-        self.answer(action, During::AlarmFail, self.pool.lease(&self.connection))
-            .await
+        let turn = self.awaited(self.pool.turn()).await?;
+        let channel = match self.pool.idle() {
+            Some(idle) => {
+                let idle = std::future::ready(Ok(idle));
+                self.answer(action, During::AlarmFail, idle).await?
+            }
+            None => (self.channel(Use::Verb, action).await?, 0),
+        };
+        Ok(self.pool.lend(turn, channel))
     }
 
     /// A channel of its own.
-    pub(super) async fn channel(&self, action: Action<'_>) -> Result<lapin::Channel, BrokerError> {
-        self.answer(action, During::AlarmFail, pool::open(&self.connection))
-            .await
+    pub(super) async fn channel(
+        &self,
+        what: Use,
+        action: Action<'_>,
+    ) -> Result<OwnChannel, BrokerError> {
+        let permit = self.awaited(self.allowance.permit(what)).await??;
+        let turn = self.awaited(permit.turn()).await?;
+        let opening = pool::open(&self.connection);
+        let channel = self.answer(action, During::AlarmFail, opening).await?;
+        drop(turn);
+        Ok(OwnChannel::new(channel, permit))
+    }
+
+    /// Whether there are so few channels that none can be kept for later.
+    #[must_use]
+    pub fn has_few_channels(&self) -> bool {
+        self.allowance.is_scarce()
+    }
+
+    /// Awaits what others of this connection have to do before, however long that takes.
+    async fn awaited<T>(&self, what: impl Future<Output = T>) -> Result<T, BrokerError> {
+        tokio::select! {
+            biased;
+            done = what => Ok(done),
+            lost = self.lost() => Err(lost),
+        }
     }
 
     /// Awaits what the broker answers to `action`, within a limit. A broker that is connected and does not answer is
     /// given up: what it was asked may or may not happen. But when it answers others, and can be asked the same again, it is
-    /// the queue that does not answer.
+    /// the queue that does not answer; the channel is left to it, unless there are few.
     pub(super) async fn answer<T>(
         &self,
         action: Action<'_>,
@@ -227,7 +281,11 @@ impl Broker {
                 () = sleep(ANSWER_LIMIT) => match (self.blocked(), during) {
                     (true, During::AlarmWait) => {}
                     (true, During::AlarmFail) => return Err(BrokerError::Blocked),
-                    (false, During::AlarmFail) if !action.queue.is_empty() && self.answers().await => {
+                    (false, During::AlarmFail)
+                        if !action.queue.is_empty()
+                            && !self.has_few_channels()
+                            && self.answers().await =>
+                    {
                         return Err(BrokerError::QueueUnavailable {
                             queue: action.queue.to_owned(),
                             message: format!("no answer within {} s", ANSWER_LIMIT.as_secs()),
@@ -261,7 +319,9 @@ impl Broker {
                 .lost
                 .clone()
                 .unwrap_or(BrokerError::ConnectionLost { reason }),
-            // The server has agreed to fewer channels than anybody needs.
+            // It has closed the connection with that.
+            BrokerError::Limit { message } if is_of_channels(&message) => closed(&message),
+            // Too many of their numbers are worn.
             BrokerError::WornOut => self.give_up(BrokerError::WornOut),
             error => error,
         }
@@ -303,6 +363,11 @@ fn closed(reason: &str) -> BrokerError {
     }
 }
 
+/// Whether a limit is one of channels. RabbitMQ closes the connection over it.
+fn is_of_channels(message: &str) -> bool {
+    message.contains("number of channels")
+}
+
 /// The first reason is the one that counts.
 fn lose(state: &watch::Sender<State>, error: BrokerError) {
     state.send_if_modified(|state| {
@@ -320,6 +385,7 @@ async fn watch_over(
     mut events: impl futures::Stream<Item = Event> + Unpin,
     socket: Socket,
     state: watch::Sender<State>,
+    allowance: Arc<Allowance>,
 ) {
     let mut ticks = interval(STATUS_INTERVAL);
     let mut gone = false;
@@ -348,6 +414,12 @@ async fn watch_over(
                 (connected, _) => gone = !connected,
             }
         }
+    };
+    let reason = match reason {
+        BrokerError::Limit { message } if is_of_channels(&message) => {
+            allowance.refused(message).await
+        }
+        reason => reason,
     };
     lose(&state, reason);
     socket.abort();

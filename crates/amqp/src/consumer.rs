@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use futures::future::FutureExt;
 use futures::stream::StreamExt;
+use lapin::Consumer;
 use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
-use lapin::{Channel, Consumer};
 
+use super::allowance::{OwnChannel, Use};
 use super::connection::{Broker, During};
 use super::delivery::{Delivery, Forward, Message};
 use super::error::{Action, BrokerError};
@@ -26,7 +27,7 @@ const MOST_HELD: usize = 16 * 1024 * 1024;
 pub struct RefillConsumer {
     broker: Arc<Broker>,
     queue: String,
-    channel: Channel,
+    channel: OwnChannel,
     consumer: Consumer,
     is_ours: bool,
     /// Requests that may be delivered and not settled, and those that are.
@@ -71,7 +72,7 @@ impl Broker {
         }
         let action = consuming(queue);
         let name = wire::name(queue)?;
-        let channel = self.transaction_channel(action).await?;
+        let channel = self.transaction_channel(Use::Consumer, action).await?;
         let opening = async {
             channel
                 .basic_qos(prefetch, BasicQosOptions::default())

@@ -139,10 +139,21 @@ pub enum BrokerError {
     },
     /// A limit is reached that somebody has set at the broker.
     #[error(
-        "the broker has reached a limit: {message}. Raise it; the operator needs one connection, up to 500 channels, and two \
-         queues for each bucket beside the refill queues"
+        "the broker has reached a limit: {message}. Raise it; the operator needs one connection, four channels and one more for each \
+         refill queue, and two queues for each bucket beside the refill queues"
     )]
     Limit {
+        /// The broker's own words.
+        message: String,
+    },
+    /// The broker has ended the connection because one more channel was one too many.
+    #[error(
+        "the broker has reached a limit: {message}. Raise it; the operator needs four channels and one more for each refill \
+         queue, and {most} were open"
+    )]
+    ChannelLimit {
+        /// How many there may be, as far as one can tell.
+        most: usize,
         /// The broker's own words.
         message: String,
     },
@@ -218,7 +229,7 @@ impl BrokerError {
             Self::NotEmpty { .. } => "QueueNotEmpty",
             Self::ParkedQueueFull { .. } => "ParkedQueueFull",
             Self::UnsupportedVersion { .. } => "UnsupportedBrokerVersion",
-            Self::Limit { .. } => "BrokerLimit",
+            Self::Limit { .. } | Self::ChannelLimit { .. } => "BrokerLimit",
             Self::MessageRefused { .. } | Self::PartlyRefused => "MessageRefused",
             Self::Blocked => "BrokerBlocked",
             Self::Timeout { .. } => "BrokerTimeout",
@@ -235,6 +246,7 @@ impl BrokerError {
         matches!(
             self,
             Self::ConnectionLost { .. }
+                | Self::ChannelLimit { .. }
                 | Self::Internal { .. }
                 | Self::Timeout { .. }
                 | Self::WornOut

@@ -1,5 +1,6 @@
 //! The only code that speaks AMQP: connections, queues, ledgers, refill requests, and the transaction that refills.
 
+mod allowance;
 mod celery;
 mod channel;
 mod claims;
@@ -25,6 +26,7 @@ mod version;
 mod wire;
 mod write_ledger;
 
+pub use allowance::LEAST_CHANNELS;
 pub use connection::Broker;
 pub use consumer::RefillConsumer;
 pub use delivery::{Delivery, Forward, REJECTED_REASON};

@@ -9,6 +9,7 @@ use lapin::protocol::AMQPErrorKind;
 use lapin::{Channel, Connection, ErrorKind};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::allowance::OwnChannel;
 use super::error::BrokerError;
 
 /// Channels that wait for an answer at most: the oldest has it by then.
@@ -22,9 +23,9 @@ const MOST_USES: usize = 250;
 pub(super) struct Pool {
     permits: Semaphore,
     /// Each with how often it was used.
-    idle: Mutex<Vec<(Channel, usize)>>,
+    idle: Mutex<Vec<(OwnChannel, usize)>>,
     /// Those that an answer is on its way to, the oldest first.
-    abandoned: Mutex<VecDeque<Channel>>,
+    abandoned: Mutex<VecDeque<OwnChannel>>,
 }
 
 impl Pool {
@@ -36,32 +37,38 @@ impl Pool {
         }
     }
 
-    /// A channel for one verb.
-    pub(super) async fn lease(&self, connection: &Connection) -> lapin::Result<Lease<'_>> {
+    /// Waits for a turn.
+    pub(super) async fn turn(&self) -> SemaphorePermit<'_> {
         let Ok(permit) = self.permits.acquire().await else {
             unreachable!("the semaphore is never closed")
         };
-        let idle = self
-            .idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop();
-        let (channel, uses) = match idle {
-            Some(used) => used,
-            None => (open(connection).await?, 0),
-        };
-        Ok(Lease {
+        permit
+    }
+
+    /// A channel that somebody has given back, with how often it was used.
+    pub(super) fn idle(&self) -> Option<(OwnChannel, usize)> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.pop()
+    }
+
+    /// A channel for one verb.
+    pub(super) fn lend<'a>(
+        &'a self,
+        turn: SemaphorePermit<'a>,
+        (channel, uses): (OwnChannel, usize),
+    ) -> Lease<'a> {
+        Lease {
             pool: self,
             channel,
             uses,
             is_back: false,
-            _permit: permit,
-        })
+            _turn: turn,
+        }
     }
 
     /// Keeps a channel until the broker has answered on it: when both sides close one at the same time, the client library gives
     /// up the connection.
-    fn abandon(&self, channel: Channel) {
+    fn abandon(&self, channel: OwnChannel) {
         let mut abandoned = self
             .abandoned
             .lock()
@@ -96,10 +103,10 @@ pub(super) fn is_closed_channel(error: &lapin::Error) -> bool {
 /// A channel on loan. Dropped without being put back it is used no more: an answer may still be on its way to it.
 pub(super) struct Lease<'a> {
     pool: &'a Pool,
-    channel: Channel,
+    channel: OwnChannel,
     uses: usize,
     is_back: bool,
-    _permit: SemaphorePermit<'a>,
+    _turn: SemaphorePermit<'a>,
 }
 
 impl Lease<'_> {
@@ -119,12 +126,12 @@ impl Lease<'_> {
     pub(super) fn put_back_after(mut self, verbs: usize) {
         self.is_back = true;
         let uses = self.uses + verbs;
-        if uses < MOST_USES && self.channel.status().connected() {
-            self.pool
-                .idle
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push((self.channel.clone(), uses));
+        let is_kept = uses < MOST_USES && !self.channel.is_scarce();
+        if is_kept && self.channel.status().connected() {
+            let channel = self.channel.take();
+            let idle = self.pool.idle.lock();
+            idle.unwrap_or_else(PoisonError::into_inner)
+                .push((channel, uses));
         }
     }
 }
@@ -132,7 +139,7 @@ impl Lease<'_> {
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
         if !self.is_back && self.channel.status().connected() {
-            self.pool.abandon(self.channel.clone());
+            self.pool.abandon(self.channel.take());
         }
     }
 }

@@ -10,6 +10,7 @@ use lapin::types::ShortString;
 use lapin::{Channel, Confirmation};
 use tokio::sync::Mutex;
 
+use super::allowance::{OwnChannel, Use};
 use super::celery;
 use super::connection::{Broker, During};
 use super::error::{Action, BrokerError};
@@ -19,8 +20,8 @@ use bucket::RefillRequest;
 /// A channel in confirm mode.
 pub struct RequestPublisher {
     broker: Arc<Broker>,
-    /// One batch at a time: a message that comes back does not say to which batch.
-    channel: Mutex<Channel>,
+    /// One batch at a time: a message that comes back does not say to which batch. None: there is to be another.
+    channel: Mutex<Option<OwnChannel>>,
 }
 
 impl Broker {
@@ -32,7 +33,7 @@ impl Broker {
         let channel = open_channel(self).await?;
         Ok(RequestPublisher {
             broker: Arc::clone(self),
-            channel: Mutex::new(channel),
+            channel: Mutex::new(Some(channel)),
         })
     }
 }
@@ -46,7 +47,11 @@ impl RequestPublisher {
         requests: &[(Q, RefillRequest)],
     ) -> Vec<Result<(), BrokerError>> {
         let mut channel = self.channel.lock().await;
-        match self.flight(&mut channel, requests).await {
+        let results = self.flight(&mut channel, requests).await;
+        if self.broker.has_few_channels() {
+            *channel = None;
+        }
+        match results {
             Ok(results) => results,
             Err(error) => requests.iter().map(|_| Err(error.clone())).collect(),
         }
@@ -54,12 +59,17 @@ impl RequestPublisher {
 
     async fn flight<Q: AsRef<str>>(
         &self,
-        channel: &mut Channel,
+        slot: &mut Option<OwnChannel>,
         requests: &[(Q, RefillRequest)],
     ) -> Result<Vec<Result<(), BrokerError>>, BrokerError> {
-        if !channel.status().connected() {
-            *channel = open_channel(&self.broker).await?;
-        }
+        let open = slot.take_if(|channel| channel.status().connected());
+        // One that is closed goes before another comes.
+        *slot = None;
+        let channel = match open {
+            Some(channel) => channel,
+            None => open_channel(&self.broker).await?,
+        };
+        let channel = &*slot.insert(channel);
         // Checked first: no part of a flight may be missing from its results.
         let names = requests
             .iter()
@@ -111,8 +121,8 @@ fn action(queue: &str) -> Action<'_> {
     }
 }
 
-async fn open_channel(broker: &Broker) -> Result<Channel, BrokerError> {
-    let channel = broker.channel(action("")).await?;
+async fn open_channel(broker: &Broker) -> Result<OwnChannel, BrokerError> {
+    let channel = broker.channel(Use::Verb, action("")).await?;
     broker
         .answer(
             action(""),

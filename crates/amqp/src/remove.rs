@@ -6,6 +6,7 @@ use lapin::message::Delivery;
 use lapin::options::{BasicGetOptions, QueueDeleteOptions, QueuePurgeOptions};
 use tokio::time::{Duration, sleep};
 
+use super::allowance::Use;
 use super::connection::{Broker, During};
 use super::error::{Action, BrokerError};
 use super::queues::DeleteIf;
@@ -61,7 +62,11 @@ impl Broker {
             needs: "read",
             queue: &queue,
         };
-        let channel = self.transaction_channel(action).await?;
+        let what = match hold_limit {
+            Some(_) => Use::Wait,
+            None => Use::Steps,
+        };
+        let channel = self.transaction_channel(what, action).await?;
         let found = match hold_limit {
             Some(limit) => self.await_ledger(limit, &channel, action).await,
             None => self.get_patiently(&channel, action).await,

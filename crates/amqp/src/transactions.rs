@@ -6,11 +6,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use futures::future::{FutureExt, join, join_all};
-use lapin::Channel;
 use lapin::message::BasicGetMessage;
 use lapin::options::BasicGetOptions;
 use lapin::types::{FieldTable, ShortString};
 
+use super::allowance::{OwnChannel, Use};
 use super::connection::{Broker, During};
 use super::error::{Action, BrokerError};
 use super::stamps::Answered;
@@ -22,7 +22,7 @@ use bucket::{Ledger, ledger_queue_name, queue_name};
 /// Messages taken out of a queue in one flight.
 const GETS: u64 = 256;
 /// The client library remembers every queue that a channel has declared, passively too, until the channel is closed:
-/// about 250 octets each. After so many the channel is replaced by a new one.
+/// about 250 octets each. After so many the channel is not used again.
 const MOST_DECLARED: usize = 4_000;
 
 // The broker's own words name the queue.
@@ -44,7 +44,7 @@ const fn action(verb: &'static str, needs: &'static str) -> Action<'static> {
 /// drop it and open another. The same holds when the future of a verb is dropped before it is ready.
 pub struct TransactionChannel {
     broker: Arc<Broker>,
-    channel: Channel,
+    channel: OwnChannel,
     /// Queues that it has declared.
     declared: usize,
     /// Messages that were got and not settled yet.
@@ -58,7 +58,7 @@ impl Broker {
     /// When the broker or the connection does not let it.
     pub async fn transactions(self: &Arc<Self>) -> Result<TransactionChannel, BrokerError> {
         Ok(TransactionChannel {
-            channel: self.transaction_channel(OPEN).await?,
+            channel: self.transaction_channel(Use::Steps, OPEN).await?,
             broker: Arc::clone(self),
             declared: 0,
             held: 0,
@@ -78,10 +78,6 @@ impl TransactionChannel {
     /// Drop the channel; nothing is held then. [`BrokerError::NoQueue`] names a queue that is missing;
     /// [`BrokerError::Blocked`] comes only where another channel is needed during an alarm.
     pub async fn take(&mut self, wanted: &[Take]) -> Result<Vec<Taken>, BrokerError> {
-        if self.declared >= MOST_DECLARED && self.held == 0 {
-            self.channel = self.broker.transaction_channel(OPEN).await?;
-            self.declared = 0;
-        }
         let names = wanted
             .iter()
             .map(|take| {
@@ -241,6 +237,12 @@ impl TransactionChannel {
         Ok(names
             .filter(|name| returned.contains(&ledger_queue_name(name)))
             .collect())
+    }
+
+    /// Whether it does for more transactions.
+    #[must_use]
+    pub fn is_fit(&self) -> bool {
+        self.declared < MOST_DECLARED && !self.broker.has_few_channels()
     }
 
     /// Closes the channel; what it holds goes back.

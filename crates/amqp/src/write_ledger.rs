@@ -12,6 +12,7 @@ use lapin::{BasicProperties, Channel, Consumer};
 use tokio::time::{Duration, sleep};
 use tracing::debug;
 
+use super::allowance::Use;
 use super::connection::{Broker, During};
 use super::error::{Action, BrokerError};
 use super::reservation::Reserved;
@@ -52,7 +53,11 @@ impl Broker {
         let action = action("write a ledger", "configure", &queue);
         let lock = lock_queue_name(name);
         let _claim = self.claims().claim(&queue)?;
-        let channel = self.transaction_channel(action).await?;
+        let what = match absence {
+            Absence::Unseen(_) => Use::Wait,
+            Absence::NoQueues | Absence::NoQueue => Use::Steps,
+        };
+        let channel = self.transaction_channel(what, action).await?;
         let locking = Action {
             queue: &lock,
             ..action

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use amqp::{Broker, BrokerError, Endpoint, Place};
+use amqp::{Broker, BrokerError, Endpoint, LEAST_CHANNELS, Place};
 use bucket::machine::{Event, Outcome};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -30,8 +30,11 @@ pub(crate) async fn run(
     let _closing = desired.close_on_drop();
     let mut shell = Shell::new(&endpoint, &options, outcomes);
     let mut backoff = Backoff::default();
+    let mut channels = usize::MAX;
     loop {
-        let connecting = Broker::connect(&endpoint, &options.connection_name);
+        let connecting = Broker::connect_with(&endpoint, &options.connection_name, channels);
+        // Who limits them may have raised the limit by the time when the connection ends.
+        channels = usize::MAX;
         let Some(connected) = offline(connecting, &mut shell, &desired, &stop).await else {
             return;
         };
@@ -51,6 +54,12 @@ pub(crate) async fn run(
                     // It is replaced before anybody needs to know. One that a server uses up at once is not.
                     Some(BrokerError::WornOut) if was_good => {
                         info!(broker = %endpoint, "the connection is used up: there is a new one");
+                        shell.handle(Event::Lost(None));
+                        continue;
+                    }
+                    Some(BrokerError::ChannelLimit { most, message }) if most >= LEAST_CHANNELS => {
+                        info!(broker = %endpoint, message, "the operator goes on with fewer channels");
+                        channels = most;
                         shell.handle(Event::Lost(None));
                         continue;
                     }

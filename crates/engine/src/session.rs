@@ -160,7 +160,10 @@ impl Session {
             (Some(batch), Some(channel)) if effects.iter().any(goes_on) => {
                 self.held.insert(batch, channel);
             }
-            (_, channel) => self.idle.extend(channel),
+            (_, channel) => {
+                let fit = channel.filter(TransactionChannel::is_fit);
+                self.idle.extend(fit);
+            }
         }
         self.carry_out(effects);
     }

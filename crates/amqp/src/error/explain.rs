@@ -44,6 +44,10 @@ impl BrokerError {
     /// For what ends a connection.
     pub(crate) fn lost(error: &lapin::Error) -> Self {
         match error.kind() {
+            ErrorKind::ProtocolError(error) if is_limit(error.get_message().as_str()) => {
+                let message = quoted(error.get_message().as_str());
+                Self::Limit { message }
+            }
             ErrorKind::ProtocolError(error) if error.get_id() == INTERNAL_ERROR => Self::Internal {
                 message: quoted(error.get_message().as_str()),
             },

@@ -1,5 +1,5 @@
 //! Finds the batches of [`super::batch`] in what the client library writes, and agrees with the broker to larger frames than
-//! the library does.
+//! the library does, and to fewer channels.
 
 use amq_protocol::protocol::constants::{FRAME_BODY, FRAME_HEADER, FRAME_METHOD};
 
@@ -9,6 +9,7 @@ use super::inbound::Told;
 
 /// How the payload of a `connection.tune-ok` begins; the number of channels follows, and then the largest frame.
 const TUNE_OK: [u8; 4] = [0, 10, 0, 31];
+const CHANNEL_MAX: std::ops::Range<usize> = 4..6;
 const FRAME_MAX: std::ops::Range<usize> = 6..10;
 /// How the payload of a `basic.publish` begins: class and method.
 const PUBLISH: [u8; 4] = [0, 60, 0, 40];
@@ -96,8 +97,16 @@ impl BatchDecoder {
             let is_tuning = payload.starts_with(&TUNE_OK);
             let start = out.len() + HEAD;
             out.extend_from_slice(&self.frames.gathered);
-            if let (true, Some(agreed)) = (is_tuning, self.told.frame_max.get())
+            if !is_tuning {
+                return;
+            }
+            if let Some(agreed) = self.told.frame_max.get()
                 && let Some(octets) = out[start..].get_mut(FRAME_MAX)
+            {
+                octets.copy_from_slice(&agreed.to_be_bytes());
+            }
+            if let Some(agreed) = self.told.channel_max.get()
+                && let Some(octets) = out[start..].get_mut(CHANNEL_MAX)
             {
                 octets.copy_from_slice(&agreed.to_be_bytes());
             }

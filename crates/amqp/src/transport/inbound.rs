@@ -27,6 +27,10 @@ const NOTICE: u64 = 16 * 1024;
 /// What a message counts for besides its octets, and what the end of a channel does.
 const LITTLE: u64 = 1024;
 
+/// Channels that the client library takes a connection to have at least: of those that a broker has closed over an error it uses
+/// the number no more, and RabbitMQ limits how many are open, not how they are numbered.
+pub(super) const LIBRARY_CHANNELS: u16 = 2_047;
+
 /// Class and method.
 const START: [u8; 4] = [0, 10, 0, 10];
 const TUNE: [u8; 4] = [0, 10, 0, 30];
@@ -63,6 +67,8 @@ pub(super) struct Beginning {
     pub(super) greeting: OnceLock<Greeting>,
     /// The largest frame that is agreed upon, in octets.
     pub(super) frame_max: OnceLock<u32>,
+    /// The most channels that are open at one time, where that is less than the library is told.
+    pub(super) channel_max: OnceLock<u16>,
 }
 
 /// Why nothing more is taken from a server.
@@ -270,6 +276,12 @@ impl Inbound {
             };
             let most = u32::try_from(MOST_FRAME).unwrap_or(u32::MAX);
             let _ = self.told.frame_max.set(asked.min(most));
+            if let Some(few) = few_channels(payload) {
+                let _ = self.told.channel_max.set(few);
+                let (channels, rest) = (LIBRARY_CHANNELS.to_be_bytes(), &payload[6..]);
+                let payload = [&TUNE[..], &channels, rest].concat();
+                return Ok(Some(frame(FRAME_METHOD, channel, &payload)));
+            }
         }
         Ok(with_readable_names(payload).map(|payload| frame(FRAME_METHOD, channel, &payload)))
     }
@@ -308,6 +320,14 @@ impl Inbound {
         let instead = content::wrapped(channel, payload, rest);
         instead.map(Some).ok_or(Untrusted::Properties)
     }
+}
+
+/// How many channels a `connection.tune` allows, if these are few. 0: it knows no limit.
+fn few_channels(payload: &[u8]) -> Option<u16> {
+    let asked = payload.get(4..6)?.try_into().ok();
+    asked
+        .map(u16::from_be_bytes)
+        .filter(|asked| (1..LIBRARY_CHANNELS).contains(asked))
 }
 
 /// Refuses what the beginning of an answer shows to be another protocol.

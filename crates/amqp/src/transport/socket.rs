@@ -11,7 +11,7 @@ use lapin::{Connection, ConnectionProperties};
 use tokio::time::Duration;
 
 use super::frames::LIBRARY_FRAME;
-use super::inbound::Told;
+use super::inbound::{LIBRARY_CHANNELS, Told};
 use super::stream::{self, AmqpStream};
 use crate::version::Version;
 use endpoint::{Endpoint, dial};
@@ -78,6 +78,12 @@ impl Socket {
         agreed.map_or(LIBRARY_FRAME, |&agreed| {
             usize::try_from(agreed).unwrap_or(LIBRARY_FRAME)
         })
+    }
+
+    /// The most channels that may be open at one time.
+    pub(crate) fn channel_max(&self) -> usize {
+        let agreed = self.0.told.channel_max.get();
+        agreed.copied().unwrap_or(LIBRARY_CHANNELS).into()
     }
 
     /// Ends the connection at once, without a word to the peer.

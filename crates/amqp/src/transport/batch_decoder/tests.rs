@@ -105,12 +105,12 @@ proptest! {
 }
 
 #[test]
-fn larger_frames_are_agreed_upon_than_the_library_asks_for() {
+fn larger_frames_and_fewer_channels_are_agreed_upon_than_the_library_asks_for() {
     use amq_protocol::protocol::connection::{AMQPMethod as ConnectionMethod, TuneOk};
 
-    let tuned = |frame_max| {
+    let tuned = |channel_max, frame_max| {
         let tune = TuneOk {
-            channel_max: 2_047,
+            channel_max,
             frame_max,
             heartbeat: 10,
         };
@@ -120,13 +120,15 @@ fn larger_frames_are_agreed_upon_than_the_library_asks_for() {
         ))
     };
     for piece in [1, 5, 100] {
-        assert_eq!(decoded(&tuned(8_192), piece), tuned(8_192));
+        let asked = tuned(2_047, 8_192);
+        assert_eq!(decoded(&asked, piece), asked);
         let told = Told::default();
         told.frame_max.set(131_072).expect("the first time");
+        told.channel_max.set(5).expect("the first time");
         let (mut decoder, mut out) = (BatchDecoder::new(told), Vec::new());
-        for piece in tuned(8_192).chunks(piece) {
+        for piece in asked.chunks(piece) {
             decoder.feed(piece, &mut out);
         }
-        assert_eq!(out, tuned(131_072));
+        assert_eq!(out, tuned(5, 131_072));
     }
 }

@@ -1,7 +1,7 @@
 use amq_protocol::frame::{AMQPContentHeader, AMQPFrame, gen_frame, parse_frame};
 use amq_protocol::protocol::AMQPClass;
 use amq_protocol::protocol::basic::{AMQPMethod, Deliver, GetOk};
-use amq_protocol::protocol::connection::{AMQPMethod as ConnectionMethod, Start};
+use amq_protocol::protocol::connection::{AMQPMethod as ConnectionMethod, Start, Tune};
 use amq_protocol::protocol::queue::{AMQPMethod as QueueMethod, Declare};
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
@@ -357,6 +357,35 @@ fn what_the_broker_says_of_itself_is_told_once_the_greeting_has_come() {
 }
 
 /// Octets that are likely to be frames.
+#[test]
+fn few_channels_are_many_for_the_library_which_numbers_them() {
+    let tune = |channel_max| {
+        let tune = Tune {
+            channel_max,
+            frame_max: 8_192,
+            heartbeat: 60,
+        };
+        encoded(&AMQPFrame::Method(
+            0,
+            AMQPClass::Connection(ConnectionMethod::Tune(tune)),
+        ))
+    };
+    for (asked, seen, agreed) in [
+        (0, 0, None),
+        (1, 2_047, Some(&1)),
+        (5, 2_047, Some(&5)),
+        (2_047, 2_047, None),
+        (65_535, 65_535, None),
+    ] {
+        let (told, mut out) = (Told::default(), Vec::new());
+        let octets = [encoded(&start()), tune(asked)].concat();
+        let mut inbound = Inbound::new(told.clone());
+        inbound.feed(&octets, &mut out).unwrap();
+        assert_eq!(out, [encoded(&start()), tune(seen)].concat());
+        assert_eq!(told.channel_max.get(), agreed);
+    }
+}
+
 fn likely() -> impl Strategy<Value = Vec<u8>> {
     let payload = prop_oneof![
         prop::collection::vec(any::<u8>(), 0..60),
