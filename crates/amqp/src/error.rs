@@ -276,6 +276,7 @@ impl BrokerError {
     #[must_use]
     pub fn failure(&self) -> Failure {
         let class = match self {
+            Self::Internal { .. } => Class::Crash,
             error if error.is_connection_lost() => Class::ConnectionLost,
             Self::Blocked => Class::Blocked,
             Self::NoQueue { .. } => Class::NoQueue,

@@ -59,6 +59,10 @@ impl Counter {
         *self = Self::new(self.interval);
     }
 
+    pub(super) fn is_counting(&self) -> bool {
+        self.counting.is_some()
+    }
+
     /// A bucket is counted soon, apart from the interval.
     pub(super) fn soon(&mut self, id: BucketId, now: Now) {
         if self.soon.is_empty() {
@@ -139,6 +143,10 @@ impl Machine {
                     class: Class::InUse | Class::Transient | Class::Unavailable | Class::Person,
                     ..
                 }) if swept => self.inspect(&id),
+                Err(Failure {
+                    class: Class::ConnectionLost | Class::Crash,
+                    ..
+                }) => self.failed_with_connection(&id),
                 Err(_) => {}
             }
         }

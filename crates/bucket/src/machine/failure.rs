@@ -30,4 +30,6 @@ pub enum Class {
     Refused,
     /// The connection is gone; `Event::Lost` says so too.
     ConnectionLost,
+    /// The same, and the broker has ended it over an error of its own.
+    Crash,
 }

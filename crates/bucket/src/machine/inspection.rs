@@ -8,6 +8,7 @@ use super::entry::{Entry, Stage};
 use super::event::{Inspection, JobId, Now, QueueState};
 use super::failure::{Class, Failure};
 use super::outcome::{Outcome, Phase};
+use super::suspects::{Suspect, Verdict};
 use super::{LOOK_AGAIN, Machine};
 use crate::{BucketId, Known, Ledger, Owner};
 
@@ -48,6 +49,11 @@ impl Inspections {
 
     pub(super) fn reset(&mut self) {
         *self = Self::default();
+    }
+
+    /// Whether it waits no more.
+    pub(super) fn is_begun(&self, job: JobId) -> bool {
+        self.jobs.contains_key(&job)
     }
 
     /// Whether something is under way that may declare queues of a bucket.
@@ -129,6 +135,7 @@ impl Machine {
     }
 
     pub(super) fn begin_inspections(&mut self, now: Now) {
+        let mut later = Vec::new();
         while self.inspections.under_way() < MOST_INSPECTIONS
             && let Some((id, job)) = self.inspections.waiting.pop_front()
         {
@@ -137,6 +144,18 @@ impl Machine {
             };
             if entry.stage != Stage::Inspecting(job) {
                 continue;
+            }
+            let suspect = Suspect::Bucket(entry.bucket.name.clone());
+            match self.suspects.may(&suspect, now) {
+                Verdict::Go => {}
+                Verdict::Wait => {
+                    later.push((id, job));
+                    continue;
+                }
+                Verdict::Rest(until, failure) => {
+                    self.rest(&id, until, &failure);
+                    continue;
+                }
             }
             // Most buckets that are new have no queues. Asking for them would be errors at the broker, and trying tells.
             if !entry.has_had_ledger() && !entry.has_queues {
@@ -158,6 +177,7 @@ impl Machine {
                 was_there,
             });
         }
+        self.inspections.waiting.extend(later);
     }
 
     /// The bucket that a job is about, if it still waits for that job.
@@ -345,7 +365,10 @@ impl Machine {
     /// Something is in the way of a bucket.
     pub(super) fn failed(&mut self, id: &BucketId, failure: Failure, now: Now) {
         match failure.class {
-            Class::ConnectionLost => self.reset(id),
+            Class::ConnectionLost | Class::Crash => {
+                self.failed_with_connection(id);
+                self.reset(id);
+            }
             Class::Blocked if self.blocked => self.reset(id),
             // The alarm was over before this was told.
             Class::Blocked => self.pause(id, now),

@@ -25,6 +25,7 @@ mod requests;
 mod scheduler;
 mod share;
 mod strangers;
+mod suspects;
 mod vanishing;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
@@ -39,6 +40,7 @@ use inspection::Inspections;
 use refill_queue::{Link, RefillQueues};
 use removal::Removals;
 use scheduler::Scheduler;
+use suspects::Suspects;
 
 pub use effect::{Absence, Effect, Move, RemoveFailure, Take, Transaction};
 pub use event::{
@@ -88,6 +90,7 @@ pub struct Machine {
     counter: Counter,
     inspections: Inspections,
     removals: Removals,
+    suspects: Suspects,
     /// Buckets that wait for their turn in a batch.
     turns: VecDeque<BucketId>,
     batches: BTreeMap<BatchId, Batch>,
@@ -117,6 +120,7 @@ impl Machine {
             counter,
             inspections: Inspections::default(),
             removals: Removals::default(),
+            suspects: Suspects::default(),
             turns: VecDeque::new(),
             batches: BTreeMap::new(),
             timers: BTreeSet::new(),
@@ -185,7 +189,10 @@ impl Machine {
             }
             Event::Remove { removal, ticket } => self.remove(removal, ticket, now),
             Event::Connected => self.connect(now),
-            Event::Lost(failure) => self.disconnect(failure),
+            Event::Lost(failure) => {
+                self.suspect(failure.as_ref(), now);
+                self.disconnect(failure);
+            }
             Event::Blocked(blocked) => self.block(blocked, now),
             Event::Stop => self.stopping = true,
             Event::Consuming(consumer) => self.consuming(consumer, now),
@@ -240,9 +247,10 @@ impl Machine {
             }
             self.count(&wanted);
         }
+        self.end_trial();
         self.begin_inspections(now);
         self.begin_batches();
-        self.begin_removals();
+        self.begin_removals(now);
         if self.permitted {
             self.effects.extend(self.scheduler.publish());
         }
@@ -320,6 +328,7 @@ impl Machine {
         for queue in self.queues.by_name.values_mut() {
             queue.closed(Some(now.monotonic));
         }
+        self.pause_queues(now);
         self.queues.touch_due(now);
     }
 

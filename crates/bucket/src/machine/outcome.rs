@@ -192,7 +192,8 @@ impl Phase {
             | Class::Unavailable
             | Class::Blocked
             | Class::NoQueue
-            | Class::ConnectionLost => Self::progressing(reason, message),
+            | Class::ConnectionLost
+            | Class::Crash => Self::progressing(reason, message),
         }
     }
 }

@@ -151,6 +151,10 @@ impl RefillQueue {
         matches!(self.link, Link::Open(_))
     }
 
+    pub(super) fn is_opening(&self) -> bool {
+        matches!(self.link, Link::Opening(_))
+    }
+
     /// Nothing of it is needed any more.
     pub(super) fn is_done(&self) -> bool {
         self.users.is_empty() && matches!(self.link, Link::Closed { .. })

@@ -208,7 +208,7 @@ impl Machine {
             entry.put_back(requests);
             if failure.class == Class::NoQueue {
                 self.inspect(&id);
-            } else if shared && failure.class != Class::ConnectionLost {
+            } else if shared && !matches!(failure.class, Class::ConnectionLost | Class::Crash) {
                 // Whose fault it is shows when each is on its own.
                 entry.alone = true;
                 self.inspect(&id);

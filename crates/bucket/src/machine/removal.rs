@@ -6,7 +6,8 @@ use std::sync::Arc;
 use super::Machine;
 use super::effect::{Effect, RemoveFailure};
 use super::event::{BatchId, JobId, Now, Removal};
-use super::failure::Failure;
+use super::failure::{Class, Failure};
+use super::suspects::{Suspect, Verdict};
 use crate::{BucketId, Contents, DeletionPolicy};
 
 /// Who is made anew is so soon.
@@ -36,6 +37,13 @@ impl Removals {
                 .jobs
                 .values()
                 .any(|removing| *removing.removal.name == *name)
+    }
+
+    /// Buckets whose removal is under way at the broker.
+    pub(super) fn under_way(&self) -> impl Iterator<Item = Arc<str>> {
+        self.jobs
+            .values()
+            .map(|removing| removing.removal.name.clone())
     }
 
     /// UID of the resource that had the id before the one with this UID.
@@ -91,7 +99,7 @@ impl Machine {
     }
 
     /// Begins removals of buckets for which nothing else is under way any more.
-    pub(super) fn begin_removals(&mut self) {
+    pub(super) fn begin_removals(&mut self, now: Now) {
         if self.removals.waiting.is_empty() {
             return;
         }
@@ -101,7 +109,19 @@ impl Machine {
                 removing.batch.is_some_and(holds)
                     || self.inspections.are_under_way_for(&removing.removal.id)
             };
-            let (held, free): (Vec<_>, Vec<_>) = removals.into_iter().partition(is_held);
+            let (mut held, mut free): (Vec<_>, Vec<_>) = removals.into_iter().partition(is_held);
+            if !free.is_empty() {
+                match self.suspects.may(&Suspect::Bucket(name.clone()), now) {
+                    Verdict::Go => {}
+                    Verdict::Wait => held.append(&mut free),
+                    Verdict::Rest(_, failure) => {
+                        for removing in free.drain(..) {
+                            let failure = RemoveFailure::Broker(failure.clone());
+                            self.answer(removing.ticket, Err(failure));
+                        }
+                    }
+                }
+            }
             if !held.is_empty() {
                 self.removals.waiting.insert(name, held);
             }
@@ -141,6 +161,11 @@ impl Machine {
         else {
             return;
         };
+        if let Err(failure) = &result
+            && matches!(failure.class, Class::ConnectionLost | Class::Crash)
+        {
+            self.suspects.failed(Suspect::Bucket(removal.name.clone()));
+        }
         let queue = self.queues.touch(&removal.refill_queue);
         // Who waits for what a bucket takes along has no business with its refill queue.
         let later = matches!(result, Ok(None)) && queue.is_some_and(|it| it.answer_later(ticket));

@@ -8,6 +8,7 @@ use super::event::{ConsumerId, Delivered, Now};
 use super::failure::{Class, Failure};
 use super::outcome::{Outcome, Phase};
 use super::refill_queue::{Link, Ticket};
+use super::suspects::Suspect;
 use crate::request::{Origin, RefillRequest, Rejection, Window};
 use crate::{BucketId, Cause, Refusal, TickSpan, parked_queue_name};
 
@@ -17,6 +18,7 @@ impl Machine {
             return;
         };
         queue.opened(now);
+        self.suspects.is_clear(&Suspect::Queue(queue.name.clone()));
         let users: Vec<_> = queue.users.iter().cloned().collect();
         users.iter().for_each(|id| self.inspect(id));
     }
@@ -42,6 +44,9 @@ impl Machine {
             Some(_) => queue.failed(now),
         };
         let class = failure.as_ref().map(|failure| failure.class);
+        if queue.is_opening() && matches!(class, Some(Class::ConnectionLost | Class::Crash)) {
+            self.suspects.failed(Suspect::Queue(queue.name.clone()));
+        }
         let patient = class == Some(Class::InUse) && !queue.is_refused_for_long(now);
         // An alarm is told for itself, and as long as it lasts.
         let told = failure.filter(|failure| failure.class != Class::Blocked);
