@@ -305,6 +305,10 @@ pub(crate) struct VerifyArgs {
     #[arg(long, value_name = "NAME")]
     pub secret: Option<String>,
 
+    /// Virtual host of its queues [default: that of the Secret, or of the operator's broker]
+    #[arg(long, value_name = "NAME")]
+    pub vhost: Option<String>,
+
     /// Label of the TokenBucket, KEY=VALUE, for operators with a selector; repeat it for several
     #[arg(long = "label", value_parser = label, value_name = "LABEL")]
     pub labels: Vec<(String, String)>,

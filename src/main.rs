@@ -103,6 +103,7 @@ fn verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
             namespace: args.namespace.unwrap_or(namespace),
             labels: args.labels.into_iter().collect(),
             secret: args.secret,
+            vhost: args.vhost,
             limit: args.timeout,
         };
         verify::verify(client, &trial).await?;

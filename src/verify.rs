@@ -67,6 +67,8 @@ pub struct Trial {
     pub labels: BTreeMap<String, String>,
     /// Secret that names its broker; without one it is the operator's.
     pub secret: Option<String>,
+    /// Virtual host of its queues; without one it is that of the broker.
+    pub vhost: Option<String>,
     /// How long each step may take.
     pub limit: Duration,
 }
@@ -112,7 +114,10 @@ fn bucket(trial: &Trial) -> TokenBucket {
         "spec": {"schedule": "@yearly", "amount": 1, "maximum": 1, "initialTokens": 1},
     });
     if let Some(name) = &trial.secret {
-        bucket["spec"]["connection"] = json!({"secretRef": {"name": name}});
+        bucket["spec"]["connection"]["secretRef"] = json!({"name": name});
+    }
+    if let Some(vhost) = &trial.vhost {
+        bucket["spec"]["connection"]["vhost"] = json!(vhost);
     }
     serde_json::from_value(bucket).expect("this is a TokenBucket")
 }
@@ -179,6 +184,28 @@ mod tests {
 
     fn condition(kind: &str) -> Value {
         json!([{"type": kind, "status": "True", "reason": "Why", "message": "so", "lastTransitionTime": "2026-01-01T00:00:00Z"}])
+    }
+
+    #[test]
+    fn the_bucket_is_where_the_trial_says() {
+        let connection = |secret: Option<&str>, vhost: Option<&str>| {
+            let trial = Trial {
+                namespace: "shop".to_owned(),
+                labels: BTreeMap::new(),
+                secret: secret.map(str::to_owned),
+                vhost: vhost.map(str::to_owned),
+                limit: Duration::ZERO,
+            };
+            serde_json::to_value(bucket(&trial).spec.connection).unwrap()
+        };
+        assert_eq!(connection(None, None), Value::Null);
+        let (named, at) = (json!({"name": "s"}), json!("v"));
+        assert_eq!(connection(Some("s"), None), json!({"secretRef": named}));
+        assert_eq!(connection(None, Some("v")), json!({"vhost": at}));
+        assert_eq!(
+            connection(Some("s"), Some("v")),
+            json!({"secretRef": named, "vhost": at})
+        );
     }
 
     #[test]
