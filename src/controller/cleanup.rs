@@ -14,6 +14,7 @@ use super::events::Notice;
 use super::resource::id_of;
 use super::status::Report;
 use api::{DeletionPolicy, TokenBucket, from_time};
+use bucket::{ledger_queue_name, queue_name};
 use engine::Removal;
 
 /// After the deletion was asked for, the broker has so long to come back.
@@ -50,7 +51,12 @@ pub(super) async fn cleanup(resource: &TokenBucket, context: &Context) -> Result
     }
     if let Err(refusal) = context.at_default_broker(resource) {
         // A deletion takes an empty refill queue with it, and this one may be anybody's.
-        abandon(resource, &queues(resource), context, &refusal.to_string());
+        abandon(
+            resource,
+            &queues(&resource.bucket_name()),
+            context,
+            &refusal.to_string(),
+        );
         return Ok(Action::await_change());
     }
     if resource.spec.deletion_policy == DeletionPolicy::Retain {
@@ -89,7 +95,7 @@ pub(super) async fn cleanup(resource: &TokenBucket, context: &Context) -> Result
         let why = format!(
             "The buckets of its namespace are at {brokers} brokers, as many as --max-brokers-per-namespace allows"
         );
-        abandon(resource, &queues(resource), context, &why);
+        abandon(resource, &queues(&resource.bucket_name()), context, &why);
         return Ok(Action::await_change());
     }
     let engine = context.engines.assign(&id, &endpoint);
@@ -110,7 +116,7 @@ fn give_up_or(error: Error, resource: &TokenBucket, context: &Context) -> Result
         info!(bucket = %id_of(resource), %error, "the queues cannot be removed");
         abandon(
             resource,
-            &queues(resource),
+            &queues(&resource.bucket_name()),
             context,
             &error.public((&resource.spec).into()),
         );
@@ -120,8 +126,9 @@ fn give_up_or(error: Error, resource: &TokenBucket, context: &Context) -> Result
     }
 }
 
-fn queues(resource: &TokenBucket) -> String {
-    let (queue, ledger) = (resource.queue_name(), resource.ledger_queue_name());
+/// The queues of the bucket `name`.
+pub(super) fn queues(name: &str) -> String {
+    let (queue, ledger) = (queue_name(name), ledger_queue_name(name));
     format!("{queue} and {ledger}")
 }
 
@@ -134,10 +141,7 @@ pub(super) fn abandon(object: &impl ResourceExt, queues: &str, context: &Context
     let id = id_of(object);
     context.forget(&id);
     warn!(bucket = %id, queues, "deleted, but its queues are left behind: {why}");
-    let note = format!(
-        "these may be left behind at the broker: {queues}. {why}. Delete them by hand when nobody needs them"
-    );
-    context.publish(object, Notice::warning("QueuesLeftBehind", &note));
+    context.publish(object, Notice::left_behind(queues, "the broker", why));
 }
 
 #[cfg(test)]

@@ -55,6 +55,15 @@ impl Notice {
         }
     }
 
+    /// Queues stay at a broker that nobody looks after any more.
+    #[must_use]
+    pub(super) fn left_behind(queues: &str, broker: &str, why: &str) -> Self {
+        let note = format!(
+            "these may be left behind at {broker}: {queues}. {why}. Delete them by hand when nobody needs them"
+        );
+        Self::warning("QueuesLeftBehind", &note)
+    }
+
     /// Whether somebody should look.
     #[must_use]
     pub(super) fn is_warning(&self) -> bool {

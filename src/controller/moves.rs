@@ -13,6 +13,7 @@ use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{debug, info, warn};
 
+use super::cleanup::queues;
 use super::context::Context;
 use super::events::Notice;
 use amqp::{Endpoint, Place};
@@ -270,12 +271,8 @@ fn tell(context: &Context, removal: &Removal, left: Option<&Contents>) {
         }
         None => {
             warn!(bucket = %id, queue, "moves to another broker, and leaves its queues behind");
-            let note = format!(
-                "these may be left behind at the broker where the bucket was, with their tokens: {queue} and {}. It does not \
-                 answer. Delete them by hand when nobody needs them",
-                bucket::ledger_queue_name(name)
-            );
-            Notice::warning("QueuesLeftBehind", &note)
+            let broker = "the broker where the bucket was, with their tokens";
+            Notice::left_behind(&queues(name), broker, "It does not answer")
         }
     };
     context.events.publish(id, uid, notice);
