@@ -14,6 +14,7 @@ use tracing::{debug, info, warn};
 use super::allowance::{Allowance, LEAST_CHANNELS, OwnChannel, Use};
 use super::claims::Claims;
 use super::error::{Action, BrokerError};
+use super::parked::Parked;
 use super::pool::{self, Lease, Pool};
 use super::stamps::Stamps;
 use super::transport::Socket;
@@ -45,6 +46,7 @@ pub struct Broker {
     pool: Pool,
     claims: Claims,
     stamps: Stamps,
+    parked: Parked,
     /// Channels that the broker has closed over an error.
     closed_channels: AtomicU32,
     watcher: JoinHandle<()>,
@@ -137,6 +139,7 @@ impl Broker {
             pool: Pool::new(),
             claims: Claims::default(),
             stamps: Stamps::default(),
+            parked: Parked::default(),
             closed_channels: AtomicU32::new(0),
             watcher,
         })
@@ -200,6 +203,10 @@ impl Broker {
 
     pub(super) fn claims(&self) -> &Claims {
         &self.claims
+    }
+
+    pub(super) fn parked(&self) -> &Parked {
+        &self.parked
     }
 
     pub(super) fn stamps(&self) -> &Stamps {

@@ -1,7 +1,7 @@
 //! Refill queues are consumed on channels of their own. That there is one consumer keeps operators from working against
 //! each other, and foreign programs from taking requests; it keeps nobody from refilling.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
@@ -21,6 +21,9 @@ use bucket::{QueueType, parked_queue_name};
 
 /// Octets of messages that are in memory. Requests have some hundred each, so this is for those of others.
 const MOST_HELD: usize = 16 * 1024 * 1024;
+
+/// That part of those that are parked, and one, are parked together: what a policy makes the broker drop for them is little.
+const PARKED_AT_ONCE: u64 = 10;
 
 /// The consumer of a refill queue, on a channel in transaction mode. After an error of any verb it is of no use any more:
 /// drop it, and what was not settled goes back to the queue.
@@ -67,7 +70,7 @@ impl Broker {
                 queue: queue.to_owned(),
             });
         }
-        if self.room_for_parked(queue).await? == 0 {
+        if self.room_for_parked(queue).await?.1 == 0 {
             return Err(parked_queue_full(queue));
         }
         let action = consuming(queue);
@@ -118,9 +121,9 @@ impl Broker {
         }
     }
 
-    /// How many requests can be parked before the broker drops the oldest. A queue for them with other arguments than ours
-    /// does as well.
-    async fn room_for_parked(&self, refill_queue: &str) -> Result<u64, BrokerError> {
+    /// How many requests are parked, and how many more can be before the broker drops the oldest. A queue for them with other
+    /// arguments than ours does as well.
+    async fn room_for_parked(&self, refill_queue: &str) -> Result<(u64, u64), BrokerError> {
         let parked = parked_queue_name(refill_queue);
         let declaring = self.declare(&parked, wire::rejected_queue_arguments());
         let (kept, most) = match declaring.await {
@@ -131,7 +134,11 @@ impl Broker {
             }
             Err(error) => return Err(error),
         };
-        Ok(most.map_or(u64::MAX, |most| most.saturating_sub(kept)))
+        let most = most.into_iter().chain(self.parked().limit(&parked)).min();
+        Ok((
+            kept,
+            most.map_or(u64::MAX, |most| most.saturating_sub(kept)),
+        ))
     }
 }
 
@@ -204,8 +211,8 @@ impl RefillConsumer {
         }
     }
 
-    /// Acknowledges deliveries by their tags, and publishes those that move elsewhere, in one AMQP transaction; the
-    /// acknowledgements of these are the last of the tags. One that is in memory no more, because there were too many large
+    /// Acknowledges deliveries by their tags, and publishes those that move elsewhere; the acknowledgements of these are the last of
+    /// the tags, and are carried out together with that, or, of those that are parked, after it. One that is in memory no more, because there were too many large
     /// ones, goes back to its queue and comes again. Waits while a resource alarm is in force.
     ///
     /// # Errors
@@ -215,58 +222,90 @@ impl RefillConsumer {
     pub async fn settle(
         &mut self,
         mut acks: Vec<u64>,
-        mut forwards: Vec<Forward>,
+        forwards: Vec<Forward>,
     ) -> Result<(), BrokerError> {
-        if acks.is_empty() && forwards.is_empty() {
-            return Ok(());
-        }
-        let parked = parked_queue_name(&self.queue);
-        let parks = forwards.iter().any(|forward| forward.queue == parked);
-        let mut too_many = 0;
-        if parks {
-            // Somebody may have deleted it after reading it, and the commit would not notice.
-            let room = self.broker.room_for_parked(&self.queue).await?;
-            let room = usize::try_from(room).unwrap_or(usize::MAX);
-            too_many = forwards.len().saturating_sub(room);
-            forwards.truncate(room);
-            acks.truncate(acks.len().saturating_sub(too_many));
-        }
-        let mut batch = Batch::new(&self.channel);
-        for &tag in &acks {
-            self.held -= self.sizes.remove(&tag).unwrap_or_default();
-        }
-        self.unsettled = self.unsettled.saturating_sub(acks.len());
         let moving = acks.split_off(acks.len().saturating_sub(forwards.len()));
-        for (tag, forward) in moving.into_iter().zip(forwards) {
-            let Some(Message { properties, body }) = &forward.message else {
-                // It comes again, when there is room.
-                batch.give_back(tag)?;
-                continue;
-            };
-            let reason = forward.reason.as_deref();
-            let properties = properties::forwarded(properties, reason, self.broker.frame_max());
-            batch.publish_encoded(wire::name(&forward.queue)?, &properties, body)?;
-            batch.acknowledge(tag)?;
+        let parked = parked_queue_name(&self.queue);
+        let (parks, moves): (Vec<_>, Vec<_>) = moving
+            .into_iter()
+            .zip(forwards)
+            .partition(|(_, forward)| forward.queue == parked);
+        let mut parks = VecDeque::from(parks);
+        if !acks.is_empty() || !moves.is_empty() {
+            let mut batch = Batch::new(&self.channel);
+            for (tag, forward) in moves {
+                let is_there = self.publish(&mut batch, &forward)?;
+                self.end(&mut batch, tag, is_there)?;
+            }
+            for tag in acks {
+                self.end(&mut batch, tag, true)?;
+            }
+            self.commit(batch).await?;
         }
-        for tag in acks {
-            batch.acknowledge(tag)?;
+        while !parks.is_empty() {
+            // Somebody may have deleted it after reading it, and the commit would not notice.
+            let (kept, room) = self.broker.room_for_parked(&self.queue).await?;
+            // A policy may limit it too, and that shows only afterwards.
+            let most = room.min(kept / PARKED_AT_ONCE + 1);
+            let most = parks.len().min(usize::try_from(most).unwrap_or(usize::MAX));
+            if most == 0 {
+                return Err(parked_queue_full(&self.queue));
+            }
+            let now: Vec<_> = parks.drain(..most).collect();
+            let added = now.iter().filter(|(_, it)| it.message.is_some()).count() as u64;
+            // Where a queue refuses what is published, the rest of a transaction is carried out.
+            let mut batch = Batch::new(&self.channel);
+            for (_, forward) in &now {
+                self.publish(&mut batch, forward)?;
+            }
+            match self.commit(batch).await {
+                Err(BrokerError::PartlyRefused) => return Err(parked_queue_full(&self.queue)),
+                published => published?,
+            }
+            let mut batch = Batch::new(&self.channel);
+            for (tag, forward) in now {
+                self.end(&mut batch, tag, forward.message.is_some())?;
+            }
+            self.commit(batch).await?;
+            if let Some((after, 0)) = self.broker.look_at(&parked).await? {
+                self.broker.parked().see(&parked, kept, added, after);
+            }
         }
+        Ok(())
+    }
+
+    /// Answers false for one that is in memory no more.
+    fn publish(&self, batch: &mut Batch, forward: &Forward) -> Result<bool, BrokerError> {
+        let Some(Message { properties, body }) = &forward.message else {
+            return Ok(false);
+        };
+        let reason = forward.reason.as_deref();
+        let properties = properties::forwarded(properties, reason, self.broker.frame_max());
+        batch.publish_encoded(wire::name(&forward.queue)?, &properties, body)?;
+        Ok(true)
+    }
+
+    /// A delivery is dealt with, or comes again when there is room.
+    fn end(&mut self, batch: &mut Batch, tag: u64, is_done: bool) -> Result<(), BrokerError> {
+        self.held -= self.sizes.remove(&tag).unwrap_or_default();
+        self.unsettled = self.unsettled.saturating_sub(1);
+        if is_done {
+            batch.acknowledge(tag)
+        } else {
+            batch.give_back(tag)
+        }
+    }
+
+    async fn commit(&self, batch: Batch) -> Result<(), BrokerError> {
         let settling = batch.commit(&self.channel);
         let action = Action {
             verb: "settle refill requests",
             needs: "write",
             queue: &self.queue,
         };
-        let settled = self.broker.answer(action, During::AlarmWait, settling);
-        match settled.await {
-            // Only a limit refuses what is moved, and nothing else is published.
-            Err(BrokerError::PartlyRefused) if parks => return Err(parked_queue_full(&self.queue)),
-            settled => settled?,
-        }
-        match too_many {
-            0 => Ok(()),
-            _ => Err(parked_queue_full(&self.queue)),
-        }
+        self.broker
+            .answer(action, During::AlarmWait, settling)
+            .await
     }
 
     /// Counts the requests that the queue has not handed out. Those that it has handed out have arrived when this is

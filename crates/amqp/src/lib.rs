@@ -12,6 +12,7 @@ mod error;
 pub mod fuzzing;
 mod inspect;
 mod ledger;
+mod parked;
 mod place;
 mod pool;
 mod properties;

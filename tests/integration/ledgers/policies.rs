@@ -31,6 +31,7 @@ async fn policies_that_lose_ledgers_mint_nothing() {
 async fn policies_for_what_is_too_much_or_dead_concern_no_ledger() {
     let policies = [
         json!({"overflow": "reject-publish", "max-length": 1}),
+        json!({"overflow": "reject-publish-dlx", "max-length": 1, "dead-letter-exchange": "", "dead-letter-routing-key": "dead"}),
         json!({"dead-letter-exchange": "", "dead-letter-routing-key": "dead"}),
     ];
     for (vhost, bucket) in with_policies(policies).await {
@@ -44,6 +45,7 @@ type Queues = [&'static str; 2];
 const LEDGERS: Queues = [r"^token_bucket_.*\.ledger$", LEDGER];
 const BUCKETS: Queues = [r"^token_bucket_x$", QUEUE];
 const REFILL: Queues = [r"^refill$", "refill"];
+const PARKED: Queues = [r"^refill\.rejected$", "refill.rejected"];
 const ALL: Queues = [".*", QUEUE];
 
 /// Who sets a policy.
@@ -82,7 +84,7 @@ impl Policy {
     ) -> Vec<Self> {
         let mut all = Vec::new();
         for definition in definitions {
-            for queues in [BUCKETS, REFILL, ALL] {
+            for queues in [BUCKETS, REFILL, PARKED, ALL] {
                 for first in [true, false] {
                     all.push(Self {
                         queues,
@@ -124,6 +126,7 @@ async fn policies_for_tokens_and_for_everything_double_no_tick_and_block_no_refi
         json!({"max-length": 3, "overflow": "reject-publish"}),
         json!({"max-length": 3, "overflow": "reject-publish-dlx", "dead-letter-exchange": "", "dead-letter-routing-key": "dead"}),
         json!({"message-ttl": 300}),
+        json!({"expires": 300}),
         json!({"dead-letter-exchange": "", "dead-letter-routing-key": "dead"}),
         of_amazon_mq(),
     ];
@@ -154,6 +157,7 @@ async fn policies_for_quorum_queues_double_no_tick_and_block_no_refill() {
         json!({"max-length": 3}),
         json!({"max-length": 3, "overflow": "reject-publish"}),
         json!({"message-ttl": 300}),
+        json!({"expires": 300}),
         json!({"delivery-limit": 1}),
         // That of Amazon MQ has `queue-mode` too, and so concerns no quorum queue.
         json!({"max-length": 8_000_000, "overflow": "reject-publish"}),
@@ -161,10 +165,19 @@ async fn policies_for_quorum_queues_double_no_tick_and_block_no_refill() {
     let by_operators = [json!({"max-length": 3}), json!({"delivery-limit": 1})];
     let mut all = Policy::everywhere(By::User, quorum, by_users);
     all.extend(Policy::everywhere(By::Operator, quorum, by_operators));
-    // The refill queue is a classic one.
+    // The refill queue and that of parked requests are classic ones.
     all.retain(|policy| {
-        policy.queues != REFILL || policy.definition.get("delivery-limit").is_none()
+        policy.queues == BUCKETS
+            || policy.queues == ALL
+            || policy.definition.get("delivery-limit").is_none()
     });
+    all.extend([true, false].map(|first| Policy {
+        queues: LEDGERS,
+        by: By::User,
+        definition: json!({"delivery-limit": 1}),
+        first,
+        queue_type: quorum,
+    }));
     try_all(all).await;
 }
 
