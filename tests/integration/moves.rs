@@ -183,3 +183,28 @@ async fn a_broker_that_is_gone_keeps_no_bucket_and_what_stays_there_is_told() {
     b.depth_becomes(QUEUE, 5).await;
     assert_eq!(a.depth(QUEUE).await, Some(42));
 }
+
+#[tokio::test]
+async fn tokens_left_by_a_change_that_no_operator_has_seen_are_fetched_by_going_back_and_forth() {
+    let (testbed, namespace, a, b) = two_brokers().await;
+    let buckets = Buckets::of(testbed, &namespace).await;
+    let mut operator = Operator::start_at(testbed, &namespace, None, &[]).await;
+    buckets.create("x", spec("Delete")).await;
+    buckets.ready("x").await;
+    a.depth_becomes(QUEUE, 42).await;
+    operator.terminate().await;
+    buckets.edit("x", at("b")).await;
+
+    let _operator = Operator::start_at(testbed, &namespace, None, &[]).await;
+    buckets.ready("x").await;
+    // Nothing is lost or minted; it is just not there.
+    assert_eq!(b.depth(QUEUE).await, Some(0));
+    assert_eq!(a.depth(QUEUE).await, Some(42));
+    buckets.edit("x", at("a")).await;
+    buckets.ready("x").await;
+    assert_eq!(a.depth(QUEUE).await, Some(42));
+    buckets.edit("x", at("b")).await;
+    buckets.ready("x").await;
+    b.depth_becomes(QUEUE, 42).await;
+    assert_eq!(a.queues().await, Vec::<String>::new());
+}
