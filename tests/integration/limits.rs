@@ -1,9 +1,14 @@
 //! What one namespace can make the operator do is limited.
 
+use std::time::Instant;
+
+use futures::{StreamExt, stream};
 use serde_json::json;
 use token_bucket_operator::api::TokenBucketStatus;
 
-use crate::support::{Buckets, Operator, RARELY, condition, event, reason, stage, testbed};
+use crate::support::{
+    Buckets, Crowd, Operator, RARELY, condition, event, eventually, reason, stage, testbed,
+};
 
 #[tokio::test]
 async fn a_namespace_has_so_many_brokers_and_no_more() {
@@ -74,17 +79,31 @@ async fn a_long_value_of_the_annotation_is_refused_and_kept_nowhere() {
 async fn missing_secrets_hold_up_nobody() {
     let (testbed, namespace, vhost, buckets) = stage().await;
     let spec = |secret: &str| json!({"schedule": RARELY, "amount": 1, "maximum": 1, "connection": {"secretRef": {"name": secret}}});
-    let names: Vec<_> = (0..300).map(|number| format!("missing-{number}")).collect();
+    let crowd = Crowd::of(300);
+    let names: Vec<_> = (0..crowd.many)
+        .map(|number| format!("missing-{number}"))
+        .collect();
     let created = names.iter().map(|name| buckets.create(name, spec(name)));
-    futures::future::join_all(created).await;
+    let created = stream::iter(created).buffer_unordered(64);
+    created.map(drop).collect::<()>().await;
     let _operator = Operator::start(testbed, &namespace, &vhost, &[]).await;
     let waits = |status: &TokenBucketStatus| reason(status, "Ready") == "SecretNotFound";
     for name in &names {
-        buckets.until(name, "its Secret to be missed", waits).await;
+        eventually("its Secret to be missed", crowd.soon(), async || {
+            let status = buckets.status(name).await;
+            match waits(&status) {
+                true => Ok(()),
+                false => Err(format!("{name}: {status:?}")),
+            }
+        })
+        .await;
     }
     let good = json!({"schedule": RARELY, "amount": 1, "maximum": 1});
+    let start = Instant::now();
     buckets.create("good", good).await;
     buckets.ready("good").await;
+    let taken = start.elapsed().as_secs_f32();
+    crowd.tell(&format!("another bucket is ready in {taken:.1} s"));
 
     // When a Secret comes, and one of the buckets that name it changes, all of them go on.
     buckets.create("late", spec("missing-0")).await;

@@ -22,6 +22,7 @@ mod http;
 mod leadership;
 mod ledgers;
 mod limits;
+mod mass;
 mod missed;
 mod monitoring;
 mod moves;
