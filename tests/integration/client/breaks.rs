@@ -25,7 +25,7 @@ struct Callers {
 impl Callers {
     /// Eight of them.
     async fn start(client: &Client) -> Self {
-        let bucket = client.bucket("x").unwrap();
+        let bucket = client.bucket("x").expect("a name");
         let lease = bucket.with_prefetch(20);
         let mut callers = Self {
             taken: Arc::default(),
@@ -45,8 +45,8 @@ impl Callers {
             while !stop.load(Ordering::Relaxed) {
                 let patience = Duration::from_millis(500);
                 let token = match way {
-                    0 => bucket.try_acquire().await.unwrap(),
-                    1 => bucket.try_acquire_many(3).await.unwrap(),
+                    0 => bucket.try_acquire().await.expect("an answer"),
+                    1 => bucket.try_acquire_many(3).await.expect("an answer"),
                     _ => match bucket.acquire_timeout(patience).await {
                         Ok(token) => Some(token),
                         Err(Error::Timeout { .. }) => None,
@@ -198,9 +198,9 @@ async fn workers_that_are_killed_make_no_call_more_than_there_are_tokens() {
 /// How many of the tokens that were issued are accounted for when all that was held is back; none was there twice.
 async fn accounted(vhost: &Vhost<'_>, taken: u64, issued: u64) -> u64 {
     let left = eventually("what is held to come back", SOON, async || {
-        let first = vhost.depth(QUEUE).await.unwrap();
+        let first = vhost.depth(QUEUE).await.expect("a queue");
         tokio::time::sleep(Duration::from_millis(300)).await;
-        let again = vhost.depth(QUEUE).await.unwrap();
+        let again = vhost.depth(QUEUE).await.expect("a queue");
         if first == again {
             Ok(first)
         } else {
