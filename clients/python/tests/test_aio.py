@@ -197,9 +197,9 @@ def test_no_token_is_taken_twice_while_connections_end(vhost: Vhost) -> None:
 
             tasks = [asyncio.ensure_future(take()) for _ in range(callers)]
             for turn in range(4):
+                before = taken
                 await asyncio.to_thread(vhost.add, "x", 50)
                 issued += 50
-                before = taken
                 await until("takes", lambda before=before: taken > before + 20)
                 if turn < 3:
                     await asyncio.to_thread(vhost.end_connections)

@@ -111,9 +111,9 @@ def test_no_token_is_taken_twice_while_connections_end_and_the_queue_is_replaced
             thread.start()
         for maximum in (1000, 1100, 1200):
             for disturb in (vhost.end_connections, lambda maximum=maximum: vhost.replace("x", maximum)):
+                before = len(taken)
                 vhost.add("x", 50)
                 issued += 50
-                before = len(taken)
                 eventually("takes", lambda before=before: len(taken) > before + 20)
                 disturb()
         over.set()
