@@ -17,6 +17,10 @@ impl Crowd {
         Self { many, usual }
     }
 
+    pub fn is_large(self) -> bool {
+        self.many > self.usual
+    }
+
     /// How long what is done for all of them may take.
     pub fn soon(self) -> Duration {
         let times = self.many.div_ceil(self.usual);
