@@ -120,7 +120,7 @@ async fn take_all(
     wanted: &[(Name, u32)],
 ) -> Result<Option<usize>, Failure> {
     // Asked first, so that what is taken in vain is the exception.
-    if let Some(short) = counted_short(link, wanted).await? {
+    if let Some(short) = counted_short(client, link, wanted).await? {
         return Ok(Some(short));
     }
     let channel = link.lease().await?;
@@ -150,11 +150,21 @@ async fn take_all(
     Ok(short)
 }
 
-/// The first bucket that has not enough.
-async fn counted_short(link: &Link, wanted: &[(Name, u32)]) -> Result<Option<usize>, Failure> {
+/// The first bucket that has not enough, as far as counting is allowed.
+async fn counted_short(
+    client: &Client,
+    link: &Link,
+    wanted: &[(Name, u32)],
+) -> Result<Option<usize>, Failure> {
     for (at, (name, tokens)) in wanted.iter().enumerate() {
-        if take::count(link, name).await? < *tokens {
-            return Ok(Some(at));
+        if !client.may_count() {
+            break;
+        }
+        match take::count(link, name).await {
+            Ok(count) if count < *tokens => return Ok(Some(at)),
+            Ok(_) => {}
+            Err(Failure::Refused(_)) => client.may_not_count(),
+            Err(failure) => return Err(failure),
         }
     }
     Ok(None)

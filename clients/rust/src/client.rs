@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -47,6 +48,8 @@ pub(crate) struct Inner {
     pub(crate) tasks: TaskTracker,
     pub(crate) closed: CancellationToken,
     may_refund: OnceCell<bool>,
+    /// From RabbitMQ 4.2 on who may only take may not count.
+    may_not_count: AtomicBool,
     runtime: Handle,
 }
 
@@ -111,6 +114,7 @@ impl Builder {
             tasks: TaskTracker::new(),
             closed: CancellationToken::new(),
             may_refund: OnceCell::new(),
+            may_not_count: AtomicBool::new(false),
             runtime: Handle::current(),
         };
         inner.takes.first(Instant::now() + self.patience).await?;
@@ -166,6 +170,14 @@ impl Client {
         self.0.tasks.wait().await;
         self.0.takes.close().await;
         self.0.refunds.close().await;
+    }
+
+    pub(crate) fn may_count(&self) -> bool {
+        !self.0.may_not_count.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn may_not_count(&self) {
+        self.0.may_not_count.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn patience(&self) -> Duration {

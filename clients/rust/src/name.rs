@@ -84,7 +84,7 @@ pub(crate) const TAKE: Action = Action {
 };
 pub(crate) const COUNT: Action = Action {
     verb: "count tokens",
-    needs: "access to the queue",
+    needs: "read permission on the queue, or from RabbitMQ 4.2 on configure",
 };
 pub(crate) const REFUND: Action = Action {
     verb: "give tokens back",

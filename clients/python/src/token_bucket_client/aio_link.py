@@ -193,6 +193,9 @@ async def about(bucket: str, needs: str = "the permission read") -> AsyncIterato
         if "no queue" in str(error):
             raise QueueMissingError(bucket, queue) from None
         raise QueueUnavailableError(bucket, queue, _words(error)) from None
+    except aiormq.ChannelLockedResource:
+        # The operator is just making it.
+        raise QueueMissingError(bucket, queue) from None
     except aiormq.ChannelAccessRefused as error:
         raise AccessRefusedError(bucket, queue, needs, _words(error)) from None
     except aiormq.ChannelClosed as error:

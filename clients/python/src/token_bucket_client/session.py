@@ -231,6 +231,10 @@ class Session:
             if "no queue" in str(error):
                 raise QueueMissingError(bucket, queue) from None
             raise QueueUnavailableError(bucket, queue, error) from None
+        except amqp_errors.ResourceLocked:
+            # The operator is just making it.
+            self._reopen()
+            raise QueueMissingError(bucket, queue) from None
         except amqp_errors.AccessRefused as error:
             self._reopen()
             raise AccessRefusedError(bucket, queue, needs, error) from None
