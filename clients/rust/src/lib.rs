@@ -43,7 +43,8 @@
 //!   killed in that moment loses it.)
 //! - **A connection that breaks** is made again, and calls go on. The token whose answer was under way is lost, since nobody can know
 //!   whether it was taken: one for each caller that does not wait, what was asked for at one time for each of the others.
-//! - **A queue that is missing** for a moment, as while the operator raises `maximum`, is asked for again for 2 s.
+//! - **A queue that is missing** for a moment, as while the operator raises `maximum`, is asked for again for 2 s. What a client holds
+//!   stays its own. A token that is given back in the very moment in which the queue is deleted is lost, as RabbitMQ confirms it.
 //! - A broker that is killed hard (not closed) may bring tokens back that were taken just before, as with all messages of RabbitMQ
 //!   that its disk had not seen go.
 //!
