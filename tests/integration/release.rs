@@ -46,6 +46,7 @@ fn copy() -> tempfile::TempDir {
         "CHANGELOG.md",
         "Dockerfile",
         "charts",
+        "clients",
         "crates",
         "deploy",
         "docs",
