@@ -2,6 +2,7 @@
 
 use lapin::ErrorKind;
 use lapin::protocol::AMQPErrorKind;
+use token_bucket_endpoint::is_unavailable;
 
 /// Why something asked of the broker did not happen.
 #[derive(Clone, Debug)]
@@ -37,27 +38,5 @@ impl From<lapin::Error> for Failure {
             }
             _ => Self::Lost(error.to_string()),
         }
-    }
-}
-
-/// Whether a queue that was not found is there all the same: RabbitMQ has one reply code for both
-/// (`rabbit_amqqueue:absent/2`, 3.10 to 4.0).
-fn is_unavailable(text: &str) -> bool {
-    [
-        "is down or inaccessible",
-        "due to timeout",
-        "process is stopped by supervisor",
-        "has crashed and failed to restart",
-        "may be stopping or being demoted",
-    ]
-    .iter()
-    .any(|words| text.contains(words))
-}
-
-/// Whether the broker has closed a channel with this error, and not the connection.
-pub(crate) fn closes_channel(error: &lapin::Error) -> bool {
-    match error.kind() {
-        ErrorKind::ProtocolError(error) => matches!(error.kind(), AMQPErrorKind::Soft(_)),
-        _ => false,
     }
 }

@@ -9,12 +9,12 @@ use std::time::Duration;
 use lapin::runtime::default_runtime;
 use lapin::tcp::AsyncTcpStream;
 use lapin::{Channel, Connection, ConnectionProperties, ErrorKind};
-use token_bucket_endpoint::{Endpoint, dial};
+use token_bucket_endpoint::{Endpoint, closes_channel, dial, open_channel};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use crate::Error;
-use crate::failure::{Failure, closes_channel};
+use crate::failure::Failure;
 
 /// Limit for TCP, TLS and AMQP handshake together.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -111,16 +111,7 @@ impl Link {
 
     /// A channel of its own.
     pub(crate) async fn channel(&self) -> Result<Channel, Failure> {
-        let opening = async {
-            loop {
-                match self.connection.create_channel().await {
-                    // The number of a channel that was closed over an error: the next one is tried.
-                    Err(error) if closes_channel(&error) => {}
-                    opened => return opened,
-                }
-            }
-        };
-        self.answer(opening).await
+        self.answer(open_channel(&self.connection)).await
     }
 
     /// Closes one. What is held on it goes back.

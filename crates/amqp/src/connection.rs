@@ -15,12 +15,12 @@ use super::allowance::{Allowance, LEAST_CHANNELS, OwnChannel, Use};
 use super::claims::Claims;
 use super::error::{Action, BrokerError};
 use super::parked::Parked;
-use super::pool::{self, Lease, Pool};
+use super::pool::{Lease, Pool};
 use super::stamps::Stamps;
 use super::transport::Socket;
 use super::version::Version;
 use bucket::PROGRAM;
-use endpoint::Endpoint;
+use endpoint::{Endpoint, closes_channel, open_channel};
 
 /// Limit for TCP, TLS and AMQP handshake together.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -234,7 +234,7 @@ impl Broker {
     ) -> Result<OwnChannel, BrokerError> {
         let permit = self.awaited(self.allowance.permit(what)).await??;
         let turn = self.awaited(permit.turn()).await?;
-        let opening = pool::open(&self.connection);
+        let opening = open_channel(&self.connection);
         let channel = self.answer(action, During::AlarmFail, opening).await?;
         drop(turn);
         Ok(OwnChannel::new(channel, permit))
@@ -309,13 +309,13 @@ impl Broker {
 
     /// Whether the broker answers anything on the connection.
     async fn answers(&self) -> bool {
-        let opened = timeout(PROBE_LIMIT, pool::open(&self.connection)).await;
+        let opened = timeout(PROBE_LIMIT, open_channel(&self.connection)).await;
         matches!(opened, Ok(Ok(_)))
     }
 
     /// Channels report the end of their connection each in its own way; the connection knows the reason.
     pub(super) fn explain(&self, action: Action<'_>, error: &lapin::Error) -> BrokerError {
-        if pool::is_closed_channel(error) {
+        if closes_channel(error) {
             self.wear();
         }
         let error = BrokerError::doing(action, error);
@@ -334,7 +334,7 @@ impl Broker {
         }
     }
 
-    /// The broker has closed a channel: see [`pool::open`].
+    /// The broker has closed a channel: see [`open_channel`].
     fn wear(&self) {
         if self.closed_channels.fetch_add(1, Ordering::Relaxed) >= MOST_CLOSED_CHANNELS {
             self.give_up(BrokerError::WornOut);

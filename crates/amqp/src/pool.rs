@@ -5,8 +5,7 @@ use std::collections::VecDeque;
 use std::ops::Deref;
 use std::sync::{Mutex, PoisonError};
 
-use lapin::protocol::AMQPErrorKind;
-use lapin::{Channel, Connection, ErrorKind};
+use lapin::Channel;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::allowance::OwnChannel;
@@ -78,25 +77,6 @@ impl Pool {
         if abandoned.len() > MOST_ABANDONED {
             abandoned.pop_front();
         }
-    }
-}
-
-/// Opens a channel. The client library remembers by its number that the broker has closed a channel with an error, and
-/// refuses the next one with that number: then it is tried with another.
-pub(super) async fn open(connection: &Connection) -> lapin::Result<Channel> {
-    loop {
-        match connection.create_channel().await {
-            Err(error) if is_closed_channel(&error) => {}
-            opened => return opened,
-        }
-    }
-}
-
-/// Whether the broker has closed a channel with this error, and not the connection.
-pub(super) fn is_closed_channel(error: &lapin::Error) -> bool {
-    match error.kind() {
-        ErrorKind::ProtocolError(error) => matches!(error.kind(), AMQPErrorKind::Soft(_)),
-        _ => false,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Where a broker is and as whom to speak to it: what the operator and its clients read of URIs and Secrets, by the same
 //! rules. Nothing here shows a password or a private key.
 
+mod answers;
 mod certificates;
 mod dial;
 mod secret;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
 
+pub use answers::{closes_channel, is_unavailable, open_channel};
 pub use certificates::{Certificates, CertificatesError};
 pub use dial::{Stream, dial};
 pub use secret::{SecretError, endpoint};

@@ -3,7 +3,7 @@
 use lapin::ErrorKind;
 
 use super::{Action, BrokerError, quoted};
-use endpoint::Endpoint;
+use endpoint::{Endpoint, is_unavailable};
 
 /// The broker's reply code for an error of its own, which ends the connection.
 const INTERNAL_ERROR: u16 = 541;
@@ -109,20 +109,6 @@ fn is_limit(message: &str) -> bool {
         && ["is reached", "has reached"]
             .iter()
             .any(|words| message.contains(words))
-}
-
-/// Whether a queue that was not found is there all the same. RabbitMQ has one reply code for both, and takes for missing what has
-/// a ledger or tokens in it; so what it says of each is what there is to go by (`rabbit_amqqueue:absent/2`, 3.10 to 4.0).
-fn is_unavailable(message: &str) -> bool {
-    [
-        "is down or inaccessible",
-        "due to timeout",
-        "process is stopped by supervisor",
-        "has crashed and failed to restart",
-        "may be stopping or being demoted",
-    ]
-    .iter()
-    .any(|words| message.contains(words))
 }
 
 /// The queue that is missing, of many that were named at one time.

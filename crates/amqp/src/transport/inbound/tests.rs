@@ -356,7 +356,6 @@ fn what_the_broker_says_of_itself_is_told_once_the_greeting_has_come() {
     assert_eq!(told.greeting.get().map(|it| &it.version), Some(&version));
 }
 
-/// Octets that are likely to be frames.
 #[test]
 fn few_channels_are_many_for_the_library_which_numbers_them() {
     let tune = |channel_max| {
@@ -386,6 +385,7 @@ fn few_channels_are_many_for_the_library_which_numbers_them() {
     }
 }
 
+/// Octets that are likely to be frames.
 fn likely() -> impl Strategy<Value = Vec<u8>> {
     let payload = prop_oneof![
         prop::collection::vec(any::<u8>(), 0..60),
