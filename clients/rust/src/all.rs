@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::Error;
+use crate::backoff::Backoff;
 use crate::bucket::{Home, check};
 use crate::client::Client;
 use crate::failure::Failure;
@@ -60,13 +61,12 @@ fn named<'a>(wanted: impl IntoIterator<Item = (&'a str, u32)>) -> Result<Vec<(Na
 /// Waits for all.
 pub(crate) async fn all(client: &Client, wanted: Vec<(Name, u32)>) -> Result<Token, Error> {
     let started = Instant::now();
-    let mut pause = FIRST_PAUSE;
+    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     loop {
         if let Some(token) = attempt(client, &wanted, started).await? {
             return Ok(token);
         }
-        sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        sleep(backoff.next()).await;
     }
 }
 
@@ -130,9 +130,8 @@ async fn take_all(
         Err((at, Failure::NoQueue)) => {
             // The queue was deleted while some of its tokens were held: they went with it, and nobody has counted them.
             let (name, _) = &wanted[at];
-            if let Ok(gone @ 1..) = u32::try_from(held.last().map_or(0, Vec::len)) {
-                client.refund_in_background(name, gone);
-            }
+            let gone = held.last().map_or(0, Vec::len);
+            client.refund_in_background(name, u32::try_from(gone).unwrap_or(u32::MAX));
             return Err(Failure::NoQueue);
         }
         Err((_, failure)) => return Err(failure),

@@ -7,15 +7,15 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
-use crate::Error;
 use crate::all::{self, MOST_TOKENS};
 use crate::client::Client;
 use crate::line::{Ask, Line};
 use crate::name::{COUNT, Name, TAKE};
 use crate::take;
 use crate::token::{Handover, Origin, Token};
+use crate::{Error, TokenBucket};
 
 /// A bucket at a broker. Clones are the same bucket, and wait in one line.
 #[derive(Clone)]
@@ -90,7 +90,7 @@ impl Bucket {
             },
             None => self.get().await?,
         };
-        Ok(self.told(token, 1, started))
+        Ok(self.told(token, started))
     }
 
     /// Takes so many tokens (1 to 10,000) if there are that many, else none: what it has in hand by then goes back.
@@ -117,13 +117,13 @@ impl Bucket {
         // Nobody is overtaken who waits here already.
         if self.0.prefetch.is_none() && self.0.waiting.load(Ordering::Relaxed) == 0 {
             let token = self.get().await?;
-            if let Some(token) = self.told(token, 1, started) {
+            if let Some(token) = self.told(token, started) {
                 return Ok(token);
             }
         }
         match self.ask(false).await? {
             Some(token) => {
-                self.observe(1, started);
+                self.observe(started);
                 Ok(token)
             }
             None => Err(Error::Closed),
@@ -135,13 +135,7 @@ impl Bucket {
     /// # Errors
     /// Those of [`Bucket::acquire`], and [`Error::Timeout`].
     pub async fn acquire_timeout(&self, within: Duration) -> Result<Token, Error> {
-        let acquired = timeout(within, self.acquire()).await;
-        acquired.unwrap_or_else(|_| {
-            Err(Error::Timeout {
-                bucket: self.name().to_owned(),
-                within,
-            })
-        })
+        TokenBucket::acquire_timeout(self, within).await
     }
 
     /// Waits until so many tokens (1 to 10,000) are there at one time, and takes them. More than one are asked for again and again,
@@ -185,25 +179,27 @@ impl Bucket {
     async fn ask(&self, is_try: bool) -> Result<Option<Token>, Error> {
         let (answer, answered) = oneshot::channel();
         let line = self.0.line();
-        let _waiting = Waiting::new(&self.0.waiting, line);
+        let mut waiting = Waiting::new(&self.0.waiting, line);
         if line.send(Ask::Waiter { answer, is_try }).is_err() {
             return Err(Error::Closed);
         }
-        let token = answered.await.unwrap_or(Err(Error::Closed))?;
+        let answer = answered.await;
+        waiting.is_answered = true;
+        let token = answer.unwrap_or(Err(Error::Closed))?;
         Ok(token.map(Handover::accept))
     }
 
-    fn told(&self, token: Option<Token>, tokens: u32, started: Instant) -> Option<Token> {
+    fn told(&self, token: Option<Token>, started: Instant) -> Option<Token> {
         match token {
-            Some(_) => self.observe(tokens, started),
+            Some(_) => self.observe(started),
             None => self.0.home.client.0.observer.empty(self.name()),
         }
         token
     }
 
-    fn observe(&self, tokens: u32, started: Instant) {
+    fn observe(&self, started: Instant) {
         let observer = &self.0.home.client.0.observer;
-        observer.taken(self.name(), tokens, started.elapsed());
+        observer.taken(self.name(), 1, started.elapsed());
     }
 }
 
@@ -227,24 +223,31 @@ impl Origin for Home {
     }
 }
 
-/// Somebody in line. The line is told when they go.
+/// Somebody in line. The line is told when they go before they were answered.
 struct Waiting<'a> {
     waiting: &'a AtomicUsize,
     line: &'a mpsc::UnboundedSender<Ask>,
+    is_answered: bool,
 }
 
 impl<'a> Waiting<'a> {
     fn new(waiting: &'a AtomicUsize, line: &'a mpsc::UnboundedSender<Ask>) -> Self {
         waiting.fetch_add(1, Ordering::Relaxed);
-        Self { waiting, line }
+        Self {
+            waiting,
+            line,
+            is_answered: false,
+        }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.waiting.fetch_sub(1, Ordering::Relaxed);
-        // The line is over when the client is closed.
-        let _ = self.line.send(Ask::Left);
+        if !self.is_answered {
+            // The line is over when the client is closed.
+            let _ = self.line.send(Ask::Left);
+        }
     }
 }
 

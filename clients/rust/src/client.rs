@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use crate::Error;
+use crate::backoff::Backoff;
 use crate::bucket::{Bucket, Shared};
 use crate::failure::Failure;
 use crate::link::Link;
@@ -253,13 +254,9 @@ impl Client {
     /// Whether the broker lets this user put tokens into buckets. It is asked once.
     pub(crate) async fn may_refund(&self) -> bool {
         let ask = async || {
-            let link = self
-                .0
-                .refunds
-                .link(Instant::now() + self.0.patience)
-                .await
-                .ok();
-            match refund::is_allowed(&*link.ok_or(())?).await {
+            let until = Instant::now() + self.0.patience;
+            let link = self.0.refunds.link(until).await.map_err(drop)?;
+            match refund::is_allowed(&link).await {
                 Ok(()) => Ok(true),
                 Err(Failure::Refused(_)) => Ok(false),
                 Err(_) => Err(()),
@@ -275,36 +272,28 @@ impl Client {
         let mut left = tokens;
         loop {
             let link = self.0.refunds.link(retry.until).await?;
-            // Before anything was sent it can be tried again.
-            let failure = match refund::channel(&link).await {
-                Err(failure) => failure,
-                Ok(channel) => {
-                    let sent = refund::send(&link, &channel, bucket, left).await;
-                    link.close_channel(&channel).await;
-                    match sent {
-                        Ok(Sent::All) => {
-                            self.0.observer.refunded(bucket.bucket(), tokens);
-                            return Ok(());
-                        }
-                        Ok(Sent::Returned(returned)) => {
-                            left = returned;
-                            Failure::NoQueue
-                        }
-                        Ok(Sent::Refused) => {
-                            return Err(Error::RefundRefused {
-                                bucket: bucket.bucket().to_owned(),
-                                queue: bucket.queue().to_owned(),
-                            });
-                        }
-                        Err(Failure::Lost(reason) | Failure::Channel(reason)) => {
-                            return Err(Error::RefundUnknown {
-                                bucket: bucket.bucket().to_owned(),
-                                reason,
-                            });
-                        }
-                        Err(failure) => failure,
-                    }
+            let failure = match refund::tokens(&link, bucket, left).await {
+                Ok(Sent::All) => {
+                    self.0.observer.refunded(bucket.bucket(), tokens);
+                    return Ok(());
                 }
+                Ok(Sent::Returned(returned)) => {
+                    left = returned;
+                    Failure::NoQueue
+                }
+                Ok(Sent::Refused) => {
+                    return Err(Error::RefundRefused {
+                        bucket: bucket.bucket().to_owned(),
+                        queue: bucket.queue().to_owned(),
+                    });
+                }
+                Ok(Sent::Unknown(reason)) => {
+                    return Err(Error::RefundUnknown {
+                        bucket: bucket.bucket().to_owned(),
+                        reason,
+                    });
+                }
+                Err(failure) => failure,
             };
             let broker = self.broker();
             let again = retry.after(failure).await;
@@ -330,7 +319,7 @@ impl Client {
 pub(crate) struct Retry {
     until: Instant,
     missing_until: Option<Instant>,
-    pause: Duration,
+    backoff: Backoff,
 }
 
 impl Retry {
@@ -338,7 +327,7 @@ impl Retry {
         Self {
             until: Instant::now() + patience,
             missing_until: None,
-            pause: FIRST_PAUSE,
+            backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
         }
     }
 
@@ -350,11 +339,10 @@ impl Retry {
             Failure::Unavailable(_) | Failure::Lost(_) | Failure::Channel(_) => self.until,
             Failure::Refused(_) => now,
         };
-        let next = now + self.pause.mul_f64(0.5 + fastrand::f64() / 2.0);
+        let next = now + self.backoff.next();
         if next > until {
             return Err(failure);
         }
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         sleep(next - now).await;
         Ok(())
     }

@@ -1,5 +1,9 @@
 //! What a bucket can do, whatever is behind it.
 
+use std::time::Duration;
+
+use tokio::time::timeout;
+
 use crate::{Bucket, Error, Token};
 
 /// A bucket to take tokens from: a real [`Bucket`], or with the feature `mock` one in memory, for the tests of a program that is
@@ -43,6 +47,25 @@ pub trait TokenBucket: Clone + Send + Sync + 'static {
     /// See [`Bucket::acquire`].
     fn acquire(&self) -> impl Future<Output = Result<Token, Error>> + Send {
         self.acquire_many(1)
+    }
+
+    /// The same with a deadline.
+    ///
+    /// # Errors
+    /// See [`Bucket::acquire_timeout`].
+    fn acquire_timeout(
+        &self,
+        within: Duration,
+    ) -> impl Future<Output = Result<Token, Error>> + Send {
+        async move {
+            let acquired = timeout(within, self.acquire()).await;
+            acquired.unwrap_or_else(|_| {
+                Err(Error::Timeout {
+                    bucket: self.name().to_owned(),
+                    within,
+                })
+            })
+        }
     }
 }
 

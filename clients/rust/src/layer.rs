@@ -5,7 +5,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::time::timeout;
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -113,16 +112,10 @@ impl<B: TokenBucket, S> RateLimit<B, S> {
     fn acquire(&self, within: Option<Duration>) -> Acquiring {
         let bucket = self.layer.bucket.clone();
         Box::pin(async move {
-            let Some(within) = within else {
-                return bucket.acquire().await.map(Handover::new);
+            let acquired = match within {
+                Some(within) => bucket.acquire_timeout(within).await,
+                None => bucket.acquire().await,
             };
-            let acquired = timeout(within, bucket.acquire()).await;
-            let acquired = acquired.unwrap_or_else(|_| {
-                Err(Error::Timeout {
-                    bucket: bucket.name().to_owned(),
-                    within,
-                })
-            });
             acquired.map(Handover::new)
         })
     }

@@ -54,6 +54,7 @@
 #![warn(unreachable_pub)]
 
 mod all;
+mod backoff;
 mod bucket;
 mod client;
 mod error;

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Error;
 use crate::all::give_back;
+use crate::backoff::Backoff;
 use crate::bucket::Home;
 use crate::client::Retry;
 use crate::failure::Failure;
@@ -60,6 +61,8 @@ pub(crate) struct Line {
     taken: usize,
     /// Tokens that were held when the broker ended the consumer. If the queue was deleted they are ours.
     orphans: usize,
+    /// For the next consumer: one that nothing is held on.
+    channel: Option<(Arc<Link>, Channel)>,
     closed: CancellationToken,
 }
 
@@ -86,15 +89,15 @@ impl Line {
             is_wanted: false,
             taken: 0,
             orphans: 0,
+            channel: None,
             closed,
         };
         (sender, line)
     }
 
     pub(crate) async fn run(mut self) {
-        let mut channel = None;
         while self.demand().await {
-            if let Err(error) = self.serve(&mut channel).await {
+            if let Err(error) = self.serve().await {
                 self.fail(&error);
             }
         }
@@ -121,14 +124,14 @@ impl Line {
     }
 
     /// Serves all who wait, until nobody does.
-    async fn serve(&mut self, kept: &mut Option<(Arc<Link>, Channel)>) -> Result<(), Error> {
+    async fn serve(&mut self) -> Result<(), Error> {
         let home = self.home.clone();
         let mut retry = Retry::new(home.client.patience());
         loop {
             let closed = self.closed.clone();
             let link = closed.run_until_cancelled(home.client.link()).await;
             let link = link.ok_or(Error::Closed)??;
-            let failure = match self.consume(&link, kept).await {
+            let failure = match self.consume(&link).await {
                 Ok(Ended::NoDemand) => return Ok(()),
                 Ok(Ended::Again) => {
                     retry = Retry::new(home.client.patience());
@@ -148,12 +151,8 @@ impl Line {
         }
     }
 
-    async fn consume(
-        &mut self,
-        link: &Arc<Link>,
-        kept: &mut Option<(Arc<Link>, Channel)>,
-    ) -> Result<Ended, Failure> {
-        let reusable = kept.take().filter(|(its_link, channel)| {
+    async fn consume(&mut self, link: &Arc<Link>) -> Result<Ended, Failure> {
+        let reusable = self.channel.take().filter(|(its_link, channel)| {
             Arc::ptr_eq(its_link, link) && channel.status().connected()
         });
         let prefetch = self.prefetch.unwrap_or(1);
@@ -186,7 +185,7 @@ impl Line {
         };
         let ended = self.follow(&mut consuming).await;
         if let Ok((_, true)) = ended {
-            *kept = Some((link.clone(), consuming.channel));
+            self.channel = Some((link.clone(), consuming.channel));
         }
         ended.map(|(ended, _)| ended)
     }
@@ -275,7 +274,8 @@ impl Line {
     /// Asks again and again.
     async fn poll(&mut self) -> Result<(), Error> {
         let home = self.home.clone();
-        let mut pause = FIRST_PAUSE;
+        let first = || Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        let mut backoff = first();
         loop {
             self.prune();
             self.hand_out();
@@ -289,10 +289,10 @@ impl Line {
                 .await?
             {
                 self.taken += 1;
-                pause = FIRST_PAUSE;
+                backoff = first();
                 continue;
             }
-            let mut waited = std::pin::pin!(sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)));
+            let mut waited = std::pin::pin!(sleep(backoff.next()));
             loop {
                 tokio::select! {
                     () = &mut waited => break,
@@ -300,7 +300,6 @@ impl Line {
                     () = self.closed.cancelled() => return Err(Error::Closed),
                 }
             }
-            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
@@ -345,11 +344,9 @@ impl Line {
 
     /// Nobody wants them.
     fn return_taken(&mut self) {
-        let tokens = std::mem::take(&mut self.taken);
-        if tokens > 0 {
-            let Home { client, name } = &*self.home;
-            client.refund_in_background(name, u32::try_from(tokens).unwrap_or(u32::MAX));
-        }
+        let tokens = u32::try_from(std::mem::take(&mut self.taken)).unwrap_or(u32::MAX);
+        let Home { client, name } = &*self.home;
+        client.refund_in_background(name, tokens);
     }
 
     fn answer_tries(&mut self) {

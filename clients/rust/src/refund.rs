@@ -20,10 +20,12 @@ pub(crate) enum Sent {
     Returned(u32),
     /// Some were refused.
     Refused,
+    /// The connection or the channel was lost in between: they may be there or not.
+    Unknown(String),
 }
 
 /// A channel on which the broker confirms.
-pub(crate) async fn channel(link: &Link) -> Result<Channel, Failure> {
+async fn channel(link: &Link) -> Result<Channel, Failure> {
     let channel = link.channel().await?;
     let select = channel.confirm_select(ConfirmSelectOptions::default());
     link.answer(select).await?;
@@ -47,13 +49,18 @@ pub(crate) async fn is_allowed(link: &Link) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Sends tokens. An error means that it is not known how many of them are there.
-pub(crate) async fn send(
-    link: &Link,
-    channel: &Channel,
-    bucket: &Name,
-    tokens: u32,
-) -> Result<Sent, Failure> {
+/// Sends tokens on a channel of its own. An error means that none are there.
+pub(crate) async fn tokens(link: &Link, bucket: &Name, tokens: u32) -> Result<Sent, Failure> {
+    let channel = channel(link).await?;
+    let sent = send(link, &channel, bucket, tokens).await;
+    link.close_channel(&channel).await;
+    match sent {
+        Err(Failure::Lost(reason) | Failure::Channel(reason)) => Ok(Sent::Unknown(reason)),
+        sent => sent,
+    }
+}
+
+async fn send(link: &Link, channel: &Channel, bucket: &Name, tokens: u32) -> Result<Sent, Failure> {
     let options = BasicPublishOptions {
         mandatory: true,
         ..BasicPublishOptions::default()
