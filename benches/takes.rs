@@ -15,7 +15,7 @@ use tokio::time::sleep;
 
 use crate::raw::{self, Raw};
 use crate::report::{Goal, Report};
-use crate::support::{Testbed, Vhost, eventually, testbed, tool};
+use crate::support::{Testbed, Vhost, testbed, tool};
 use crate::system;
 
 const BUCKET: &str = "token_bucket_x";
@@ -26,10 +26,9 @@ const PART: u32 = 10_000;
 const FOR: Duration = Duration::from_secs(2);
 const CALLERS: usize = 16;
 const PREFETCH: u16 = 1_000;
-const WAITING: usize = 1_000;
+const WAITING: u32 = 1_000;
 /// How long the broker is watched while they wait.
 const WATCHED: Duration = Duration::from_secs(10);
-const LIMIT: Duration = Duration::from_secs(60);
 
 pub async fn run(report: &mut Report, rounds: usize) {
     rates(report, rounds).await;
@@ -127,7 +126,7 @@ async fn waiting(report: &mut Report, rounds: usize) {
     let vhost = testbed.vhost().await;
     declare(&vhost).await;
     let mut clients = Vec::new();
-    while clients.len() < WAITING {
+    while clients.len() < WAITING as usize {
         let some = (0..50).map(|_| async {
             let client = Client::connect(&vhost.amqp_url()).await.expect("a broker");
             client.bucket("x").expect("a name")
@@ -142,15 +141,15 @@ async fn waiting(report: &mut Report, rounds: usize) {
             let bucket = bucket.clone();
             waits.spawn(async move { bucket.acquire().await.map(drop) });
         }
-        consumers_become(&vhost, WAITING).await;
+        vhost.consumers_become(BUCKET, WAITING).await;
         cost.push(broker_cpu(testbed).await);
         let start = Instant::now();
-        fill(&vhost, u32::try_from(WAITING).expect("a number")).await;
+        fill(&vhost, WAITING).await;
         while let Some(waited) = waits.join_next().await {
             waited.expect("it ends").expect("a token");
         }
         served.push(start.elapsed().as_secs_f64());
-        consumers_become(&vhost, 0).await;
+        vhost.consumers_become(BUCKET, 0).await;
     }
     let mut add = |what: &str, unit, values, goal| {
         report.add(format!("1,000 clients: {what}"), unit, values, goal)
@@ -175,25 +174,6 @@ async fn broker_cpu(testbed: &Testbed) -> f64 {
     let before = system::cpu(broker);
     sleep(WATCHED).await;
     100.0 * (system::cpu(broker) - before).as_secs_f64() / WATCHED.as_secs_f64()
-}
-
-async fn consumers_become(vhost: &Vhost<'_>, consumers: usize) {
-    eventually("the consumers", LIMIT, async || {
-        let channel = vhost.channel().await;
-        let passive = lapin::options::QueueDeclareOptions {
-            passive: true,
-            ..Default::default()
-        };
-        let queue = channel.queue_declare(BUCKET.into(), passive, FieldTable::default());
-        let count = queue.await.expect("the bucket").consumer_count() as usize;
-        let _ = channel.close(200, "OK".into()).await;
-        if count == consumers {
-            Ok(())
-        } else {
-            Err(format!("{count} instead of {consumers}"))
-        }
-    })
-    .await;
 }
 
 async fn declare(vhost: &Vhost<'_>) {

@@ -47,23 +47,6 @@ async fn client(vhost: &Vhost<'_>) -> Client {
     Client::connect(&vhost.amqp_url()).await.expect("connected")
 }
 
-/// Waits until so many consume from a queue.
-async fn consumers_become(vhost: &Vhost<'_>, queue: &str, consumers: u32) {
-    let passive = lapin::options::QueueDeclareOptions {
-        passive: true,
-        ..Default::default()
-    };
-    eventually("the consumers", SOON, async || {
-        let channel = vhost.channel().await;
-        let declared = channel.queue_declare(queue.into(), passive, FieldTable::default());
-        match declared.await.map(|queue| queue.consumer_count()) {
-            Ok(count) if count == consumers => Ok(()),
-            other => Err(format!("{other:?} instead of {consumers}")),
-        }
-    })
-    .await;
-}
-
 #[tokio::test]
 async fn as_many_takes_succeed_as_there_are_tokens() {
     let vhost = bucket(3).await;
@@ -102,7 +85,7 @@ async fn who_waits_is_served_in_the_order_of_waiting() {
         assert_eq!(served.recv().await, Some(number));
     }
     // Who has what it waited for leaves nothing behind at the broker.
-    consumers_become(&vhost, QUEUE, 0).await;
+    vhost.consumers_become(QUEUE, 0).await;
     assert_eq!(vhost.depth(QUEUE).await, Some(0));
 }
 
@@ -117,7 +100,7 @@ async fn waiting_clients_share_what_comes() {
             waits.spawn(async move { bucket.acquire().await.map(drop) });
         }
     }
-    consumers_become(&vhost, QUEUE, 4).await;
+    vhost.consumers_become(QUEUE, 4).await;
     add(&vhost, QUEUE, 100).await;
     while let Some(waited) = waits.join_next().await {
         waited.unwrap().unwrap();

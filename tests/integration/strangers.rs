@@ -6,7 +6,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use serde_json::json;
 use token_bucket_operator::api::TokenBucketStatus;
 
-use crate::support::{Operator, SOON, Vhost, condition, eventually, reason, stage};
+use crate::support::{Buckets, Operator, SOON, Vhost, condition, eventually, reason, stage};
 
 const REFILL: &str = "token_buckets.refill";
 const PARKED: &str = "token_buckets.refill.rejected";
@@ -122,6 +122,18 @@ async fn a_queue_of_an_applications_tasks_is_let_go_of() {
     .await;
 }
 
+/// Sends requests that nobody can carry out, more than can be parked, and waits until that is told.
+async fn too_many_are_told(vhost: &Vhost<'_>, buckets: &Buckets, requests: u64) {
+    for number in 0..requests {
+        let body = format!("nonsense {number}");
+        let nothing = BasicProperties::default();
+        vhost.publish(REFILL, body.as_bytes(), nothing).await;
+    }
+    let full = is_stalled("ParkedQueueFull");
+    let status = buckets.until("x", "it to be full", full).await;
+    assert!(said(&status).contains(PARKED), "{}", said(&status));
+}
+
 #[tokio::test]
 async fn a_full_queue_of_parked_requests_loses_none() {
     let (testbed, namespace, vhost, buckets) = stage().await;
@@ -131,14 +143,7 @@ async fn a_full_queue_of_parked_requests_loses_none() {
         Operator::start(testbed, &namespace, &vhost, &["--status-interval=200ms"]).await;
     buckets.create("x", spec()).await;
     buckets.ready("x").await;
-    for number in 0..8 {
-        let body = format!("nonsense {number}");
-        let nothing = BasicProperties::default();
-        vhost.publish(REFILL, body.as_bytes(), nothing).await;
-    }
-    let full = is_stalled("ParkedQueueFull");
-    let status = buckets.until("x", "it to be full", full).await;
-    assert!(said(&status).contains(PARKED), "{}", said(&status));
+    too_many_are_told(&vhost, &buckets, 8).await;
     assert_eq!(vhost.take(PARKED, 9).await, 5);
     vhost.depth_becomes(PARKED, 3).await;
     buckets.until("x", "refills", is_refilled).await;
@@ -159,22 +164,11 @@ async fn with_policy_for_parked(definition: serde_json::Value, first: bool, at_l
     if !first {
         vhost.set_policy(pattern, PARKED, definition).await;
     }
-    for number in 0..MANY {
-        let body = format!("nonsense {number}");
-        let nothing = BasicProperties::default();
-        vhost.publish(REFILL, body.as_bytes(), nothing).await;
-    }
-    let full = is_stalled("ParkedQueueFull");
-    let status = buckets.until("x", "it to be full", full).await;
-    assert!(said(&status).contains(PARKED), "{}", said(&status));
+    too_many_are_told(&vhost, &buckets, MANY).await;
     vhost.delete_policy(PARKED).await;
     let seen = vhost.take(PARKED, MANY).await;
     buckets.until("x", "refills", is_refilled).await;
-    eventually("the rest", SOON, async || match vhost.depth(REFILL).await {
-        Some(0) => Ok(()),
-        depth => Err(format!("{depth:?}")),
-    })
-    .await;
+    vhost.depth_becomes(REFILL, 0).await;
     eventually("the rest", SOON, async || {
         let left = vhost.depth(PARKED).await.unwrap_or_default();
         let all = seen + left;

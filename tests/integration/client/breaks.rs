@@ -24,7 +24,7 @@ struct Callers {
 
 impl Callers {
     /// Eight of them.
-    async fn start(client: &Client) -> Self {
+    fn start(client: &Client) -> Self {
         let bucket = client.bucket("x").expect("a name");
         let lease = bucket.with_prefetch(20);
         let mut callers = Self {
@@ -100,7 +100,7 @@ async fn a_raised_maximum_invents_no_token_and_fails_no_caller() {
     buckets.create("x", spec).await;
     buckets.ready("x").await;
     let client = super::client(&vhost).await;
-    let callers = Callers::start(&client).await;
+    let callers = Callers::start(&client);
     for (round, maximum) in [1_500, 2_000, 3_000, 5_000].into_iter().enumerate() {
         let before = callers.taken();
         buckets.request_refill("x", &format!("round {round}")).await;
@@ -130,7 +130,7 @@ async fn connections_that_break_invent_no_token_and_fail_no_caller() {
     let vhost = bucket(0).await;
     let (proxy, url) = Proxy::in_front_of(&vhost.amqp_url()).await;
     let client = Client::connect(&url).await.unwrap();
-    let callers = Callers::start(&client).await;
+    let callers = Callers::start(&client);
     let (mut issued, mut cuts) = (0, 0);
     for _ in 0..12 {
         let before = callers.taken();
@@ -154,7 +154,7 @@ async fn a_broker_that_is_restarted_invents_no_token_and_fails_no_caller() {
     let vhost = testbed.vhost().await;
     declare(&vhost, QUEUE, 10_000, false).await;
     let client = super::client(&vhost).await;
-    let callers = Callers::start(&client).await;
+    let callers = Callers::start(&client);
     let mut issued = 0;
     for _ in 0..2 {
         let before = callers.taken();
@@ -218,7 +218,7 @@ async fn accounted(vhost: &Vhost<'_>, taken: u64, issued: u64) -> u64 {
 async fn a_queue_that_is_replaced_without_pause_fails_no_caller() {
     let vhost = bucket(0).await;
     let client = super::client(&vhost).await;
-    let callers = Callers::start(&client).await;
+    let callers = Callers::start(&client);
     let channel = vhost.channel().await;
     for _ in 0..40 {
         let delete = channel.queue_delete(QUEUE.into(), Default::default());

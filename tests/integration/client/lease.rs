@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use super::{QUEUE, add, bucket, client, consumers_become, declare};
+use super::{QUEUE, add, bucket, client, declare};
 use crate::support::testbed;
 
 #[tokio::test]
@@ -40,10 +40,10 @@ async fn what_nobody_asks_for_comes_back() {
             let client = client(&vhost).await;
             let lease = client.bucket("x").unwrap().with_prefetch(10);
             drop(lease.acquire().await.unwrap());
-            consumers_become(&vhost, QUEUE, 1).await;
+            vhost.consumers_become(QUEUE, 1).await;
             if taken == 1 {
                 // By itself, after a while.
-                consumers_become(&vhost, QUEUE, 0).await;
+                vhost.consumers_become(QUEUE, 0).await;
             }
             client.close().await;
             vhost.depth_becomes(QUEUE, 30 - taken).await;

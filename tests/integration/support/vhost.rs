@@ -281,6 +281,27 @@ impl<'t> Vhost<'t> {
         .await;
     }
 
+    /// Waits until exactly so many consume from a queue.
+    pub async fn consumers_become(&self, queue: &str, consumers: u32) {
+        let passive = QueueDeclareOptions {
+            passive: true,
+            ..Default::default()
+        };
+        eventually("the consumers", SOON, async || {
+            let channel = self.channel().await;
+            let declared = channel.queue_declare(queue.into(), passive, FieldTable::default());
+            let count = declared.await.map(|queue| queue.consumer_count());
+            if channel.status().connected() {
+                close(&channel).await;
+            }
+            match count {
+                Ok(count) if count == consumers => Ok(()),
+                other => Err(format!("{other:?} instead of {consumers}")),
+            }
+        })
+        .await;
+    }
+
     /// Takes up to `n` tokens as a worker does; returns how many there were.
     pub async fn take(&self, queue: &str, n: u64) -> u64 {
         let channel = self.channel().await;
