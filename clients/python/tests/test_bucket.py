@@ -1,4 +1,6 @@
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from conftest import Vhost, eventually
@@ -98,17 +100,28 @@ def test_who_may_only_read_gives_tokens_back_all_the_same(vhost: Vhost, worker_u
     eventually("the token to be back", lambda: vhost.depth("x") == 1)
 
 
-def test_a_caller_waits_until_a_token_comes(vhost: Vhost) -> None:
-    vhost.declare("x")
+def consumers_become(vhost: Vhost, consumers: int) -> None:
+    declare = vhost.channel.queue_declare
+    eventually("the consumers", lambda: declare("token_bucket_x", passive=True).consumer_count == consumers)
+
+
+@contextmanager
+def waiting(vhost: Vhost) -> Iterator[None]:
+    """Somebody waits for a token from before what is done in between until after it, and gets one."""
     done = []
     thread = threading.Thread(target=lambda: done.append(TokenBucket("x", vhost.url).acquire(timeout=60)))
     thread.start()
-    queue = "token_bucket_x"
-    eventually("a consumer", lambda: vhost.channel.queue_declare(queue, passive=True).consumer_count == 1)
-    vhost.add("x", 2)
+    consumers_become(vhost, 1)
+    yield
     thread.join()
     assert done == [None]
-    eventually("the consumer to be gone", lambda: vhost.channel.queue_declare(queue, passive=True).consumer_count == 0)
+
+
+def test_a_caller_waits_until_a_token_comes(vhost: Vhost) -> None:
+    vhost.declare("x")
+    with waiting(vhost):
+        vhost.add("x", 2)
+    consumers_become(vhost, 0)
     assert vhost.depth("x") == 1
 
 
@@ -136,16 +149,10 @@ def test_a_caller_waits_where_somebody_else_consumes_exclusively(vhost: Vhost) -
 
 def test_a_queue_that_is_replaced_does_not_end_the_wait(vhost: Vhost) -> None:
     vhost.declare("x")
-    done = []
-    thread = threading.Thread(target=lambda: done.append(TokenBucket("x", vhost.url).acquire(timeout=60)))
-    thread.start()
-    queue = "token_bucket_x"
-    eventually("a consumer", lambda: vhost.channel.queue_declare(queue, passive=True).consumer_count == 1)
-    vhost.replace("x", 7)
-    eventually("a consumer again", lambda: vhost.channel.queue_declare(queue, passive=True).consumer_count == 1)
-    vhost.add("x", 1)
-    thread.join()
-    assert done == [None]
+    with waiting(vhost):
+        vhost.replace("x", 7)
+        consumers_become(vhost, 1)
+        vhost.add("x", 1)
 
 
 def test_a_queue_that_is_missing_for_a_moment_is_no_error(vhost: Vhost) -> None:

@@ -41,7 +41,7 @@ from .errors import (
     RefundUnknownError,
     TokenBucketError,
 )
-from .naming import MOST_TOKENS, checked_count, queue_of
+from .naming import MOST_TOKENS, checked_count, queue_of, wanted_of
 from .session import ANSWER_WITHIN, Broken
 from .take import pauses
 
@@ -183,7 +183,7 @@ async def try_acquire_all(buckets: Wanted) -> bool:
         ValueError: there are none, or they are at different brokers.
         TokenBucketError: as `AsyncTokenBucket.try_acquire`.
     """
-    return await _take(*_all(buckets))
+    return await _take(*wanted_of(buckets, lambda bucket: bucket._linked()))
 
 
 async def acquire_all(buckets: Wanted, timeout: float | None = None) -> None:
@@ -198,22 +198,9 @@ async def acquire_all(buckets: Wanted, timeout: float | None = None) -> None:
         AcquireTimeoutError: they were not there in time.
         TokenBucketError: as `AsyncTokenBucket.acquire`.
     """
-    link, wanted = _all(buckets)
+    link, wanted = wanted_of(buckets, lambda bucket: bucket._linked())
     if not await _until(lambda: _take(link, wanted), deadline_of(timeout)):
         raise AcquireTimeoutError(", ".join(sorted(wanted)), timeout or 0.0)
-
-
-def _all(buckets: Wanted) -> tuple[Link, dict[str, int]]:
-    counts = dict(buckets) if isinstance(buckets, Mapping) else dict.fromkeys(buckets, 1)
-    if not counts:
-        raise ValueError("no buckets: name one at least")
-    links = {id(link): link for link in (bucket._linked() for bucket in counts)}
-    if len(links) > 1:
-        raise ValueError("these buckets are at different brokers: tokens can be taken together at one only")
-    wanted: dict[str, int] = {}
-    for bucket, tokens in counts.items():
-        wanted[bucket.name] = checked_count(wanted.get(bucket.name, 0) + checked_count(tokens))
-    return next(iter(links.values())), wanted
 
 
 async def _twice(link: Link, action: Callable[[AbstractChannel], Coroutine[Any, Any, T]]) -> T:

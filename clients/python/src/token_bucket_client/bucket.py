@@ -10,7 +10,7 @@ from types import TracebackType
 from . import take
 from .errors import AccessRefusedError, AcquireTimeoutError, QueueUnavailableError
 from .lease import Lease
-from .naming import MOST_TOKENS, checked_count, queue_of
+from .naming import MOST_TOKENS, checked_count, queue_of, wanted_of
 from .pool import pool_of
 from .wait import until_taken, wait_for_token
 
@@ -127,8 +127,8 @@ def try_acquire_all(buckets: Wanted) -> bool:
         ValueError: there are none, or they are at different brokers.
         TokenBucketError: as `TokenBucket.try_acquire`.
     """
-    first, wanted = _all(buckets)
-    return take.take(first._pool, wanted) is None
+    pool, wanted = wanted_of(buckets, lambda bucket: bucket._pool)
+    return take.take(pool, wanted) is None
 
 
 def acquire_all(buckets: Wanted, timeout: float | None = None) -> None:
@@ -143,21 +143,9 @@ def acquire_all(buckets: Wanted, timeout: float | None = None) -> None:
         AcquireTimeoutError: they were not there in time.
         TokenBucketError: as `TokenBucket.acquire`.
     """
-    first, wanted = _all(buckets)
-    if not until_taken(lambda: take.take(first._pool, wanted) is None, deadline_of(timeout)):
+    pool, wanted = wanted_of(buckets, lambda bucket: bucket._pool)
+    if not until_taken(lambda: take.take(pool, wanted) is None, deadline_of(timeout)):
         raise AcquireTimeoutError(", ".join(sorted(wanted)), timeout or 0.0)
-
-
-def _all(buckets: Wanted) -> tuple[TokenBucket, dict[str, int]]:
-    counts = dict(buckets) if isinstance(buckets, Mapping) else dict.fromkeys(buckets, 1)
-    if not counts:
-        raise ValueError("no buckets: name one at least")
-    if len({id(bucket._pool) for bucket in counts}) > 1:
-        raise ValueError("these buckets are at different brokers: tokens can be taken together at one only")
-    wanted: dict[str, int] = {}
-    for bucket, tokens in counts.items():
-        wanted[bucket.name] = checked_count(wanted.get(bucket.name, 0) + checked_count(tokens))
-    return next(iter(counts)), wanted
 
 
 def deadline_of(timeout: float | None) -> float:

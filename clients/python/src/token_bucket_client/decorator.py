@@ -46,15 +46,17 @@ def rate_limit(
     Raises:
         ValueError, TypeError: an argument cannot be right.
     """
-    if (token_bucket_name is None) == (token_bucket is None):
-        raise TypeError("rate_limit takes the name of a bucket, once: token_bucket_name or token_bucket")
-    names = _names(cast("str | Sequence[str]", token_bucket_name if token_bucket is None else token_bucket))
+    names = names_of(token_bucket_name, token_bucket, "name")
     for name in names:
         queue_of(name)
     return limiting(lambda: names, countdown, affect_task_retries, tokens, jitter, schedule, broker_url)
 
 
-def _names(given: str | Sequence[str]) -> list[str]:
+def names_of(first: str | Sequence[str] | None, second: str | Sequence[str] | None, what: str) -> list[str]:
+    """The names, or the keys, that one of the two keywords has."""
+    if (first is None) == (second is None):
+        raise TypeError(f"rate_limit takes the {what} of a bucket, once: token_bucket_name or token_bucket")
+    given = cast("str | Sequence[str]", first if second is None else second)
     names = [given] if isinstance(given, str) else list(given)
     if not names:
         raise ValueError("rate_limit with no bucket: name one at least")

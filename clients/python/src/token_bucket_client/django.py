@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from .countdown import Countdown
-from .decorator import Tokens, _names, limiting
+from .decorator import Tokens, limiting, names_of
 from .errors import TokenBucketError
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -27,9 +27,7 @@ def rate_limit(
 
     Each value there has a `name`, as an attribute or a key; nothing else of it is read.
     """
-    if (token_bucket_name is None) == (token_bucket is None):
-        raise TypeError("rate_limit takes the key of a bucket, once: token_bucket_name or token_bucket")
-    keys = _names(cast("str | Sequence[str]", token_bucket_name if token_bucket is None else token_bucket))
+    keys = names_of(token_bucket_name, token_bucket, "key")
     return limiting(
         lambda: [_registered(key) for key in keys],
         countdown,
